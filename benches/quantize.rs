@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 use qonnx::onnx::pack::{Blocks, pack_dequantize_linear, pack_matmul_nbits};
-use qonnx::quant::{Format, Granularity, ScaleRule, Scheme, rtn};
+use qonnx::quant::{Format, Granularity, ScaleRule, ScaleStorage, Scheme, rtn};
 use qonnx::tensor::{DType, transpose};
 
 const OUT_FEATURES: usize = 2048;
@@ -33,7 +33,8 @@ fn quantize(criterion: &mut Criterion) {
         (8, true, Granularity::PerChannel),
     ] {
         for scale_rule in [ScaleRule::SignedMax, ScaleRule::LeastSquares] {
-            let scheme = Scheme { format: Format::Int { bits, symmetric }, granularity, scale_rule };
+            let scheme =
+                Scheme { format: Format::Int { bits, symmetric }, granularity, scale_rule, scale_storage: ScaleStorage::F16 };
             let name = format!("{} {granularity:?} {scale_rule:?}", scheme.format.code_dtype());
             group.bench_function(name, |b| b.iter(|| rtn(black_box(&weights), IN_FEATURES, &scheme)));
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use qonnx::model::{DecoderGraph, GraphOptions, LlamaConfig, Order, StoredForm, WeightForm, decoder};
 use qonnx::onnx::{Content, DATA_FILE, DataError, DataFile, Layout, MODEL_FILE, ProtoError, decode, encode};
-use qonnx::quant::{Format, Granularity, ScaleRule, Scheme};
+use qonnx::quant::{Format, Granularity, ScaleRule, ScaleStorage, Scheme};
 use qonnx::tensor::DType;
 
 const CONFIG: &str = r#"{
@@ -16,7 +16,12 @@ const CONFIG: &str = r#"{
 
 fn scheme(bits: u8, symmetric: bool, group_size: usize) -> WeightForm {
     let (granularity, scale_rule) = (Granularity::PerGroup(group_size), ScaleRule::AbsMax);
-    WeightForm::Quantized(Scheme { format: Format::Int { bits, symmetric }, granularity, scale_rule })
+    WeightForm::Quantized(Scheme {
+        format: Format::Int { bits, symmetric },
+        granularity,
+        scale_rule,
+        scale_storage: ScaleStorage::F16,
+    })
 }
 
 fn config() -> LlamaConfig {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use qonnx::model::{GraphOptions, LlamaConfig, WeightForm, decoder};
 use qonnx::onnx::Layout;
-use qonnx::quant::{Format, Granularity, ScaleRule, Scheme};
+use qonnx::quant::{Format, Granularity, ScaleRule, ScaleStorage, Scheme};
 use qonnx::tensor::DType;
 
 /// fixtures/tiny-coqa with two of its six layers: the others repeat them.
@@ -20,7 +20,12 @@ const TINY: &str = r#"{
 
 fn int(bits: u8, symmetric: bool, granularity: Granularity) -> WeightForm {
     let scale_rule = ScaleRule::AbsMax;
-    WeightForm::Quantized(Scheme { format: Format::Int { bits, symmetric }, granularity, scale_rule })
+    WeightForm::Quantized(Scheme {
+        format: Format::Int { bits, symmetric },
+        granularity,
+        scale_rule,
+        scale_storage: ScaleStorage::F16,
+    })
 }
 
 #[track_caller]

@@ -7,7 +7,7 @@ use qonnx::onnx::pack::{
     Blocks, pack_dequantize_linear, pack_matmul_nbits, pack_zero_points, unpack_dequantize_linear, unpack_matmul_nbits,
     unpack_zero_points,
 };
-use qonnx::quant::{Format, Granularity, QuantizedTensor, ScaleRule, Scheme, rtn, rtn_plain};
+use qonnx::quant::{Codes, Format, Granularity, QuantizedTensor, ScaleRule, ScaleStorage, Scheme, rtn, rtn_plain};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -36,14 +36,13 @@ impl Dequantized {
     fn tensor(&self) -> QuantizedTensor {
         let granularity = if self.group_size == 0 { Granularity::PerChannel } else { Granularity::PerGroup(self.group_size) };
         let format = Format::Int { bits: self.bits, symmetric: self.symmetric };
-        QuantizedTensor {
-            scheme: Scheme { format, granularity, scale_rule: ScaleRule::AbsMax },
-            out_features: self.out_features,
-            in_features: self.in_features,
+        let scheme = Scheme { format, granularity, scale_rule: ScaleRule::AbsMax, scale_storage: ScaleStorage::F16 };
+        let codes = Codes {
             codes: self.codes.clone(),
             scales: self.scale_bits.iter().copied().map(f32::from_bits).collect(),
             zero_points: self.zero_points.clone(),
-        }
+        };
+        QuantizedTensor::new(scheme, self.out_features, self.in_features, codes)
     }
 
     fn blocks(&self) -> Blocks {
@@ -125,7 +124,8 @@ fn scale_rules_are_those_that_were_measured() {
             rule => panic!("no rule {rule}"),
         };
         let format = Format::Int { bits: case.bits, symmetric: case.symmetric };
-        let scheme = Scheme { format, granularity: Granularity::PerGroup(case.group_size), scale_rule };
+        let scheme =
+            Scheme { format, granularity: Granularity::PerGroup(case.group_size), scale_rule, scale_storage: ScaleStorage::F16 };
         let w: Vec<f32> = case.weight_bits.iter().copied().map(f32::from_bits).collect();
         for quantize in [rtn::<f32>, rtn_plain] {
             let tensor = quantize(&w, 2 * case.group_size, &scheme);

@@ -14,7 +14,7 @@ const ROWS: &[&[&str]] = &[
     &["fault"],
     &["tensor"],
     &["checkpoint", "quant", "onnx", "recipe", "record", "generate"],
-    &["model", "eval", "runtime"],
+    &["model", "eval", "runtime", "calib"],
     &["pipeline"],
     &["cli"],
     &["main", "lib"],
@@ -23,6 +23,8 @@ const ROWS: &[&[&str]] = &[
 /// Uses within a row that are wanted.
 const EXCEPTIONS: &[(&str, &str)] = &[
     ("record", "recipe"), // a record stores the recipe it was made by
+    ("calib", "model"),   // statistics come from the model's own stages
+    ("calib", "runtime"), // which the runtime runs
     ("recipe", "quant"),  // a recipe names schemes; turning its words into them is its whole purpose
 ];
 

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 
 use super::stored::{CodeLayout, Order, StoredForm, StoredWeight, WeightForm};
 use crate::onnx::{Graph, GraphCause, NBits, Ops, QuantizedOperand, Value};
-use crate::quant::{Format, Granularity, Scheme};
+use crate::quant::{Granularity, Scheme};
 use crate::tensor::DType;
 
 /// What all modules of one graph share.
@@ -149,7 +149,7 @@ impl<'a> Module<'a> {
     #[track_caller]
     fn dequantized(&self, name: &str, shape: [usize; 2], scheme: Scheme) -> Value {
         let [out_features, in_features] = shape;
-        let Format::Int { bits, .. } = scheme.format;
+        let bits = scheme.format.bits();
         if bits == 2 && !out_features.is_multiple_of(4) {
             // ONNX Runtime 1.31 and 1.32 fuse such weights to wrong numbers without a word.
             return self.refuse("linear", "out_features", "a multiple of 4 with 2-bit codes", &out_features.to_string());
@@ -189,7 +189,7 @@ impl<'a> Module<'a> {
     #[track_caller]
     fn packed_table(&self, name: &str, shape: [usize; 2], scheme: Scheme) -> Table {
         let [out_features, in_features] = shape;
-        let Format::Int { bits, symmetric } = scheme.format;
+        let (bits, symmetric) = (scheme.format.bits(), !scheme.format.has_zero_points());
         let block_size = scheme.granularity.group_size(in_features);
         let n = NBits { bits: usize::from(bits), block_size, in_features, out_features };
         if !symmetric {

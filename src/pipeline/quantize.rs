@@ -14,7 +14,9 @@ use crate::checkpoint::TensorView;
 use crate::model::{CodeLayout, Order, StoredForm, StoredWeight};
 use crate::onnx::DataFile;
 use crate::onnx::pack::{self, Blocks};
-use crate::quant::{Format, Granularity, QuantError, QuantizedTensor, Rounding, Rtn, ScaleRule, Scheme, squared_error};
+use crate::quant::{
+    Codes, Format, Granularity, QuantError, QuantizedTensor, Rounding, Rtn, ScaleRule, ScaleStorage, Scheme, squared_error,
+};
 use crate::recipe::{GranularityName, RoundingName, ScaleName, WeightRecipe};
 use crate::tensor::{self, DType};
 
@@ -37,6 +39,7 @@ pub fn scheme_of(recipe: WeightRecipe) -> Option<Scheme> {
             ScaleName::SignedMax => ScaleRule::SignedMax,
             ScaleName::LeastSquares => ScaleRule::LeastSquares,
         },
+        scale_storage: ScaleStorage::F16,
     })
 }
 
@@ -163,7 +166,7 @@ fn quantize(view: TensorView<'_>, scheme: &Scheme, rounding: &(dyn Rounding + Sy
             weights.resize(codes.len(), 0f32);
             tensor::convert::decode(view.dtype, bytes, weights).map_err(|error| error.shifted(chunk * rows * in_features))?;
             let w = ArrayView2::from_shape((codes.len() / in_features, in_features), weights).expect("whole rows");
-            let quantized = rounding.quantize(w, scheme)?;
+            let quantized = rounding.quantize(w, scheme, None)?.tensor;
             codes.copy_from_slice(&quantized.codes);
             scales.copy_from_slice(&quantized.scales);
             if let Some(points) = &quantized.zero_points {
@@ -173,7 +176,7 @@ fn quantize(view: TensorView<'_>, scheme: &Scheme, rounding: &(dyn Rounding + Sy
         })
         .try_reduce(|| (0.0, 0.0), |a, b| Ok::<_, anyhow::Error>((a.0 + b.0, a.1 + b.1)))?;
     let zero_points = scheme.format.has_zero_points().then_some(zero_points);
-    let quantized = QuantizedTensor { scheme: *scheme, out_features, in_features, codes, scales, zero_points };
+    let quantized = QuantizedTensor::new(*scheme, out_features, in_features, Codes { codes, scales, zero_points });
     refuse_lost_weights(&quantized, error, norm)?;
     Ok((quantized, if norm > 0.0 { error / norm } else { 0.0 }))
 }
@@ -256,7 +259,7 @@ pub fn unpack(stored: &StoredWeight, codes: &[u8], scales: &[u8], zero_points: O
         ),
     };
     let scales = scales.as_chunks::<2>().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect();
-    QuantizedTensor { scheme: *scheme, out_features, in_features, codes, scales, zero_points }
+    QuantizedTensor::new(*scheme, out_features, in_features, Codes { codes, scales, zero_points })
 }
 
 /// Digest of a dense weight's elements in the checkpoint's order.

@@ -15,7 +15,7 @@ use super::{RuntimeChoice, progress};
 use crate::generate::{Generate, GenerateOptions, Score};
 use crate::model::{self, CodeLayout, GraphOptions, LlamaConfig, StoredForm, StoredWeight, WeightForm};
 use crate::onnx::{self, Content, DATA_FILE, MODEL_FILE};
-use crate::quant::{Format, Granularity, QuantizedTensor, ScaleRule, Scheme};
+use crate::quant::{Format, Granularity, QuantizedTensor, ScaleRule, ScaleStorage, Scheme};
 use crate::record::{Manifest, WeightRecord};
 use crate::runtime::{self, Blocked, Engine, EngineOptions, Weights};
 use crate::tensor::{self, DType};
@@ -140,7 +140,12 @@ fn form_of(record: &WeightRecord) -> Option<WeightForm> {
         size => Granularity::PerGroup(size),
     };
     // The rule is of no meaning for what is already rounded.
-    Some(WeightForm::Quantized(Scheme { format: Format::Int { bits, symmetric }, granularity, scale_rule: ScaleRule::AbsMax }))
+    Some(WeightForm::Quantized(Scheme {
+        format: Format::Int { bits, symmetric },
+        granularity,
+        scale_rule: ScaleRule::AbsMax,
+        scale_storage: ScaleStorage::F16,
+    }))
 }
 
 /// An artifact's initializers by name.

@@ -83,6 +83,12 @@ pub(super) fn fit_asymmetric(tile: &[Lanes], bits: u8, rule: ScaleRule) -> LaneP
     }
 }
 
+/// As `codebook::fit`; `tile[j][l]` is weight `j` of group `l`.
+pub(super) fn fit_codebook(tile: &[Lanes]) -> LaneParams {
+    let absmax = tile.iter().fold([0.0f32; LANES], |max, w| lanes(|l| max[l].max(w[l].abs())));
+    LaneParams { scale: absmax.map(|max| if max == 0.0 { 1.0 } else { f16_scale(max) }), zero_point: [0.0; LANES] }
+}
+
 /// As `scale::least_squares`.
 struct Search<'a> {
     tile: &'a [Lanes],

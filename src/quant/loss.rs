@@ -48,14 +48,19 @@ fn row_error(weights: &[f32], codes: &[u8], quantized: &QuantizedTensor, out_fea
 
 #[cfg(test)]
 mod tests {
-    use crate::quant::{Format, Granularity, ScaleRule, Scheme, rtn, squared_error};
+    use crate::quant::{Format, Granularity, ScaleRule, ScaleStorage, Scheme, rtn, squared_error};
 
     #[test]
     fn the_error_is_that_of_the_dequantized_weights() {
         let weights: Vec<f32> = (0..5 * 83).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.013).collect();
         for symmetric in [true, false] {
             let format = Format::Int { bits: 4, symmetric };
-            let scheme = Scheme { format, granularity: Granularity::PerGroup(32), scale_rule: ScaleRule::AbsMax };
+            let scheme = Scheme {
+                format,
+                granularity: Granularity::PerGroup(32),
+                scale_rule: ScaleRule::AbsMax,
+                scale_storage: ScaleStorage::F16,
+            };
             let quantized = rtn(&weights, 83, &scheme);
             let dequantized = quantized.dequantize();
             let pairs = weights.iter().zip(&dequantized).map(|(&w, &d)| f64::from(w - d).powi(2));

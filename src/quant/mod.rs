@@ -3,6 +3,7 @@
 //! `Format` (what a code means) × `Granularity` (who shares a scale) × `Rounding` (which code) × `Transform` (rewrite
 //! before rounding) are four separate things; a [`Scheme`] holds the first two and how a scale is chosen.
 
+mod codebook;
 mod lanes;
 mod loss;
 mod rounding;
@@ -12,7 +13,7 @@ mod scheme;
 mod tensor;
 
 pub use loss::squared_error;
-pub use rounding::{QuantError, Rounding};
+pub use rounding::{InputStats, QuantError, Rounded, Rounding, RoundingReport};
 pub use rtn::{Rtn, fake_quantize, rtn, rtn_plain};
-pub use scheme::{Format, Granularity, Params, ScaleRule, Scheme};
-pub use tensor::QuantizedTensor;
+pub use scheme::{Codebook, Format, Granularity, Params, ScaleRule, ScaleStorage, Scheme};
+pub use tensor::{Codes, NestedScales, Outliers, QuantizedTensor};

@@ -6,7 +6,8 @@ use rayon::prelude::*;
 
 use super::lanes::{self, LANES, Lanes};
 use super::scale::{level, qmax};
-use super::{Format, Params, QuantError, QuantizedTensor, Rounding, Scheme};
+use super::tensor::Codes;
+use super::{Format, InputStats, Params, QuantError, QuantizedTensor, Rounded, Rounding, RoundingReport, Scheme};
 use crate::tensor::Widen;
 
 /// Round to nearest as a [`Rounding`].
@@ -14,10 +15,11 @@ use crate::tensor::Widen;
 pub struct Rtn;
 
 impl Rounding for Rtn {
-    fn quantize(&self, w: ArrayView2<'_, f32>, scheme: &Scheme) -> Result<QuantizedTensor, QuantError> {
+    fn quantize(&self, w: ArrayView2<'_, f32>, scheme: &Scheme, _: Option<&InputStats>) -> Result<Rounded, QuantError> {
         scheme.check()?;
         let w = w.as_standard_layout();
-        Ok(rtn(w.as_slice().expect("standard layout"), w.ncols(), scheme))
+        let tensor = rtn(w.as_slice().expect("standard layout"), w.ncols(), scheme);
+        Ok(Rounded { tensor, report: RoundingReport::default() })
     }
 }
 
@@ -34,7 +36,7 @@ pub fn rtn_plain(w: &[f32], in_features: usize, scheme: &Scheme) -> QuantizedTen
         }
     }
     let zero_points = scheme.format.has_zero_points().then_some(zero_points);
-    QuantizedTensor { scheme: *scheme, out_features: w.len() / in_features, in_features, codes, scales, zero_points }
+    QuantizedTensor::new(*scheme, w.len() / in_features, in_features, Codes { codes, scales, zero_points })
 }
 
 /// As [`rtn_plain`], from weights of any stored type, on all cores and 16 groups at a time.
@@ -69,7 +71,7 @@ pub fn rtn<T: Widen>(weights: &[T], in_features: usize, scheme: &Scheme) -> Quan
         },
     );
     let zero_points = scheme.format.has_zero_points().then_some(zero_points);
-    QuantizedTensor { scheme: *scheme, out_features, in_features, codes, scales, zero_points }
+    QuantizedTensor::new(*scheme, out_features, in_features, Codes { codes, scales, zero_points })
 }
 
 /// Quantizes and dequantizes: the f32 weights `[out_features, in_features]` nearest to `w` that the scheme can hold.
@@ -136,9 +138,11 @@ fn fit_groups(
             slot[lane] = w;
         }
     }
-    let Format::Int { bits, symmetric } = scheme.format;
-    let fit = if symmetric { lanes::fit_symmetric } else { lanes::fit_asymmetric };
-    let params = fit(tile, bits, scheme.scale_rule);
+    let params = match scheme.format {
+        Format::Int { bits, symmetric: true } => lanes::fit_symmetric(tile, bits, scheme.scale_rule),
+        Format::Int { bits, symmetric: false } => lanes::fit_asymmetric(tile, bits, scheme.scale_rule),
+        Format::Codebook(_) => lanes::fit_codebook(tile),
+    };
     for (lane, (scale, zero_point)) in scales.iter_mut().zip(zero_points).enumerate() {
         *scale = params.scale[lane];
         *zero_point = params.zero_point[lane] as u8;
@@ -150,7 +154,13 @@ fn fit_groups(
 fn encode_group(group: &[f32], format: Format, params: Params, codes: &mut [u8]) {
     /// Added to a whole number below `2^23`, leaves it in the low bits of the sum.
     const TWO_TO_23: f32 = 8_388_608.0;
-    let Format::Int { bits, .. } = format;
+    let bits = match format {
+        Format::Int { bits, .. } => bits,
+        Format::Codebook(codebook) => {
+            let codes = codes.iter_mut().zip(group);
+            return codes.for_each(|(code, &w)| *code = codebook.nearest(w / params.scale));
+        }
+    };
     let (inverse, zero_point, qmax) = (params.scale.recip(), f32::from(params.zero_point), qmax(bits));
     for (code, &w) in codes.iter_mut().zip(group) {
         *code = (level(w, inverse, zero_point, qmax) + zero_point + TWO_TO_23).to_bits() as u8;
@@ -160,13 +170,13 @@ fn encode_group(group: &[f32], format: Format, params: Params, codes: &mut [u8])
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::{Granularity, ScaleRule};
+    use crate::quant::{Granularity, ScaleRule, ScaleStorage};
     use half::{bf16, f16};
     use ndarray::array;
     use proptest::prelude::*;
 
     fn scheme(bits: u8, symmetric: bool, granularity: Granularity, scale_rule: ScaleRule) -> Scheme {
-        Scheme { format: Format::Int { bits, symmetric }, granularity, scale_rule }
+        Scheme { format: Format::Int { bits, symmetric }, granularity, scale_rule, scale_storage: ScaleStorage::F16 }
     }
 
     fn per_channel(bits: u8, symmetric: bool, scale_rule: ScaleRule) -> Scheme {
@@ -178,7 +188,7 @@ mod tests {
     #[test]
     fn signed_max_meets_the_largest_weight_exactly() {
         let w = array![[0.5, -1.0, 4.0, -4.0], [0.0, 0.0, 0.0, 0.0]];
-        let q = Rtn.quantize(w.view(), &per_channel(4, true, ScaleRule::SignedMax)).expect("a scheme that exists");
+        let q = Rtn.quantize(w.view(), &per_channel(4, true, ScaleRule::SignedMax), None).expect("a scheme that exists").tensor;
         assert_eq!(q.scales, [-0.5, 1.0]);
         assert_eq!(q.codes, [7, 10, 0, 15, 8, 8, 8, 8]); // −4/−0.5 = 8 is clipped to 7
         assert_eq!(q.zero_points, None);
@@ -188,7 +198,7 @@ mod tests {
     #[test]
     fn a_transposed_view_is_quantized_in_logical_order() {
         let w = array![[0.5, 0.0], [-1.0, 0.0], [4.0, 0.0], [-4.0, 0.0]];
-        let q = Rtn.quantize(w.t(), &per_channel(4, true, ScaleRule::SignedMax)).expect("a scheme that exists");
+        let q = Rtn.quantize(w.t(), &per_channel(4, true, ScaleRule::SignedMax), None).expect("a scheme that exists").tensor;
         assert_eq!(q.codes, [7, 10, 0, 15, 8, 8, 8, 8]);
     }
 
@@ -259,7 +269,7 @@ mod tests {
     #[test]
     fn schemes_that_no_kernel_knows_are_refused() {
         let w = array![[1.0]];
-        let refused = |scheme| Rtn.quantize(w.view(), &scheme).expect_err("refused");
+        let refused = |scheme| Rtn.quantize(w.view(), &scheme, None).expect_err("refused");
         assert_eq!(refused(per_channel(3, true, ScaleRule::AbsMax)), QuantError::Bits { got: 3 });
         for got in [0, 8, 48, 512] {
             let scheme = scheme(4, true, Granularity::PerGroup(got), ScaleRule::AbsMax);
@@ -334,7 +344,7 @@ mod tests {
             let q = rtn(&w, in_features, &scheme);
             let dequantized = q.dequantize();
             let group_size = scheme.granularity.group_size(in_features);
-            let Format::Int { bits, .. } = scheme.format;
+            let bits = scheme.format.bits();
             for (index, (&w, &code)) in w.iter().zip(&q.codes).enumerate() {
                 let params = q.params(index / in_features, index % in_features / group_size);
                 let ends = [0, u8::MAX >> (8 - bits)].map(|end| scheme.decode(end, params));

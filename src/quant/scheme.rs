@@ -1,5 +1,5 @@
 use super::QuantError;
-use super::scale;
+use super::{codebook, scale};
 use crate::tensor::DType;
 
 /// What a code means.
@@ -8,27 +8,62 @@ pub enum Format {
     /// Uniform integer grid: `w ≈ scale · (code − zero_point)` with `code` in `0 … 2^b−1`, one a byte, always unsigned
     /// here. Asymmetric formats store a zero point with each scale. Symmetric ones fix it at `2^(b−1)` and store none:
     /// their levels are `−2^(b−1) … 2^(b−1)−1`, and a signed ONNX type holds `code XOR 2^(b−1)`, which packing applies.
+    ///
+    /// Widths are 2, 3, 4, 5, 6 and 8. Odd ones are stored at their own width and widened to the next of 2, 4, 8 when a
+    /// runtime loads them.
     Int { bits: u8, symmetric: bool },
+    /// Sixteen fixed levels: `w ≈ scale · codebook[code]`, `scale` the largest magnitude of the group (bitsandbytes' absmax).
+    Codebook(Codebook),
+}
+
+/// Levels of a 4-bit codebook, from −1 to 1, by code; bitsandbytes' own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Codebook {
+    /// Quantiles of the normal distribution (QLoRA, arXiv 2305.14314, appendix E).
+    Nf4,
+    /// Sign, two bits of exponent, one of mantissa, over 12.
+    Fp4,
+}
+
+/// How scales are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ScaleStorage {
+    /// Each in f16.
+    F16,
+    /// Double quantization (QLoRA, arXiv 2305.14314, section 3): less their mean, in blocks of 256, as 8-bit codes of a dynamic
+    /// codebook with one f32 for each block.
+    Nested,
 }
 
 impl Format {
-    /// Element type of the stored codes.
-    pub fn code_dtype(self) -> DType {
+    /// Bits of one stored code.
+    pub fn bits(self) -> u8 {
         match self {
-            Format::Int { bits: 8, symmetric: true } => DType::I8,
-            Format::Int { bits: 8, symmetric: false } => DType::U8,
-            Format::Int { bits: 4, symmetric: true } => DType::I4,
-            Format::Int { bits: 4, symmetric: false } => DType::U4,
-            Format::Int { bits: 2, symmetric: true } => DType::I2,
-            Format::Int { bits: 2, symmetric: false } => DType::U2,
-            Format::Int { bits, .. } => unreachable!("{bits}-bit integers are refused where a recipe is read"),
+            Format::Int { bits, .. } => bits,
+            Format::Codebook(_) => 4,
         }
     }
 
-    /// Code of weight 0 in a symmetric format.
+    /// Element type that a runtime holds the codes in: the next width of 2, 4, 8 for odd ones; signed where there is no zero
+    /// point. Codes of a codebook are packed two a byte.
+    pub fn code_dtype(self) -> DType {
+        match self {
+            Format::Int { bits: 2, symmetric: true } => DType::I2,
+            Format::Int { bits: 2, symmetric: false } => DType::U2,
+            Format::Int { bits: 3 | 4, symmetric: true } => DType::I4,
+            Format::Int { bits: 3 | 4, symmetric: false } => DType::U4,
+            Format::Int { symmetric: true, .. } => DType::I8,
+            Format::Int { symmetric: false, .. } => DType::U8,
+            Format::Codebook(_) => DType::U4,
+        }
+    }
+
+    /// Code of weight 0 in a symmetric format; of no meaning for a codebook.
     pub fn symmetric_zero_point(self) -> u8 {
-        let Format::Int { bits, .. } = self;
-        1 << (bits - 1)
+        match self {
+            Format::Int { bits, .. } => 1 << (bits - 1),
+            Format::Codebook(_) => 0,
+        }
     }
 
     /// Whether a zero point is stored beside each scale.
@@ -83,6 +118,7 @@ pub struct Scheme {
     pub format: Format,
     pub granularity: Granularity,
     pub scale_rule: ScaleRule,
+    pub scale_storage: ScaleStorage,
 }
 
 /// What the weights of one group share.
@@ -97,8 +133,9 @@ pub struct Params {
 impl Scheme {
     /// Whether the numbers in the scheme are among those that ONNX Runtime's kernels know.
     pub fn check(&self) -> Result<(), QuantError> {
-        let Format::Int { bits, .. } = self.format;
-        if !matches!(bits, 2 | 4 | 8) {
+        if let Format::Int { bits, .. } = self.format
+            && !matches!(bits, 2..=6 | 8)
+        {
             return Err(QuantError::Bits { got: bits });
         }
         match self.granularity {
@@ -116,22 +153,26 @@ impl Scheme {
     /// clipped. A group of zeros gets scale 1.
     pub fn fit(&self, group: &[f32]) -> Params {
         debug_assert!(group.iter().all(|w| w.is_finite()), "weights that are not finite are refused where they are read");
-        let Format::Int { bits, symmetric } = self.format;
-        if symmetric {
-            scale::fit_symmetric(group, bits, self.scale_rule)
-        } else {
-            scale::fit_asymmetric(group, bits, self.scale_rule)
+        match self.format {
+            Format::Int { bits, symmetric: true } => scale::fit_symmetric(group, bits, self.scale_rule),
+            Format::Int { bits, symmetric: false } => scale::fit_asymmetric(group, bits, self.scale_rule),
+            Format::Codebook(_) => codebook::fit(group),
         }
     }
 
     /// Nearest code to a weight, ties to the even level, clipped to the grid.
     pub fn encode(&self, w: f32, params: Params) -> u8 {
-        let Format::Int { bits, .. } = self.format;
-        (scale::nearest_level(w, bits, params) + f32::from(params.zero_point)) as u8
+        match self.format {
+            Format::Int { bits, .. } => (scale::nearest_level(w, bits, params) + f32::from(params.zero_point)) as u8,
+            Format::Codebook(codebook) => codebook.nearest(w / params.scale),
+        }
     }
 
     /// Weight that a code stands for; exact in f32, because a scale has 11 significant bits and a level at most 9.
     pub fn decode(&self, code: u8, params: Params) -> f32 {
-        params.scale * (f32::from(code) - f32::from(params.zero_point))
+        match self.format {
+            Format::Int { .. } => params.scale * (f32::from(code) - f32::from(params.zero_point)),
+            Format::Codebook(codebook) => params.scale * codebook.levels()[usize::from(code)],
+        }
     }
 }

@@ -14,9 +14,45 @@ pub struct QuantizedTensor {
     pub scales: Vec<f32>,
     /// `[out_features, groups]`; none in symmetric formats, whose zero point is `2^(bits−1)`.
     pub zero_points: Option<Vec<u8>>,
+    /// How the scales are stored where they are quantized themselves; `scales` then holds what these stand for.
+    pub nested: Option<NestedScales>,
+    /// Input features kept in f16; the codes of their columns stand for zero.
+    pub outliers: Option<Outliers>,
+}
+
+/// What a rounding makes, scales in f16.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Codes {
+    pub codes: Vec<u8>,
+    pub scales: Vec<f32>,
+    pub zero_points: Option<Vec<u8>>,
+}
+
+/// Scales in 8 bits (bitsandbytes' `nested`): `scale[i] = dynamic_map[codes[i]] · absmax[i / 256] + offset`, `i` counting over
+/// `[out_features, groups]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NestedScales {
+    pub codes: Vec<u8>,
+    pub absmax: Vec<f32>,
+    pub offset: f32,
+}
+
+/// Columns of a weight that are not quantized (LLM.int8, arXiv 2208.07339).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outliers {
+    /// Ascending.
+    pub in_features: Vec<usize>,
+    /// `[out_features, outliers]`, each exact in f16.
+    pub weights: Array2<f32>,
 }
 
 impl QuantizedTensor {
+    /// Codes with scales in f16 and no outliers.
+    pub fn new(scheme: Scheme, out_features: usize, in_features: usize, codes: Codes) -> Self {
+        let Codes { codes, scales, zero_points } = codes;
+        QuantizedTensor { scheme, out_features, in_features, codes, scales, zero_points, nested: None, outliers: None }
+    }
+
     /// Scales in a row.
     pub fn groups(&self) -> usize {
         self.scheme.granularity.groups(self.in_features)
@@ -53,6 +89,11 @@ impl QuantizedTensor {
                 let params = self.params(out_feature, group);
                 for (w, &code) in row.iter_mut().zip(codes) {
                     *w = self.scheme.decode(code, params);
+                }
+            }
+            if let Some(outliers) = &self.outliers {
+                for (&in_feature, &w) in outliers.in_features.iter().zip(outliers.weights.row(out_feature)) {
+                    row[in_feature] = w;
                 }
             }
         }

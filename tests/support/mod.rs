@@ -4,7 +4,7 @@ use std::path::Path;
 
 use qonnx::model::{GraphOptions, LlamaConfig, StoredForm, StoredWeight, WeightForm, decoder};
 use qonnx::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
-use qonnx::quant::{Format, Granularity, ScaleRule, Scheme};
+use qonnx::quant::{Format, Granularity, ScaleRule, ScaleStorage, Scheme};
 use qonnx::tensor::DType;
 use serde_json::json;
 
@@ -20,6 +20,7 @@ pub fn int4(name: &str) -> WeightForm {
         format: Format::Int { bits: 4, symmetric: true },
         granularity: Granularity::PerGroup(32),
         scale_rule: ScaleRule::AbsMax,
+        scale_storage: ScaleStorage::F16,
     };
     if quantized { WeightForm::Quantized(scheme) } else { WeightForm::Dense(DType::F32) }
 }
