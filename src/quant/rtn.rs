@@ -270,7 +270,7 @@ mod tests {
     fn schemes_that_no_kernel_knows_are_refused() {
         let w = array![[1.0]];
         let refused = |scheme| Rtn.quantize(w.view(), &scheme, None).expect_err("refused");
-        assert_eq!(refused(per_channel(3, true, ScaleRule::AbsMax)), QuantError::Bits { got: 3 });
+        assert_eq!(refused(per_channel(7, true, ScaleRule::AbsMax)), QuantError::Bits { got: 7 });
         for got in [0, 8, 48, 512] {
             let scheme = scheme(4, true, Granularity::PerGroup(got), ScaleRule::AbsMax);
             assert_eq!(refused(scheme), QuantError::GroupSize { got });
