@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use qonnx::eval::coqa::Protocol;
-use qonnx::pipeline::{self, RuntimeChoice, Weights, compare, doctor, evaluate, export, generate, inspect, plan, verify};
-use qonnx::recipe::{FormatName, GranularityName, Override, ScaleName};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use qonnx::pipeline::{self, RuntimeChoice, Weights, compare, doctor, export, generate, inspect, plan, verify};
 use serde::Serialize;
+
+mod eval;
+mod model;
+
+use eval::EvalArgs;
+use model::ModelArgs;
 
 /// Find out how few bits a language model can live on.
 ///
@@ -73,55 +76,6 @@ Examples:
     },
 }
 
-#[derive(Args)]
-struct ModelArgs {
-    /// A local folder with safetensors, or a Hugging Face repo id, `org/name[@revision]`.
-    model: String,
-    /// Width of the decoder's linears; 16 is the unquantized baseline [default: 4 unless --recipe].
-    #[arg(long, value_parser = parse_bits, conflicts_with = "recipe")]
-    bits: Option<FormatName>,
-    /// Consecutive input features that share a scale, a power of two from 16 to 256 [default: 32; INT8: per channel].
-    #[arg(long, conflicts_with_all = ["recipe", "per_channel"])]
-    group_size: Option<usize>,
-    /// One scale for each output feature.
-    #[arg(long, conflicts_with = "recipe")]
-    per_channel: bool,
-    /// Unsigned codes with a zero point instead of signed codes without one.
-    #[arg(long, conflicts_with = "recipe")]
-    asymmetric: bool,
-    /// How the scale of a group is chosen [default: least-squares; INT8: absmax].
-    #[arg(long, value_enum, conflicts_with = "recipe")]
-    scale: Option<ScaleArg>,
-    /// Embedding and LM head (one packed table where they are tied): f16, int8 or int4 [default: f16].
-    #[arg(long, value_parser = parse_format, conflicts_with = "recipe")]
-    embedding: Option<FormatName>,
-    /// Another width for some weights, PATTERN=FORMAT; the last match wins. May be repeated.
-    #[arg(long = "override", value_name = "PATTERN=FORMAT", value_parser = parse_override)]
-    overrides: Vec<Override>,
-    /// A recipe file (TOML) or the name of a built-in recipe, like int4-g32-rtn.
-    #[arg(long)]
-    recipe: Option<String>,
-    /// Element type of activations and KV cache: f16 for CUDA, f32 for the CPU.
-    #[arg(long, value_enum, default_value = "f16")]
-    dtype: ActivationArg,
-    /// Positions that the artifact can attend to [default: the checkpoint's, at most 8192].
-    #[arg(long, value_parser = positive)]
-    max_context: Option<usize>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum ScaleArg {
-    Absmax,
-    SignedMax,
-    LeastSquares,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum ActivationArg {
-    F16,
-    F32,
-}
-
 #[derive(Clone, Copy, ValueEnum)]
 enum EpArg {
     Cpu,
@@ -135,60 +89,6 @@ fn at_least(least: usize, text: &str) -> Result<usize, String> {
 
 fn positive(text: &str) -> Result<usize, String> {
     at_least(1, text)
-}
-
-fn parse_window(text: &str) -> Result<usize, String> {
-    at_least(2, text)
-}
-
-fn parse_bits(text: &str) -> Result<FormatName, String> {
-    let bits = text.parse().ok().and_then(FormatName::of_bits);
-    bits.ok_or_else(|| "expected 2, 4, 8 or 16".to_owned())
-}
-
-fn parse_format(text: &str) -> Result<FormatName, String> {
-    match text {
-        "f16" => Ok(FormatName::F16),
-        "int8" => Ok(FormatName::Int8),
-        "int4" => Ok(FormatName::Int4),
-        _ => Err("expected f16, int8 or int4".to_owned()),
-    }
-}
-
-fn parse_override(text: &str) -> Result<Override, String> {
-    Override::from_flag(text).map_err(|error| error.to_string())
-}
-
-impl ModelArgs {
-    fn request(self) -> plan::Request {
-        plan::Request {
-            model: self.model,
-            recipe: match self.recipe {
-                Some(name) => plan::RecipeChoice::Named(name),
-                None => plan::RecipeChoice::Flags(plan::RecipeFlags {
-                    format: self.bits.unwrap_or(FormatName::Int4),
-                    granularity: match (self.group_size, self.per_channel) {
-                        (Some(size), _) => Some(GranularityName::Group(size)),
-                        (None, true) => Some(GranularityName::Channel),
-                        (None, false) => None,
-                    },
-                    asymmetric: self.asymmetric,
-                    scale: self.scale.map(|scale| match scale {
-                        ScaleArg::Absmax => ScaleName::Absmax,
-                        ScaleArg::SignedMax => ScaleName::SignedMax,
-                        ScaleArg::LeastSquares => ScaleName::LeastSquares,
-                    }),
-                    embedding: self.embedding.unwrap_or(FormatName::F16),
-                }),
-            },
-            overrides: self.overrides,
-            activation: match self.dtype {
-                ActivationArg::F16 => qonnx::tensor::DType::F16,
-                ActivationArg::F32 => qonnx::tensor::DType::F32,
-            },
-            max_context: self.max_context,
-        }
-    }
 }
 
 #[derive(Args)]
@@ -211,12 +111,20 @@ struct PlanArgs {
 }
 
 #[derive(Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "Calibrated methods run the model over calibration data, layer by layer. Ctrl-C is safe: the same command goes on at
+the next layer.
+
+Examples:
   qonnx export meta-llama/Llama-3.2-1B --bits 4 -o llama-int4
-  qonnx export ./my-llama --bits 8 --dtype f32 -o my-llama-int8-cpu
-  qonnx export ./my-llama --bits 4 --group-size 128 --asymmetric -o my-llama-uint4
+  qonnx export meta-llama/Llama-3.2-1B --method gptq --bits 4 --group-size 128 --ep cuda -o llama-gptq
+  qonnx export ./my-llama --method awq+gptq --bits 3 --rotate --calibration my-set.toml -o my-llama-3bit
+  qonnx export ./my-llama --method gptq --target-bpw 3.25 --evaluation coqa-dev-v1.0.json -o my-llama-mixed
+  qonnx export ./my-llama --method nf4 --double-quantization -o my-llama-nf4
+  qonnx export ./my-llama --method llm-int8 --dtype f32 -o my-llama-int8-cpu
   qonnx export ./my-llama --recipe my-recipe.toml -o out
-  qonnx export ./my-llama --bits 16 -o my-llama-f16          the unquantized baseline")]
+  qonnx export ./my-llama --bits 16 -o my-llama-f16          the unquantized baseline"
+)]
 struct ExportArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -226,6 +134,18 @@ struct ExportArgs {
     /// Replace the output folder if it is an artifact.
     #[arg(long)]
     overwrite: bool,
+    /// Keep the statistics of calibration here, and read those that are there already from it.
+    #[arg(long, value_name = "DIR")]
+    save_stats: Option<PathBuf>,
+    /// Refuse a calibration set that shares a passage with this evaluation file. May be repeated.
+    #[arg(long, value_name = "FILE")]
+    evaluation: Vec<PathBuf>,
+    /// Execution provider that calibration runs on; an absent one is an error, never replaced.
+    #[arg(long, value_enum, default_value = "cpu")]
+    ep: EpArg,
+    /// CPU threads of calibration [default: one per physical core].
+    #[arg(long, value_parser = positive)]
+    threads: Option<usize>,
     /// One JSON object on stdout and nothing else there.
     #[arg(long)]
     json: bool,
@@ -272,89 +192,6 @@ struct GenerateArgs {
 
 fn unescape(text: &str) -> Result<String, String> {
     Ok(text.replace("\\n", "\n").replace("\\t", "\t"))
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum TaskArg {
-    Coqa,
-    Perplexity,
-    Kl,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum WeightsArg {
-    /// Unpacked inside the kernels, as other programs run the artifact.
-    Fused,
-    /// Unpacked once at load: the same numbers, in the memory of a dense model; much faster on the CPU at 8 and 2 bits.
-    Dequantized,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum ProtocolArg {
-    /// lm-evaluation-harness task coqa 3.0: the last turn of each conversation.
-    LmEval,
-    /// Every turn with gold history, scores by domain.
-    Official,
-}
-
-#[derive(Args)]
-#[command(after_help = "Examples:
-  qonnx eval llama-int4 --task coqa --ep cuda --batch 16
-  qonnx eval llama-int4 --task coqa --protocol official --data coqa-dev-v1.0.json --predictions answers.jsonl
-  qonnx eval llama-int4 --task perplexity --text wiki.txt
-  qonnx eval llama-int4 --task kl --reference llama-f16 --text wiki.txt --json")]
-struct EvalArgs {
-    /// The artifact's folder.
-    artifact: PathBuf,
-    #[arg(long, value_enum)]
-    task: TaskArg,
-    /// How quantized weights take part in products.
-    #[arg(long, value_enum, default_value = "fused")]
-    weights: WeightsArg,
-    /// coqa: which turns are asked and how they are scored.
-    #[arg(long, value_enum, default_value = "lm-eval")]
-    protocol: ProtocolArg,
-    /// coqa: the official CoQA JSON file, a JSONL of prompts with golds, or a hub data set's id.
-    #[arg(long, default_value = "EleutherAI/coqa")]
-    data: String,
-    /// coqa: at most this many questions.
-    #[arg(long, value_parser = positive)]
-    limit: Option<usize>,
-    /// coqa: prompts decoded together.
-    #[arg(long, default_value_t = 16, value_parser = positive)]
-    batch: usize,
-    /// coqa: write one line a question here; an interrupted run goes on from it.
-    #[arg(long)]
-    predictions: Option<PathBuf>,
-    /// coqa, official protocol: also write the answers in the official scorer's form, [{"id", "turn_id", "answer"}].
-    #[arg(long)]
-    official_predictions: Option<PathBuf>,
-    /// coqa: recompute the scores from --predictions without running the model.
-    #[arg(long, requires = "predictions")]
-    rescore: bool,
-    /// perplexity, kl: plain text, JSONL with a `text` field, or a JSON file of token id windows.
-    #[arg(long)]
-    text: Option<PathBuf>,
-    /// perplexity, kl: tokens in a window, BOS included.
-    #[arg(long, default_value_t = 1024, value_parser = parse_window)]
-    window: usize,
-    /// perplexity, kl: at most this many windows.
-    #[arg(long, value_parser = positive)]
-    windows: Option<usize>,
-    /// kl: the artifact to diverge from.
-    #[arg(long)]
-    reference: Option<PathBuf>,
-    /// kl: keep the reference's top-k logits and log-sum-exp in this file, and read them from it next time.
-    #[arg(long)]
-    reference_cache: Option<PathBuf>,
-    /// kl: logits kept per position in --reference-cache.
-    #[arg(long, default_value_t = 256, value_parser = positive)]
-    top_k: usize,
-    #[command(flatten)]
-    runtime: RuntimeArgs,
-    /// One JSON object on stdout and nothing else there.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args)]
@@ -407,14 +244,21 @@ pub fn run() -> anyhow::Result<ExitCode> {
             Ok(if accepted { ExitCode::SUCCESS } else { ExitCode::from(2) })
         }
         Command::Export(args) => {
-            let options = export::Options { output: args.output, overwrite: args.overwrite };
+            let options = export::Options {
+                output: args.output,
+                overwrite: args.overwrite,
+                save_stats: args.save_stats,
+                evaluation: args.evaluation,
+                cuda: matches!(args.ep, EpArg::Cuda),
+                threads: args.threads,
+            };
             emit(&export::run(&args.model.request(), &options)?, args.json)
         }
         Command::Generate(args) => run_generate(args),
         Command::Eval(args) => {
             let (_, given) = matches.subcommand().context("a subcommand was parsed")?;
-            refuse_foreign_flags(args.task, given)?;
-            run_eval(args)
+            eval::refuse_foreign_flags(args.task, given)?;
+            eval::run_eval(args)
         }
         Command::Compare(args) => emit(&compare::run(&args.a, &args.b)?, args.json),
         Command::Inspect(args) => {
@@ -473,68 +317,6 @@ fn run_generate(args: GenerateArgs) -> anyhow::Result<ExitCode> {
     let ended = print(b"\n")?;
     eprintln!("{report}");
     Ok(ended)
-}
-
-/// Refuses flags of another task, which would otherwise be passed over: `--limit` would leave a perplexity as it is.
-fn refuse_foreign_flags(task: TaskArg, given: &ArgMatches) -> Result<(), pipeline::UsageError> {
-    const COQA: &[&str] = &["protocol", "data", "limit", "batch", "predictions", "official_predictions", "rescore"];
-    const PERPLEXITY: &[&str] = &["text", "window", "windows"];
-    const KL: &[&str] = &["text", "window", "windows", "reference", "reference_cache", "top_k"];
-    let (task, takes) = match task {
-        TaskArg::Coqa => ("coqa", COQA),
-        TaskArg::Perplexity => ("perplexity", PERPLEXITY),
-        TaskArg::Kl => ("kl", KL),
-    };
-    let flag = |id: &str| format!("--{}", id.replace('_', "-"));
-    let foreign = [COQA, KL].concat().into_iter().filter(|id| !takes.contains(id));
-    match foreign.into_iter().find(|id| given.value_source(id) == Some(ValueSource::CommandLine)) {
-        Some(id) => {
-            let takes = takes.iter().map(|id| flag(id)).collect::<Vec<_>>().join(", ");
-            Err(pipeline::UsageError::ForeignFlag { flag: flag(id), task, takes })
-        }
-        None => Ok(()),
-    }
-}
-
-fn run_eval(args: EvalArgs) -> anyhow::Result<ExitCode> {
-    let runtime = args.runtime.options(match args.weights {
-        WeightsArg::Fused => Weights::Fused,
-        WeightsArg::Dequantized => Weights::Dequantized,
-    });
-    let windows = || -> anyhow::Result<evaluate::Windows> {
-        let text = args.text.clone().ok_or(pipeline::UsageError::TextMissing)?;
-        Ok(evaluate::Windows { text, window: args.window, limit: args.windows })
-    };
-    match args.task {
-        TaskArg::Coqa => {
-            let request = evaluate::CoqaRequest {
-                artifact: args.artifact,
-                data: args.data,
-                protocol: match args.protocol {
-                    ProtocolArg::LmEval => Protocol::LM_EVAL,
-                    ProtocolArg::Official => Protocol::OFFICIAL,
-                },
-                limit: args.limit,
-                batch: args.batch,
-                predictions: args.predictions,
-                official_predictions: args.official_predictions,
-                rescore: args.rescore,
-                runtime,
-            };
-            emit(&evaluate::coqa(&request)?, args.json)
-        }
-        TaskArg::Perplexity => emit(&evaluate::perplexity(&args.artifact, &windows()?, &runtime)?, args.json),
-        TaskArg::Kl => {
-            let request = evaluate::KlRequest {
-                reference: args.reference.clone().ok_or(pipeline::UsageError::ReferenceMissing)?,
-                cache: args.reference_cache.clone().map(|file| (file, args.top_k)),
-                windows: windows()?,
-                artifact: args.artifact,
-                runtime,
-            };
-            emit(&evaluate::kl(&request)?, args.json)
-        }
-    }
 }
 
 /// A report as a person reads it, or as one JSON object.

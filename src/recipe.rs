@@ -5,14 +5,23 @@
 
 use std::path::Path;
 
-use globset::{Glob, GlobMatcher};
+use globset::GlobMatcher;
 use serde::{Deserialize, Serialize};
 
-use crate::fault::Fault;
-
 mod builtin;
+mod check;
+mod error;
+mod overrides;
+mod transform;
+mod weight;
 
 pub use builtin::builtin_names;
+pub use error::RecipeError;
+pub use overrides::Override;
+pub use transform::{
+    AwqRecipe, BudgetRecipe, CalibrationRecipe, DEFAULT_CALIBRATION, RotationKind, RotationRecipe, TransformRecipe,
+};
+pub use weight::{FormatName, GptqRecipe, GranularityName, RoundingRecipe, ScaleName, WeightRecipe};
 
 /// How every weight of a model is stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,115 +32,18 @@ pub struct Recipe {
     /// Token embedding and LM head (one table where they are tied).
     #[serde(default = "WeightRecipe::f16")]
     pub embedding: WeightRecipe,
+    /// What is done to the model before rounding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transform: Option<TransformRecipe>,
+    /// What statistics are measured on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationRecipe>,
+    /// How large the weights may get; an artifact's own recipe holds the widths that were chosen instead, as overrides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetRecipe>,
     /// Exceptions, in order; the last one that matches a weight wins.
     #[serde(default, rename = "override", skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<Override>,
-}
-
-/// How one weight is stored. Everything but `format` is ignored for f16.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WeightRecipe {
-    pub format: FormatName,
-    /// Signed codes without a zero point, or unsigned codes with one.
-    #[serde(default = "yes")]
-    pub symmetric: bool,
-    #[serde(default)]
-    pub granularity: GranularityName,
-    #[serde(default)]
-    pub scale: ScaleName,
-    #[serde(default)]
-    pub rounding: RoundingName,
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// What a code means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FormatName {
-    /// Not quantized.
-    F16,
-    Int8,
-    Int4,
-    Int2,
-}
-
-impl FormatName {
-    /// The format of `--bits N`.
-    pub fn of_bits(bits: u8) -> Option<Self> {
-        Some(match bits {
-            16 => FormatName::F16,
-            8 => FormatName::Int8,
-            4 => FormatName::Int4,
-            2 => FormatName::Int2,
-            _ => return None,
-        })
-    }
-
-    /// Bits of one code; `None` where the weight is not quantized.
-    pub fn code_bits(self) -> Option<u8> {
-        match self {
-            FormatName::F16 => None,
-            FormatName::Int8 => Some(8),
-            FormatName::Int4 => Some(4),
-            FormatName::Int2 => Some(2),
-        }
-    }
-}
-
-/// Who shares a scale: `"channel"` or `{ group = 32 }`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum GranularityName {
-    Channel,
-    Group(usize),
-}
-
-impl Default for GranularityName {
-    fn default() -> Self {
-        GranularityName::Group(32)
-    }
-}
-
-/// How the scale of a group is chosen; see [`crate::quant::ScaleRule`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ScaleName {
-    Absmax,
-    SignedMax,
-    #[default]
-    LeastSquares,
-}
-
-/// How a weight becomes a code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RoundingName {
-    /// Round to nearest.
-    #[default]
-    Rtn,
-}
-
-/// An exception for the weights whose module name matches `pattern`. What it leaves out is as in the section that it
-/// overrides.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Override {
-    /// Glob over module names: `lm_head`, `model.layers.*.mlp.down_proj`, `model.layers.{0,1}.*`.
-    #[serde(rename = "match")]
-    pub pattern: String,
-    pub format: FormatName,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub symmetric: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub granularity: Option<GranularityName>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scale: Option<ScaleName>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rounding: Option<RoundingName>,
 }
 
 /// What a module is to the recipe.
@@ -150,68 +62,17 @@ pub struct Module {
     pub kind: ModuleKind,
 }
 
-/// Every way a recipe can be wrong.
-#[derive(Debug, thiserror::Error)]
-pub enum RecipeError {
-    #[error("recipe {path}: cannot be read; give a TOML file or one of {}", builtin_names().join(", "))]
-    Unreadable { path: String, source: std::io::Error },
-    #[error("recipe {path}: {message}; see graphs/recipes/ for complete examples")]
-    Syntax { path: String, message: String },
-    #[error("recipe: group size {got} of {module}; expected a power of two from 16 to 256")]
-    GroupSize { module: String, got: usize },
-    #[error("recipe: {module} cannot be stored as int2; choose f16, int8 or int4")]
-    EmbeddingWidth { module: String },
-    #[error(
-        "recipe: {module} cannot have one scale per channel, because its rows are looked up block by block; choose a group size"
-    )]
-    EmbeddingGranularity { module: String },
-    #[error(
-        "recipe: override pattern `{pattern}` is not a glob: {message}; expected something like model.layers.*.mlp.down_proj"
-    )]
-    Pattern { pattern: String, message: String },
-    #[error("recipe: override pattern `{pattern}` matches no weight of this model; modules are named like {example}")]
-    Unmatched { pattern: String, example: String },
-    #[error("override `{text}`: expected PATTERN=FORMAT with FORMAT one of f16, int8, int4, int2, like lm_head=int8")]
-    OverrideFlag { text: String },
-}
-
-impl RecipeError {
-    /// A wrong recipe is always the input's fault.
-    pub fn fault(&self) -> Fault {
-        Fault::BadInput
-    }
-}
-
-impl WeightRecipe {
-    /// Not quantized.
-    pub fn f16() -> Self {
-        WeightRecipe { format: FormatName::F16, ..WeightRecipe::of(FormatName::F16) }
-    }
-
-    /// `format` with this program's defaults: symmetric, one scale per channel for INT8 and per 32 weights for less,
-    /// the scale rule that was measured best.
-    pub fn of(format: FormatName) -> Self {
-        WeightRecipe {
-            format,
-            symmetric: true,
-            granularity: match format {
-                FormatName::Int8 => GranularityName::Channel,
-                _ => GranularityName::default(),
-            },
-            // What results/scale-rules measured: at 8 bits nothing beats absmax, whose scales stay positive.
-            scale: match format {
-                FormatName::Int8 => ScaleName::Absmax,
-                _ => ScaleName::LeastSquares,
-            },
-            rounding: RoundingName::default(),
-        }
-    }
-}
-
 impl Recipe {
     /// The decoder's linears as `weights`, the embedding in f16.
     pub fn of(weights: WeightRecipe) -> Self {
-        Recipe { weights, embedding: WeightRecipe::f16(), overrides: Vec::new() }
+        Recipe {
+            weights,
+            embedding: WeightRecipe::f16(),
+            transform: None,
+            calibration: None,
+            budget: None,
+            overrides: Vec::new(),
+        }
     }
 
     /// Reads a recipe file, or a built-in recipe by its name.
@@ -238,19 +99,31 @@ impl Recipe {
     pub fn resolve(&self, modules: &[Module]) -> Result<Vec<WeightRecipe>, RecipeError> {
         let matchers = self.overrides.iter().map(Override::matcher).collect::<Result<Vec<_>, _>>()?;
         self.refuse_unmatched(&matchers, modules)?;
-        modules
-            .iter()
-            .map(|module| {
-                let base = match module.kind {
-                    ModuleKind::DecoderLinear => self.weights,
-                    ModuleKind::Embedding => self.embedding,
-                };
-                let matching = self.overrides.iter().zip(&matchers).filter(|(_, matcher)| module.matches(matcher));
-                let resolved = matching.fold(base, |_, (over, _)| over.apply(base));
-                check(module, resolved)?;
-                Ok(resolved)
-            })
-            .collect()
+        let resolve = |module: &Module| {
+            let base = match module.kind {
+                ModuleKind::DecoderLinear => self.weights,
+                ModuleKind::Embedding => self.embedding,
+            };
+            let matching = self.overrides.iter().zip(&matchers).filter(|(_, matcher)| module.matches(matcher));
+            let resolved = matching.fold(base, |_, (over, _)| over.apply(base));
+            check::weight(module, resolved)?;
+            Ok(resolved)
+        };
+        let resolved = modules.iter().map(resolve).collect::<Result<Vec<_>, RecipeError>>()?;
+        check::recipe(self, &resolved)?;
+        Ok(resolved)
+    }
+
+    /// What uses statistics of activations, if anything does; `resolved` are the weights' own recipes.
+    pub fn calibrated_part(&self, resolved: &[WeightRecipe]) -> Option<&'static str> {
+        let weights = resolved.iter().find_map(WeightRecipe::calibrated_part);
+        let awq = self.transform.and_then(|transform| transform.awq).map(|_| "[transform] awq");
+        weights.or(awq).or(self.budget.map(|_| "[budget]"))
+    }
+
+    /// Which rotation the model is turned by, if any.
+    pub fn rotation(&self) -> Option<RotationRecipe> {
+        self.transform.and_then(|transform| transform.rotation)
     }
 
     fn refuse_unmatched(&self, matchers: &[GlobMatcher], modules: &[Module]) -> Result<(), RecipeError> {
@@ -268,56 +141,6 @@ impl Module {
     fn matches(&self, matcher: &GlobMatcher) -> bool {
         self.names.iter().any(|name| matcher.is_match(name))
     }
-}
-
-impl Override {
-    /// The short form on the command line, `PATTERN=FORMAT`.
-    pub fn from_flag(text: &str) -> Result<Self, RecipeError> {
-        let parsed = text.rsplit_once('=').and_then(|(pattern, format)| {
-            let format =
-                FormatName::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(format)).ok()?;
-            (!pattern.is_empty()).then(|| (pattern.to_owned(), format))
-        });
-        let (pattern, format) = parsed.ok_or_else(|| RecipeError::OverrideFlag { text: text.to_owned() })?;
-        Ok(Override { pattern, format, symmetric: None, granularity: None, scale: None, rounding: None })
-    }
-
-    fn matcher(&self) -> Result<GlobMatcher, RecipeError> {
-        let glob = Glob::new(&self.pattern)
-            .map_err(|error| RecipeError::Pattern { pattern: self.pattern.clone(), message: error.kind().to_string() })?;
-        Ok(glob.compile_matcher())
-    }
-
-    fn apply(&self, base: WeightRecipe) -> WeightRecipe {
-        WeightRecipe {
-            format: self.format,
-            symmetric: self.symmetric.unwrap_or(base.symmetric),
-            granularity: self.granularity.unwrap_or(base.granularity),
-            scale: self.scale.unwrap_or(base.scale),
-            rounding: self.rounding.unwrap_or(base.rounding),
-        }
-    }
-}
-
-/// What the formats themselves cannot do, whatever the model's shapes are.
-fn check(module: &Module, recipe: WeightRecipe) -> Result<(), RecipeError> {
-    let name = || module.names[0].clone();
-    if recipe.format == FormatName::F16 {
-        return Ok(());
-    }
-    if let GranularityName::Group(size) = recipe.granularity
-        && !(size.is_power_of_two() && (16..=256).contains(&size))
-    {
-        return Err(RecipeError::GroupSize { module: name(), got: size });
-    }
-    let is_table = module.kind == ModuleKind::Embedding && module.names.iter().any(|name| name == "model.embed_tokens");
-    if is_table && recipe.format == FormatName::Int2 {
-        return Err(RecipeError::EmbeddingWidth { module: name() });
-    }
-    if is_table && recipe.granularity == GranularityName::Channel {
-        return Err(RecipeError::EmbeddingGranularity { module: name() });
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -377,7 +200,7 @@ mod tests {
         let refuse =
             |text: &str| Recipe::parse("r.toml", text).and_then(|recipe| recipe.resolve(&modules())).unwrap_err().to_string();
         let cases = [
-            ("weights = { format = \"int3\" }", "line 1: unknown variant `int3`"),
+            ("weights = { format = \"int7\" }", "line 1: unknown variant `int7`"),
             ("[weights]\nformat = \"int4\"\nbits = 4", "line 3: unknown field `bits`"),
             ("weights = { format = \"int4\", granularity = { group = 48 } }", "group size 48"),
             ("weights = { format = \"int4\", granularity = { group = 8 } }", "group size 8"),
@@ -385,6 +208,22 @@ mod tests {
             ("weights = { format = \"int4\" }\nembedding = { format = \"int2\" }", "cannot be stored as int2"),
             ("weights = { format = \"int4\" }\nembedding = { format = \"int8\", granularity = \"channel\" }", "block by block"),
             ("weights = { format = \"int4\" }\n[[override]]\nmatch = \"a[\"\nformat = \"f16\"", "`a[` is not a glob"),
+            ("weights = { format = \"int4\", rounding = \"best\" }", "unknown variant `best`"),
+            ("weights = { format = \"int4\", rounding = { method = \"best\" } }", "unknown variant `best`"),
+            ("weights = { format = \"int4\", rounding = { method = \"gptq\", dampen = 1 } }", "unknown field `dampen`"),
+            ("weights = { format = \"int4\", rounding = \"gptq\" }", "rounding gptq needs calibration data"),
+            ("weights = { format = \"int4\" }\ncalibration = { set = \"x\" }", "nothing in it uses statistics"),
+            ("weights = { format = \"int4\" }\ntransform = { awq = {} }", "[transform] awq needs calibration data"),
+            ("weights = { format = \"f16\" }\ntransform = { rotation = { kind = \"random\" } }", "rotation with unquantized"),
+            ("weights = { format = \"int4\", double_quantization = true }", "only nf4 and fp4 have nested scales"),
+            ("weights = { format = \"int4\", outlier_threshold = 6.0 }", "only int8 keeps outliers"),
+            ("weights = { format = \"int8\", outlier_threshold = -6.0 }", "outlier_threshold -6"),
+            ("weights = { format = \"nf4\", symmetric = false }", "codebooks have no zero point"),
+            ("weights = { format = \"nf4\", granularity = \"channel\" }", "codebooks are stored in groups"),
+            ("weights = { format = \"fp4\", scale = \"least-squares\" }", "other than absmax"),
+            ("weights = { format = \"int4\" }\nembedding = { format = \"nf4\" }", "cannot be stored as nf4"),
+            ("weights = { format = \"int4\" }\nembedding = { format = \"int4\", rounding = \"gptq\" }", "rounded to nearest"),
+            ("weights = { format = \"int4\" }\nbudget = { bpw = 17.0 }\ncalibration = { set = \"x\" }", "[budget] bpw is 17"),
             ("weights = 4", "line 1"),
             ("", "missing field `weights`"),
         ];
@@ -403,6 +242,42 @@ mod tests {
     }
 
     #[test]
+    fn every_part_of_a_recipe_reads_back_as_itself() {
+        for name in builtin_names() {
+            let recipe = Recipe::load(name).unwrap();
+            let text = toml::to_string(&recipe).unwrap();
+            assert_eq!(Recipe::parse(name, &text).unwrap(), recipe, "{text}");
+            let json = serde_json::to_string(&recipe).unwrap();
+            assert_eq!(serde_json::from_str::<Recipe>(&json).unwrap(), recipe, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_word_stands_for_a_rounding_with_its_defaults() {
+        let text =
+            |rounding: &str| format!("weights = {{ format = \"int4\", rounding = {rounding} }}\ncalibration = {{ set = \"x\" }}");
+        let [word, table, damped] = ["\"gptq\"", "{ method = \"gptq\" }", "{ method = \"gptq\", damping = 0.05 }"]
+            .map(|r| Recipe::parse("t", &text(r)).unwrap());
+        assert_eq!(word, table);
+        assert_eq!(word.weights.rounding, RoundingRecipe::Gptq(GptqRecipe::default()));
+        assert_eq!(damped.weights.rounding, RoundingRecipe::Gptq(GptqRecipe { damping: 0.05, ..GptqRecipe::default() }));
+    }
+
+    #[test]
+    fn an_override_to_another_format_leaves_behind_what_only_the_first_can_have() {
+        let nested = WeightRecipe { double_quantization: true, ..WeightRecipe::of(FormatName::Nf4) };
+        let mut recipe = Recipe::of(nested);
+        recipe.overrides.push(Override::from_flag("*.down_proj=int8").unwrap());
+        let resolved = recipe.resolve(&modules()).unwrap();
+        assert!(resolved[0].double_quantization && !resolved[1].double_quantization, "{resolved:?}");
+        let exact = WeightRecipe { outlier_threshold: Some(5.0), ..WeightRecipe::of(FormatName::Int8) };
+        let mut recipe = Recipe::of(nested);
+        recipe.overrides.push(Override::exact("model.layers.0.mlp.down_proj", exact));
+        recipe.calibration = Some(CalibrationRecipe { set: "x".into() });
+        assert_eq!(recipe.resolve(&modules()).unwrap(), [nested, exact, WeightRecipe::f16()]);
+    }
+
+    #[test]
     fn built_in_recipes_resolve() {
         for name in builtin_names() {
             Recipe::load(name).and_then(|recipe| recipe.resolve(&modules())).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -411,7 +286,7 @@ mod tests {
 
     #[test]
     fn override_flags_are_checked() {
-        for text in ["lm_head", "=int8", "lm_head=int3", "lm_head="] {
+        for text in ["lm_head", "=int8", "lm_head=int7", "lm_head="] {
             assert!(Override::from_flag(text).unwrap_err().to_string().contains(text));
         }
     }

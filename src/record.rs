@@ -11,7 +11,7 @@ use crate::recipe::Recipe;
 /// File name of the manifest inside an artifact.
 pub const MANIFEST_FILE: &str = "qonnx.json";
 /// Version of the manifest's form; a reader refuses any other.
-pub const MANIFEST_SCHEMA: u32 = 1;
+pub const MANIFEST_SCHEMA: u32 = 2;
 
 /// What an artifact is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,11 @@ pub struct Manifest {
     /// Positions that the artifact's rotary tables cover.
     pub max_context: usize,
     pub onnx_opset: i64,
+    /// As it was resolved: a budget's outcome stands in its overrides.
     pub recipe: Recipe,
+    /// What the statistics were measured on; absent where none were needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationRecord>,
     pub sizes: Sizes,
     pub weights: Vec<WeightRecord>,
     /// The checkpoint's files.
@@ -50,10 +54,12 @@ pub struct ModelRecord {
 /// Bits and bytes, scales and zero points counted.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Sizes {
-    /// Over the decoder's linears: stored bits / weights.
+    /// Over the decoder's linears: bits on disk / weights.
     pub bits_per_weight_linears: f64,
     /// Over every weight of the model, embedding and norms included.
     pub bits_per_weight_model: f64,
+    /// As [`Self::bits_per_weight_linears`], as a runtime holds them: odd widths take the next of 2, 4, 8 bits there.
+    pub memory_bits_per_weight_linears: f64,
     /// `model.onnx` and its external data.
     pub model_bytes: u64,
 }
@@ -63,18 +69,69 @@ pub struct Sizes {
 pub struct WeightRecord {
     pub name: String,
     pub shape: Vec<usize>,
-    /// `int4`, `uint4`, …, or the element type of a weight that is not quantized.
+    /// `int4`, `uint4`, `nf4`, …, or the element type of a weight that is not quantized.
     pub format: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group_size: Option<usize>,
-    /// Codes, scales and zero points, padding excluded.
+    /// Scales in 8 bits themselves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub double_quantization: bool,
+    /// Input features that stayed f16.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub outliers: usize,
+    /// On disk: codes, scales, zero points and outliers, padding excluded.
     pub bits_per_weight: f64,
+    /// The same as a runtime holds it.
+    pub memory_bits_per_weight: f64,
     pub bytes: u64,
     /// ‖W − Ŵ‖² / ‖W‖² of what was written; 0 for a weight that is not quantized.
     pub relative_error: f64,
+    /// What calibration found; absent for a weight that was rounded without statistics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibrated: Option<CalibratedRecord>,
     /// xxh3-128 of the weight's numbers in logical order, whatever their layout in the file: of the codes (one byte
     /// each), scales (f16) and zero points, or of the dense elements.
     pub digest: String,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// What calibration found about one weight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CalibratedRecord {
+    /// `tr(ΔW·G·ΔWᵀ) / tr(W·G·Wᵀ)` of what was written, `G` the Gram matrix of its input with all that comes before already
+    /// rounded.
+    pub output_error: f64,
+    /// The same of round to nearest with the same scheme.
+    pub rtn_output_error: f64,
+    /// λ over the mean of the Gram matrix's diagonal with which GPTQ's factorization succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damping: Option<f64>,
+    /// Input features that were zero on every token.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dead_channels: usize,
+    /// AWQ's exponent on mean |x|.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awq_ratio: Option<f64>,
+}
+
+/// A calibration set as it was used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationRecord {
+    pub name: String,
+    /// BLAKE3 of the token ids.
+    pub hash: String,
+    pub sequences: usize,
+    pub tokens: u64,
+    /// File or hub data set with its revision.
+    pub source: String,
+    pub licence: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// By which an evaluation file that shares a passage is recognized.
+    pub fingerprint: Vec<u64>,
 }
 
 /// A file by content.

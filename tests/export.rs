@@ -47,7 +47,7 @@ fn manifest(artifact: &Path) -> Value {
 #[test]
 fn the_same_input_gives_the_same_bytes() {
     let place = place();
-    let kinds = [int4(), RecipeFlags { asymmetric: true, embedding: FormatName::Int8, ..tiny::bits(FormatName::Int2) }];
+    let kinds = [int4(), RecipeFlags { asymmetric: true, embedding: Some(FormatName::Int8), ..tiny::bits(FormatName::Int2) }];
     for (kind, flags) in kinds.into_iter().enumerate() {
         let [first, second] = ["first", "second"].map(|name| {
             let output = place.path().join(format!("{name}-{kind}"));
@@ -77,7 +77,7 @@ fn a_plan_says_how_many_bytes_there_will_be() {
     let asymmetric = RecipeFlags { asymmetric: true, granularity: Some(GranularityName::Group(128)), ..int4() };
     let mut kinds = vec![asymmetric];
     kinds.extend([FormatName::F16, FormatName::Int8, FormatName::Int4, FormatName::Int2].map(tiny::bits));
-    kinds.extend([FormatName::Int8, FormatName::Int4].map(|embedding| RecipeFlags { embedding, ..int4() }));
+    kinds.extend([FormatName::Int8, FormatName::Int4].map(|embedding| RecipeFlags { embedding: Some(embedding), ..int4() }));
     for (kind, flags) in kinds.into_iter().enumerate() {
         for activation in [DType::F16, DType::F32] {
             let request = tiny::request(&tiny::model(), flags.clone(), activation);
@@ -129,7 +129,7 @@ fn expect_whole(changes: Value, kinds: &[RecipeFlags]) {
 
 fn every_width() -> Vec<RecipeFlags> {
     let mut kinds: Vec<_> = [FormatName::F16, FormatName::Int8, FormatName::Int4, FormatName::Int2].map(tiny::bits).into();
-    kinds.push(RecipeFlags { asymmetric: true, embedding: FormatName::Int4, ..int4() });
+    kinds.push(RecipeFlags { asymmetric: true, embedding: Some(FormatName::Int4), ..int4() });
     kinds
 }
 
@@ -214,7 +214,7 @@ fn overwrite_replaces_an_artifact_and_nothing_else() {
     let output = place.path().join("artifact");
     let export = |bits: FormatName, overwrite: bool| {
         let request = tiny::request(&tiny::model(), tiny::bits(bits), DType::F16);
-        let options = qonnx::pipeline::export::Options { output: output.clone(), overwrite };
+        let options = qonnx::pipeline::export::Options { overwrite, ..qonnx::pipeline::export::Options::new(output.clone()) };
         qonnx::pipeline::export::run(&request, &options)
     };
     export(FormatName::Int8, false).expect("nothing is in the way");
@@ -285,7 +285,7 @@ fn a_recipe_file_and_its_flags_give_the_same_artifact() {
     let place = place();
     let recipe = "[weights]\nformat = \"int4\"\ngranularity = { group = 64 }\n[embedding]\nformat = \"int8\"\n";
     fs::write(place.path().join("recipe.toml"), recipe).expect("the place is ours");
-    let flags = RecipeFlags { granularity: Some(GranularityName::Group(64)), embedding: FormatName::Int8, ..int4() };
+    let flags = RecipeFlags { granularity: Some(GranularityName::Group(64)), embedding: Some(FormatName::Int8), ..int4() };
     let by_flags = tiny::request(&tiny::model(), flags, DType::F16);
     let named = plan::RecipeChoice::Named(place.path().join("recipe.toml").display().to_string());
     let by_file = Request { recipe: named, ..by_flags.clone() };

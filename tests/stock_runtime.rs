@@ -38,12 +38,12 @@ fn kinds() -> Vec<(&'static str, qonnx::pipeline::plan::RecipeFlags, u64)> {
         ("int2-g32", group(FormatName::Int2, 32), LINEARS),
         (
             "int8-embedding",
-            qonnx::pipeline::plan::RecipeFlags { embedding: FormatName::Int8, ..tiny::bits(FormatName::Int4) },
+            qonnx::pipeline::plan::RecipeFlags { embedding: Some(FormatName::Int8), ..tiny::bits(FormatName::Int4) },
             43,
         ),
         (
             "int4-embedding",
-            qonnx::pipeline::plan::RecipeFlags { embedding: FormatName::Int4, ..tiny::bits(FormatName::Int4) },
+            qonnx::pipeline::plan::RecipeFlags { embedding: Some(FormatName::Int4), ..tiny::bits(FormatName::Int4) },
             43,
         ),
     ]

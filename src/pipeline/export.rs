@@ -29,6 +29,21 @@ pub struct Options {
     pub output: PathBuf,
     /// Replace an artifact that is there already.
     pub overwrite: bool,
+    /// Where statistics are kept and looked for.
+    pub save_stats: Option<PathBuf>,
+    /// Evaluation files that the calibration set must share no passage with.
+    pub evaluation: Vec<PathBuf>,
+    /// Calibrate on CUDA instead of the CPU.
+    pub cuda: bool,
+    /// CPU threads of calibration; one per physical core where it is not given.
+    pub threads: Option<usize>,
+}
+
+impl Options {
+    /// A new artifact at `output`, calibrated on the CPU.
+    pub fn new(output: PathBuf) -> Options {
+        Options { output, overwrite: false, save_stats: None, evaluation: Vec::new(), cuda: false, threads: None }
+    }
 }
 
 /// What was written.
@@ -178,8 +193,7 @@ fn write_weights(
             .par_iter()
             .map(|stored| {
                 interrupt::check()?;
-                let rounding = plan.rounding(&stored.weight);
-                let result = quantize::write(checkpoint.tensor(&stored.weight)?, stored, rounding, data)?;
+                let result = quantize::write(checkpoint.tensor(&stored.weight)?, stored, data)?;
                 checkpoint.release(&stored.weight)?;
                 bar.inc(bytes(&stored.weight));
                 Ok(result)

@@ -12,8 +12,14 @@ pub enum UsageError {
     ReferenceMissing,
     #[error("{flag} means nothing to --task {task}, which takes {takes}; leave it out")]
     ForeignFlag { flag: String, task: &'static str, takes: String },
-    #[error("--bits 16 is not quantized, so {flag} means nothing; leave it out, or choose 8, 4 or 2 bits")]
+    #[error("--bits 16 is not quantized, so {flag} means nothing; leave it out, or choose fewer bits")]
     FlagOfNothing { flag: &'static str },
+    #[error("{flag} means nothing to --method {method}; leave it out, or choose {takes}")]
+    MethodFlag { flag: &'static str, method: &'static str, takes: &'static str },
+    #[error("--seed is of a rotation; add --rotate, or leave it out")]
+    SeedOfNothing,
+    #[error("{flag} means nothing to this recipe, which uses no statistics; leave it out, or choose --method gptq")]
+    StatisticsFlag { flag: &'static str },
     #[error("--official-predictions is for every turn; add --protocol official")]
     OfficialWithoutProtocol,
     #[error("--context {got}: the artifact covers {most} positions; ask for fewer, or raise --max-context")]

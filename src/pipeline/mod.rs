@@ -14,6 +14,7 @@ pub mod quantize;
 pub mod verify;
 
 mod failure;
+mod flags;
 mod hashing;
 mod interrupt;
 mod memory;

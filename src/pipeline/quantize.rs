@@ -14,41 +14,13 @@ use crate::checkpoint::TensorView;
 use crate::model::{CodeLayout, Order, StoredForm, StoredWeight};
 use crate::onnx::DataFile;
 use crate::onnx::pack::{self, Blocks};
-use crate::quant::{
-    Codes, Format, Granularity, QuantError, QuantizedTensor, Rounding, Rtn, ScaleRule, ScaleStorage, Scheme, squared_error,
-};
-use crate::recipe::{GranularityName, RoundingName, ScaleName, WeightRecipe};
+use crate::quant::{Codes, QuantError, QuantizedTensor, Rounding, Rtn, Scheme, squared_error};
 use crate::tensor::{self, DType};
 
 /// Elements of a chunk: 1 MiB of f32.
 const CHUNK: usize = 1 << 18;
 /// Elements that are transposed at a time: the largest linear of an 8B model, in one piece.
 const BAND: usize = 1 << 26;
-
-/// The scheme that a recipe names; `None` for a weight that is not quantized.
-pub fn scheme_of(recipe: WeightRecipe) -> Option<Scheme> {
-    let bits = recipe.format.code_bits()?;
-    Some(Scheme {
-        format: Format::Int { bits, symmetric: recipe.symmetric },
-        granularity: match recipe.granularity {
-            GranularityName::Channel => Granularity::PerChannel,
-            GranularityName::Group(size) => Granularity::PerGroup(size),
-        },
-        scale_rule: match recipe.scale {
-            ScaleName::Absmax => ScaleRule::AbsMax,
-            ScaleName::SignedMax => ScaleRule::SignedMax,
-            ScaleName::LeastSquares => ScaleRule::LeastSquares,
-        },
-        scale_storage: ScaleStorage::F16,
-    })
-}
-
-/// The rounding that a recipe names.
-fn rounding_of(name: RoundingName) -> Box<dyn Rounding + Sync> {
-    match name {
-        RoundingName::Rtn => Box::new(Rtn),
-    }
-}
 
 /// What was measured while a weight was written.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,12 +32,7 @@ pub struct Written {
 }
 
 /// Quantizes or converts `view` as `stored` says and writes it into `data`.
-pub fn write(
-    view: TensorView<'_>,
-    stored: &StoredWeight,
-    rounding: RoundingName,
-    data: &DataFile<'_>,
-) -> anyhow::Result<Written> {
+pub fn write(view: TensorView<'_>, stored: &StoredWeight, data: &DataFile<'_>) -> anyhow::Result<Written> {
     let place = || format!("weight {}", stored.weight);
     match &stored.form {
         StoredForm::Dense { initializer, dtype, order: Order::OutIn } => {
@@ -75,7 +42,7 @@ pub fn write(
             write_transposed(view, *dtype, BAND, initializer, data).with_context(place)
         }
         StoredForm::Quantized { scheme, .. } => {
-            let (quantized, relative_error) = quantize(view, scheme, rounding_of(rounding).as_ref()).with_context(place)?;
+            let (quantized, relative_error) = quantize(view, scheme, &Rtn).with_context(place)?;
             write_quantized(&quantized, &stored.form, data)?;
             Ok(Written { relative_error, digest: digest_of_codes(&quantized) })
         }

@@ -15,7 +15,18 @@ recipes!(
     "int4-g128-rtn",
     "int4-g32-asymmetric-rtn",
     "int4-g32-embedding8-rtn",
-    "int2-g32-rtn"
+    "int2-g32-rtn",
+    "int4-g32-gptq",
+    "int4-g128-gptq",
+    "int3-g128-gptq",
+    "int2-g32-gptq",
+    "int4-g128-awq-rtn",
+    "int4-g128-awq-gptq",
+    "int4-g128-rotated-gptq",
+    "nf4-g64-rtn",
+    "nf4-g64-nested-rtn",
+    "fp4-g64-rtn",
+    "int8-outlier-rtn"
 );
 
 /// Names that [`super::Recipe::load`] knows without a file.

@@ -22,18 +22,18 @@ pub fn model() -> PathBuf {
 
 /// Flags of `--bits` with this program's defaults.
 pub fn bits(format: FormatName) -> RecipeFlags {
-    RecipeFlags { format, granularity: None, asymmetric: false, scale: None, embedding: FormatName::F16 }
+    RecipeFlags { format: Some(format), ..RecipeFlags::default() }
 }
 
 /// A request to export `checkpoint`.
 pub fn request(checkpoint: &Path, flags: RecipeFlags, activation: DType) -> Request {
     let model = checkpoint.display().to_string();
-    Request { model, recipe: RecipeChoice::Flags(flags), overrides: Vec::new(), activation, max_context: None }
+    Request { model, recipe: RecipeChoice::Flags(flags), overrides: Vec::new(), calibration: None, activation, max_context: None }
 }
 
 /// Exports to `output`, which must not exist.
 #[track_caller]
 pub fn export(request: &Request, output: &Path) -> export::ExportReport {
-    let options = export::Options { output: output.to_owned(), overwrite: false };
+    let options = export::Options::new(output.to_owned());
     export::run(request, &options).unwrap_or_else(|error| panic!("{error:#}"))
 }

@@ -1,0 +1,290 @@
+//! How one weight is stored: format, granularity, scale rule and rounding, as a recipe words them.
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::quant::{Codebook, Format, Granularity, ScaleRule, ScaleStorage, Scheme};
+
+/// How one weight is stored. Everything but `format` is ignored for f16.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Worded")]
+pub struct WeightRecipe {
+    pub format: FormatName,
+    /// Signed codes without a zero point, or unsigned codes with one.
+    pub symmetric: bool,
+    pub granularity: GranularityName,
+    pub scale: ScaleName,
+    pub rounding: RoundingRecipe,
+    /// Codebooks: scales in 8 bits themselves (QLoRA's double quantization).
+    #[serde(skip_serializing_if = "is_off")]
+    pub double_quantization: bool,
+    /// INT8: input features whose activations exceed this on calibration data stay f16 (LLM.int8).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outlier_threshold: Option<f32>,
+}
+
+fn is_off(flag: &bool) -> bool {
+    !flag
+}
+
+/// A weight's section as it is written: what it leaves out depends on the format.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Worded {
+    format: FormatName,
+    symmetric: Option<bool>,
+    granularity: Option<GranularityName>,
+    scale: Option<ScaleName>,
+    rounding: Option<RoundingRecipe>,
+    double_quantization: Option<bool>,
+    outlier_threshold: Option<f32>,
+}
+
+impl From<Worded> for WeightRecipe {
+    fn from(worded: Worded) -> Self {
+        let default = WeightRecipe::unworded(worded.format);
+        WeightRecipe {
+            format: worded.format,
+            symmetric: worded.symmetric.unwrap_or(default.symmetric),
+            granularity: worded.granularity.unwrap_or(default.granularity),
+            scale: worded.scale.unwrap_or(default.scale),
+            rounding: worded.rounding.unwrap_or(default.rounding),
+            double_quantization: worded.double_quantization.unwrap_or(default.double_quantization),
+            outlier_threshold: worded.outlier_threshold,
+        }
+    }
+}
+
+/// What a code means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FormatName {
+    /// Not quantized.
+    F16,
+    Int8,
+    Int6,
+    Int5,
+    Int4,
+    Int3,
+    Int2,
+    /// Codebook of the normal distribution's quantiles (QLoRA).
+    Nf4,
+    /// Codebook of 4-bit floats (bitsandbytes).
+    Fp4,
+}
+
+impl FormatName {
+    /// The format of `--bits N`.
+    pub fn of_bits(bits: u8) -> Option<Self> {
+        Some(match bits {
+            16 => FormatName::F16,
+            8 => FormatName::Int8,
+            6 => FormatName::Int6,
+            5 => FormatName::Int5,
+            4 => FormatName::Int4,
+            3 => FormatName::Int3,
+            2 => FormatName::Int2,
+            _ => return None,
+        })
+    }
+
+    /// Bits of one code; `None` where the weight is not quantized.
+    pub fn code_bits(self) -> Option<u8> {
+        match self {
+            FormatName::F16 => None,
+            FormatName::Int8 => Some(8),
+            FormatName::Int6 => Some(6),
+            FormatName::Int5 => Some(5),
+            FormatName::Int4 | FormatName::Nf4 | FormatName::Fp4 => Some(4),
+            FormatName::Int3 => Some(3),
+            FormatName::Int2 => Some(2),
+        }
+    }
+
+    /// The codebook of a format that has one.
+    pub fn codebook(self) -> Option<Codebook> {
+        match self {
+            FormatName::Nf4 => Some(Codebook::Nf4),
+            FormatName::Fp4 => Some(Codebook::Fp4),
+            _ => None,
+        }
+    }
+
+    /// As recipes spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            FormatName::F16 => "f16",
+            FormatName::Int8 => "int8",
+            FormatName::Int6 => "int6",
+            FormatName::Int5 => "int5",
+            FormatName::Int4 => "int4",
+            FormatName::Int3 => "int3",
+            FormatName::Int2 => "int2",
+            FormatName::Nf4 => "nf4",
+            FormatName::Fp4 => "fp4",
+        }
+    }
+}
+
+/// Who shares a scale: `"channel"` or `{ group = 32 }`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GranularityName {
+    Channel,
+    Group(usize),
+}
+
+impl Default for GranularityName {
+    fn default() -> Self {
+        GranularityName::Group(32)
+    }
+}
+
+/// How the scale of a group is chosen; see [`crate::quant::ScaleRule`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScaleName {
+    Absmax,
+    SignedMax,
+    #[default]
+    LeastSquares,
+}
+
+/// How a weight becomes a code: `"rtn"`, `"gptq"` with its defaults, or `{ method = "gptq", damping = 0.05 }`.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum RoundingRecipe {
+    /// Round to nearest.
+    #[default]
+    Rtn,
+    Gptq(GptqRecipe),
+}
+
+/// GPTQ's settings; see [`crate::quant::Gptq`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GptqRecipe {
+    /// First rung of the damping ladder, in means of the Gram matrix's diagonal.
+    pub damping: f32,
+    /// Input features in the order of falling mean square, folded back into storage order.
+    pub act_order: bool,
+    /// Columns whose errors are carried to the rest together; a matter of speed only.
+    pub column_block: usize,
+    /// Rounds of coordinate descent over the codes after GPTQ.
+    pub sweeps: usize,
+}
+
+impl Default for GptqRecipe {
+    fn default() -> Self {
+        GptqRecipe { damping: 0.01, act_order: true, column_block: 128, sweeps: 0 }
+    }
+}
+
+/// The table form, by its `method`.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "lowercase")]
+enum Tabled {
+    Gptq(GptqRecipe),
+}
+
+impl Serialize for RoundingRecipe {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            RoundingRecipe::Rtn => serializer.serialize_str("rtn"),
+            RoundingRecipe::Gptq(gptq) => Tabled::Gptq(*gptq).serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RoundingRecipe {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RoundingVisitor)
+    }
+}
+
+/// A word or a table; an untagged enum could not say what is wrong with either.
+struct RoundingVisitor;
+
+impl<'de> Visitor<'de> for RoundingVisitor {
+    type Value = RoundingRecipe;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("\"rtn\", \"gptq\" or { method = \"gptq\", … }")
+    }
+
+    fn visit_str<E: Error>(self, word: &str) -> Result<RoundingRecipe, E> {
+        match word {
+            "rtn" => Ok(RoundingRecipe::Rtn),
+            "gptq" => Ok(RoundingRecipe::Gptq(GptqRecipe::default())),
+            _ => Err(E::unknown_variant(word, &["rtn", "gptq"])),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RoundingRecipe, A::Error> {
+        let Tabled::Gptq(gptq) = Tabled::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(RoundingRecipe::Gptq(gptq))
+    }
+}
+
+impl WeightRecipe {
+    /// Not quantized.
+    pub fn f16() -> Self {
+        WeightRecipe::of(FormatName::F16)
+    }
+
+    /// `format` with this program's defaults: symmetric, one scale per channel for INT8, per 64 weights for codebooks (as
+    /// bitsandbytes) and per 32 for the rest, the scale rule that was measured best.
+    pub fn of(format: FormatName) -> Self {
+        let default = WeightRecipe::unworded(format);
+        match format {
+            // What results/scale-rules measured: at 8 bits nothing beats absmax, whose scales stay positive.
+            FormatName::Int8 => WeightRecipe { granularity: GranularityName::Channel, scale: ScaleName::Absmax, ..default },
+            _ => default,
+        }
+    }
+
+    /// What a recipe file means by a section that names only its format.
+    fn unworded(format: FormatName) -> Self {
+        let is_codebook = format.codebook().is_some();
+        WeightRecipe {
+            format,
+            symmetric: true,
+            granularity: if is_codebook { GranularityName::Group(64) } else { GranularityName::default() },
+            scale: if is_codebook { ScaleName::Absmax } else { ScaleName::default() },
+            rounding: RoundingRecipe::default(),
+            double_quantization: false,
+            outlier_threshold: None,
+        }
+    }
+
+    /// The scheme that this names; `None` for a weight that is not quantized.
+    pub fn scheme(&self) -> Option<Scheme> {
+        let bits = self.format.code_bits()?;
+        Some(Scheme {
+            format: match self.format.codebook() {
+                Some(codebook) => Format::Codebook(codebook),
+                None => Format::Int { bits, symmetric: self.symmetric },
+            },
+            granularity: match self.granularity {
+                GranularityName::Channel => Granularity::PerChannel,
+                GranularityName::Group(size) => Granularity::PerGroup(size),
+            },
+            scale_rule: match self.scale {
+                ScaleName::Absmax => ScaleRule::AbsMax,
+                ScaleName::SignedMax => ScaleRule::SignedMax,
+                ScaleName::LeastSquares => ScaleRule::LeastSquares,
+            },
+            scale_storage: if self.double_quantization { ScaleStorage::Nested } else { ScaleStorage::F16 },
+        })
+    }
+
+    /// What about this weight only calibration can tell, if anything.
+    pub fn calibrated_part(&self) -> Option<&'static str> {
+        match (self.format, self.outlier_threshold, self.rounding) {
+            (FormatName::F16, ..) => None,
+            (_, Some(_), _) => Some("outlier_threshold"),
+            (_, _, RoundingRecipe::Gptq(_)) => Some("rounding gptq"),
+            (_, None, RoundingRecipe::Rtn) => None,
+        }
+    }
+}
