@@ -6,6 +6,8 @@
 mod codebook;
 mod lanes;
 mod loss;
+mod nested;
+mod outliers;
 mod rounding;
 mod rtn;
 mod scale;
@@ -13,6 +15,7 @@ mod scheme;
 mod tensor;
 
 pub use loss::squared_error;
+pub use outliers::{outlier_features, with_outliers};
 pub use rounding::{InputStats, QuantError, Rounded, Rounding, RoundingReport};
 pub use rtn::{Rtn, fake_quantize, rtn, rtn_plain};
 pub use scheme::{Codebook, Format, Granularity, Params, ScaleRule, ScaleStorage, Scheme};

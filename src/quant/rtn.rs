@@ -4,10 +4,11 @@ use multiversion::multiversion;
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 
+use super::codebook::{self, nearest_fp4, nearest_nf4};
 use super::lanes::{self, LANES, Lanes};
 use super::scale::{level, qmax};
 use super::tensor::Codes;
-use super::{Format, InputStats, Params, QuantError, QuantizedTensor, Rounded, Rounding, RoundingReport, Scheme};
+use super::{Codebook, Format, InputStats, Params, QuantError, QuantizedTensor, Rounded, Rounding, RoundingReport, Scheme};
 use crate::tensor::Widen;
 
 /// Round to nearest as a [`Rounding`].
@@ -154,16 +155,21 @@ fn fit_groups(
 fn encode_group(group: &[f32], format: Format, params: Params, codes: &mut [u8]) {
     /// Added to a whole number below `2^23`, leaves it in the low bits of the sum.
     const TWO_TO_23: f32 = 8_388_608.0;
-    let bits = match format {
-        Format::Int { bits, .. } => bits,
-        Format::Codebook(codebook) => {
-            let codes = codes.iter_mut().zip(group);
-            return codes.for_each(|(code, &w)| *code = codebook.nearest(w / params.scale));
+    let codes = codes.iter_mut().zip(group);
+    match format {
+        Format::Int { bits, .. } => {
+            let (inverse, zero_point, qmax) = (params.scale.recip(), f32::from(params.zero_point), qmax(bits));
+            codes.for_each(|(code, &w)| {
+                *code = (level(w, inverse, zero_point, qmax) + zero_point + TWO_TO_23).to_bits() as u8;
+            });
         }
-    };
-    let (inverse, zero_point, qmax) = (params.scale.recip(), f32::from(params.zero_point), qmax(bits));
-    for (code, &w) in codes.iter_mut().zip(group) {
-        *code = (level(w, inverse, zero_point, qmax) + zero_point + TWO_TO_23).to_bits() as u8;
+        Format::Codebook(codebook) => {
+            let inverse = codebook::inverse(params.scale);
+            match codebook {
+                Codebook::Nf4 => codes.for_each(|(code, &w)| *code = nearest_nf4(w * inverse)),
+                Codebook::Fp4 => codes.for_each(|(code, &w)| *code = nearest_fp4(w * inverse)),
+            }
+        }
     }
 }
 
