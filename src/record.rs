@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::fault::Fault;
 use crate::recipe::Recipe;
 
+mod calibration;
+
+pub use calibration::{CalibrationRecord, PassageRecord};
+
 /// File name of the manifest inside an artifact.
 pub const MANIFEST_FILE: &str = "qonnx.json";
 /// Version of the manifest's form; a reader refuses any other.
@@ -115,23 +119,6 @@ pub struct CalibratedRecord {
     /// AWQ's exponent on mean |x|.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub awq_ratio: Option<f64>,
-}
-
-/// A calibration set as it was used.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CalibrationRecord {
-    pub name: String,
-    /// BLAKE3 of the token ids.
-    pub hash: String,
-    pub sequences: usize,
-    pub tokens: u64,
-    /// File or hub data set with its revision.
-    pub source: String,
-    pub licence: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
-    /// By which an evaluation file that shares a passage is recognized.
-    pub fingerprint: Vec<u64>,
 }
 
 /// A file by content.

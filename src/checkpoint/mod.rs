@@ -10,8 +10,10 @@ pub mod hub;
 mod index;
 mod mapped;
 mod shards;
+mod tensor_file;
 
 pub use error::CheckpointError;
 pub use header::{Header, HeaderError, HeaderTensor, StoredDtype, header_bytes, parse_header};
 pub use index::{Index, TensorInfo, WeightFile};
 pub use mapped::{Checkpoint, TensorView};
+pub use tensor_file::{Numbers, TensorFile, TensorFileError};
