@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::fault::Fault;
 use crate::recipe::Recipe;
 
+mod calibration;
+
+pub use calibration::{CalibrationRecord, PassageRecord};
+
 /// File name of the manifest inside an artifact.
 pub const MANIFEST_FILE: &str = "qonnx.json";
 /// Version of the manifest's form; a reader refuses any other.
