@@ -3,6 +3,7 @@
 mod attention;
 mod config;
 mod llama;
+mod mappings;
 mod module;
 pub mod names;
 mod rope;
@@ -10,5 +11,6 @@ mod stored;
 
 pub use config::{ConfigError, ExpectedTensor, LlamaConfig, RopeScaling};
 pub use llama::{DecoderGraph, GraphOptions, decoder};
+pub use mappings::{LinearInput, Mapping, Smooth, mappings};
 pub use rope::{RopeTables, rope_tables};
 pub use stored::{CodeLayout, Order, StoredForm, StoredWeight, WeightForm};
