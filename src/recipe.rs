@@ -21,7 +21,9 @@ pub use overrides::Override;
 pub use transform::{
     AwqRecipe, BudgetRecipe, CalibrationRecipe, DEFAULT_CALIBRATION, RotationKind, RotationRecipe, TransformRecipe,
 };
-pub use weight::{FormatName, GptqRecipe, GranularityName, RoundingRecipe, ScaleName, WeightRecipe};
+pub use weight::{
+    FormatName, GptqRecipe, GranularityName, GroupScalesName, RoundingRecipe, ScaleFitName, ScaleName, WeightRecipe,
+};
 
 /// How every weight of a model is stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
