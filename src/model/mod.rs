@@ -6,6 +6,7 @@ mod llama;
 mod module;
 pub mod names;
 mod rope;
+pub mod stages;
 mod stored;
 
 pub use config::{ConfigError, ExpectedTensor, LlamaConfig, RopeScaling};
