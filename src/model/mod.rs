@@ -7,6 +7,7 @@ mod mappings;
 mod module;
 pub mod names;
 mod rope;
+pub mod stages;
 mod stored;
 
 pub use config::{ConfigError, ExpectedTensor, LlamaConfig, RopeScaling};

@@ -8,6 +8,7 @@ mod indexing;
 mod ir;
 mod ops;
 pub mod pack;
+mod products;
 mod proto;
 mod text;
 

@@ -3,7 +3,7 @@
 use ort::value::Tensor;
 
 use super::locate::runtime;
-use super::session::{self, Placement, SessionPlan};
+use super::session::{self, Placement, Products, SessionPlan};
 use super::{ExecutionProvider, RuntimeError, Weights};
 use crate::onnx::{Graph, GraphError, Model, QuantizedOperand, Type, encode};
 use crate::tensor::DType;
@@ -29,7 +29,14 @@ pub fn dequantize(weight: &Blocked<'_>) -> Result<Vec<f32>, RuntimeError> {
     let provider = ExecutionProvider::Cpu;
     let model = graph(weight).map_err(|error| RuntimeError::Graph(Box::new(error)))?;
     let bytes = encode(&model).map_err(|error| RuntimeError::Graph(Box::new(error)))?;
-    let plan = SessionPlan { provider, threads: None, data: None, weights: Weights::Fused, placement: Placement::AllOnProvider };
+    let plan = SessionPlan {
+        provider,
+        threads: None,
+        data: None,
+        weights: Weights::Fused,
+        placement: Placement::AllOnProvider,
+        products: Products::F32,
+    };
     let mut session = session::open(&runtime(provider)?, &plan, &bytes, "a DequantizeLinear node")?;
     let mut inner = || {
         let zero = Tensor::from_array(([0usize; 0], vec![0f32]))?;
