@@ -4,7 +4,10 @@
 //! before rounding) are four separate things; a [`Scheme`] holds the first two and how a scale is chosen.
 
 mod codebook;
+mod gptq;
+mod gram;
 mod lanes;
+mod linalg;
 mod loss;
 mod rounding;
 mod rtn;
@@ -12,6 +15,9 @@ mod scale;
 mod scheme;
 mod tensor;
 
+pub use gptq::{Gptq, GroupScales, ScaleFit, gptq_plain};
+pub use gram::output_error;
+pub use linalg::{Factor, factorize};
 pub use loss::squared_error;
 pub use rounding::{InputStats, QuantError, Rounded, Rounding, RoundingReport};
 pub use rtn::{Rtn, fake_quantize, rtn, rtn_plain};
