@@ -53,12 +53,7 @@ impl Stream<'_> {
         Ok(())
     }
 
-    fn visit_batch(
-        &self,
-        index: usize,
-        bound: &mut [Bound<'_>],
-        visit: &mut dyn FnMut(Logits<'_>),
-    ) -> Result<(), CalibError> {
+    fn visit_batch(&self, index: usize, bound: &mut [Bound<'_>], visit: &mut dyn FnMut(Logits<'_>)) -> Result<(), CalibError> {
         let batch = &self.batches[index];
         let shape = batch.shape(self.cfg.hidden_size);
         for (row, &sequence) in batch.sequences.iter().enumerate() {
