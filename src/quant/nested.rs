@@ -51,9 +51,8 @@ impl NestedScales {
         let (mut codes, mut absmax) = (Vec::with_capacity(scales.len()), Vec::with_capacity(scales.len().div_ceil(BLOCK)));
         for block in scales.chunks(BLOCK) {
             let max = block.iter().fold(0.0f32, |max, scale| max.max((scale - offset).abs()));
-            // Equal scales are all their mean: any code but NaN's will do.
-            let inverse = max.max(f32::MIN_POSITIVE).recip();
-            codes.extend(block.iter().map(|scale| nearest((scale - offset) * inverse)));
+            // Scales that all equal their mean give 0·∞: code 0, and the offset is what they stand for.
+            codes.extend(block.iter().map(|scale| nearest((scale - offset) * max.recip())));
             absmax.push(max);
         }
         NestedScales { codes, absmax, offset }
@@ -68,7 +67,7 @@ impl NestedScales {
     }
 }
 
-/// Code of the level nearest to `x`; halfway between two, the even code, as in bitsandbytes' CUDA kernel.
+/// Code of the level nearest to `x`; halfway between two, the even code; of NaN, 0: as in bitsandbytes' CUDA kernel.
 fn nearest(x: f32) -> u8 {
     let upper = DYNAMIC_MAP.partition_point(|&level| level < x).clamp(1, 255);
     let middle = (DYNAMIC_MAP[upper - 1] + DYNAMIC_MAP[upper]) * 0.5;
