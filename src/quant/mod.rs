@@ -3,6 +3,7 @@
 //! `Format` (what a code means) × `Granularity` (who shares a scale) × `Rounding` (which code) × `Transform` (rewrite
 //! before rounding) are four separate things; a [`Scheme`] holds the first two and how a scale is chosen.
 
+mod budget;
 mod codebook;
 mod lanes;
 mod loss;
@@ -14,6 +15,7 @@ mod scale;
 mod scheme;
 mod tensor;
 
+pub use budget::{Allocation, BudgetError, Choice, allocate};
 pub use loss::squared_error;
 pub use outliers::{outlier_features, with_outliers};
 pub use rounding::{InputStats, QuantError, Rounded, Rounding, RoundingReport};
