@@ -4,6 +4,7 @@
 //! before rounding) are four separate things; a [`Scheme`] holds the first two and how a scale is chosen.
 
 mod awq;
+mod budget;
 mod codebook;
 mod gptq;
 mod gram;
@@ -23,6 +24,7 @@ pub use awq::{AwqOptions, AwqScales, ClipOptions, ScaleBasis, Sharing, awq_clip,
 pub use gptq::{Gptq, GroupScales, ScaleFit, gptq_plain};
 pub use gram::output_error;
 pub use linalg::{Factor, factorize};
+pub use budget::{Allocation, BudgetError, Choice, allocate};
 pub use loss::squared_error;
 pub use outliers::{outlier_features, with_outliers};
 pub use rotation::{Rotation, RotationError, RotationKind};
