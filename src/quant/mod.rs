@@ -7,6 +7,7 @@ mod awq;
 mod codebook;
 mod lanes;
 mod loss;
+mod rotation;
 mod rounding;
 mod rtn;
 mod scale;
@@ -15,6 +16,7 @@ mod tensor;
 
 pub use awq::{AwqOptions, AwqScales, ClipOptions, ScaleBasis, Sharing, awq_clip, awq_scales};
 pub use loss::squared_error;
+pub use rotation::{Rotation, RotationError, RotationKind};
 pub use rounding::{InputStats, QuantError, Rounded, Rounding, RoundingReport};
 pub use rtn::{Rtn, fake_quantize, rtn, rtn_plain};
 pub use scheme::{Codebook, Format, Granularity, Params, ScaleRule, ScaleStorage, Scheme};
