@@ -25,6 +25,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("record", "recipe"), // a record stores the recipe it was made by
     ("calib", "model"),   // statistics come from the model's own stages
     ("calib", "runtime"), // which the runtime runs
+    ("calib", "eval"),    // a set in CoQA form has the evaluation's own readers and prompts, letter for letter
     ("recipe", "quant"),  // a recipe names schemes; turning its words into them is its whole purpose
 ];
 

@@ -37,16 +37,19 @@ pub struct ModelArgs {
     scale: Option<ScaleArg>,
     /// gptq: first rung of the damping ladder, in means of the Gram matrix's diagonal [default: 0.01].
     #[arg(long, conflicts_with = "recipe")]
-    damping: Option<f32>,
+    damping: Option<f64>,
     /// gptq: most active input features first (the default).
     #[arg(long, conflicts_with_all = ["recipe", "no_act_order"])]
     act_order: bool,
     /// gptq: input features in storage order.
     #[arg(long, conflicts_with = "recipe")]
     no_act_order: bool,
-    /// gptq: rounds of coordinate descent over the codes afterwards.
+    /// gptq: rounds of coordinate descent over scales and codes afterwards [default: 2].
     #[arg(long, conflicts_with = "recipe")]
     sweeps: Option<usize>,
+    /// gptq: aim at the unquantized model's outputs on its own inputs, from 0 (not) to 1 (fully); runs both models [default: 0].
+    #[arg(long, value_name = "ALPHA", conflicts_with = "recipe")]
+    target_correction: Option<f32>,
     /// nf4, fp4: store the scales in 8 bits.
     #[arg(long, conflicts_with = "recipe")]
     double_quantization: bool,
@@ -163,6 +166,7 @@ impl ModelArgs {
                     (false, false) => None,
                 },
                 sweeps: self.sweeps,
+                target: self.target_correction,
             },
             double_quantization: self.double_quantization,
             outlier_threshold: self.outlier_threshold,

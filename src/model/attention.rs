@@ -42,10 +42,15 @@ pub(super) fn positions(m: &Module, cfg: &LlamaConfig, activation: DType, max_co
     let seqlens_k = graph.rename(op.cast(last, DType::I32), names::SEQLENS_K);
     let total = op.gather(op.shape_of(mask), graph.shared_i64(&[], &[1]));
     let total_sequence_length = graph.rename(op.cast(total, DType::I32), names::TOTAL_SEQUENCE_LENGTH);
-    let tables = rope_tables(cfg, max_context);
-    let table = |name: &str, values: &[f32]| rotary_table(graph, name, activation, [max_context, cfg.head_dim / 2], values);
-    let (cos, sin) = (table("model.rotary_emb.cos", &tables.cos), table("model.rotary_emb.sin", &tables.sin));
+    let (cos, sin) = rotary_tables(graph, cfg, activation, max_context);
     Positions { seqlens_k, total_sequence_length, position_ids, cos, sin }
+}
+
+/// Cosines and sines of positions `0 .. positions`, `[positions, head_dim / 2]` each.
+pub(super) fn rotary_tables(graph: &Graph, cfg: &LlamaConfig, activation: DType, positions: usize) -> (Value, Value) {
+    let tables = rope_tables(cfg, positions);
+    let table = |name: &str, values: &[f32]| rotary_table(graph, name, activation, [positions, cfg.head_dim / 2], values);
+    (table("model.rotary_emb.cos", &tables.cos), table("model.rotary_emb.sin", &tables.sin))
 }
 
 fn rotary_table(graph: &Graph, name: &str, dtype: DType, shape: [usize; 2], values: &[f32]) -> Value {
@@ -67,13 +72,12 @@ pub(super) fn past(graph: &Graph, cfg: &LlamaConfig, activation: DType, layer: u
 }
 
 /// Causal grouped-query attention over past and new tokens; keys enter the cache already rotated.
-pub(super) fn attention(m: &Module, cfg: &LlamaConfig, qkv: Qkv, pos: &Positions, past: KvPair) -> (Value, KvPair) {
+pub(super) fn attention(m: &Module, cfg: &LlamaConfig, qkv: Qkv, pos: &Positions, past: Option<KvPair>) -> (Value, KvPair) {
     let operands = GroupQueryAttention {
         query: qkv.q,
         key: qkv.k,
         value: qkv.v,
-        past_key: past.key,
-        past_value: past.value,
+        past: past.map(|past| [past.key, past.value]),
         seqlens_k: pos.seqlens_k,
         total_sequence_length: pos.total_sequence_length,
         cos_cache: pos.cos,

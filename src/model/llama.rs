@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::attention::{KvPair, Positions, Qkv, attention, past, positions};
 use super::config::LlamaConfig;
-use super::module::{Build, Module};
+use super::module::{Build, Module, Source};
 use super::names;
 use super::stored::{StoredWeight, WeightForm};
 use crate::onnx::{Graph, GraphError, Model, Type, Value};
@@ -45,7 +45,8 @@ pub struct DecoderGraph {
 /// `form` says what the planner wants of each weight, asked once for each by its name in the checkpoint.
 pub fn decoder(cfg: &LlamaConfig, options: &GraphOptions, form: &dyn Fn(&str) -> WeightForm) -> Result<DecoderGraph, GraphError> {
     let graph = Graph::new("llama");
-    let build = Build { graph: &graph, activation: options.activation, form, stored: RefCell::default() };
+    let source = Source::Initializers(form);
+    let build = Build { graph: &graph, activation: options.activation, source, stored: RefCell::default() };
     let outputs = causal_lm(&Module::root(&build), cfg, options);
     let weights = build.stored.into_inner();
     Ok(DecoderGraph { model: graph.finish(&outputs)?, weights })
@@ -80,9 +81,9 @@ fn causal_lm(m: &Module, cfg: &LlamaConfig, options: &GraphOptions) -> Vec<Value
 
 /// The residual stream: `x`, and what the last part adds to it, left to the next norm that adds and normalizes at once.
 #[derive(Debug, Clone, Copy)]
-struct Stream {
-    x: Value,
-    delta: Option<Value>,
+pub(super) struct Stream {
+    pub x: Value,
+    pub delta: Option<Value>,
 }
 
 /// One pre-norm decoder layer (HF `LlamaDecoderLayer`).
@@ -100,7 +101,7 @@ fn decoder_layer(m: &Module, cfg: &LlamaConfig, stream: Stream, pos: &Positions,
 }
 
 /// `(normalized, x)` with everything added to `x`.
-fn norm(m: &Module, name: &str, cfg: &LlamaConfig, stream: Stream) -> (Value, Value) {
+pub(super) fn norm(m: &Module, name: &str, cfg: &LlamaConfig, stream: Stream) -> (Value, Value) {
     match stream.delta {
         None => (m.rms_norm(name, stream.x, cfg.rms_norm_eps), stream.x),
         Some(delta) => m.add_rms_norm(name, stream.x, delta, cfg.rms_norm_eps),
@@ -109,17 +110,27 @@ fn norm(m: &Module, name: &str, cfg: &LlamaConfig, stream: Stream) -> (Value, Va
 
 /// Grouped-query attention with rotary positions and a KV cache.
 fn self_attn(m: &Module, cfg: &LlamaConfig, x: Value, pos: &Positions, past: KvPair) -> (Value, KvPair) {
+    let (y, present) = heads(m, cfg, x, pos, Some(past));
+    (m.linear("o_proj", y, cfg.hidden_size, cfg.attention_bias), present)
+}
+
+/// What the heads make of `x`, before `o_proj` mixes them: `[batch, sequence, heads * head_dim]`.
+pub(super) fn heads(m: &Module, cfg: &LlamaConfig, x: Value, pos: &Positions, past: Option<KvPair>) -> (Value, KvPair) {
     let q = m.linear("q_proj", x, cfg.q_width(), cfg.attention_bias); // [batch, sequence, heads * head_dim]
     let k = m.linear("k_proj", x, cfg.kv_width(), cfg.attention_bias); // [batch, sequence, kv_heads * head_dim]
     let v = m.linear("v_proj", x, cfg.kv_width(), cfg.attention_bias);
-    let (y, present) = attention(m, cfg, Qkv { q, k, v }, pos, past);
-    (m.linear("o_proj", y, cfg.hidden_size, cfg.attention_bias), present)
+    attention(m, cfg, Qkv { q, k, v }, pos, past)
 }
 
 /// SwiGLU: down( silu(gate(x)) ⊙ up(x) ).
 fn mlp(m: &Module, cfg: &LlamaConfig, x: Value) -> Value {
+    m.linear("down_proj", gated(m, cfg, x), cfg.hidden_size, cfg.mlp_bias)
+}
+
+/// silu(gate(x)) ⊙ up(x): `[batch, sequence, intermediate_size]`.
+pub(super) fn gated(m: &Module, cfg: &LlamaConfig, x: Value) -> Value {
     let op = m.op();
     let gate = m.linear("gate_proj", x, cfg.intermediate_size, cfg.mlp_bias);
     let up = m.linear("up_proj", x, cfg.intermediate_size, cfg.mlp_bias);
-    m.linear("down_proj", op.mul(op.silu(gate), up), cfg.hidden_size, cfg.mlp_bias)
+    op.mul(op.silu(gate), up)
 }

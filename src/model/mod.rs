@@ -3,13 +3,18 @@
 mod attention;
 mod config;
 mod llama;
+mod mappings;
 mod module;
 pub mod names;
 mod quantized;
 mod rope;
+pub mod stages;
+mod rotation;
 mod stored;
 
 pub use config::{ConfigError, ExpectedTensor, LlamaConfig, RopeScaling};
 pub use llama::{DecoderGraph, GraphOptions, decoder};
+pub use mappings::{LinearInput, Mapping, Smooth, mappings};
 pub use rope::{RopeTables, rope_tables};
+pub use rotation::{LlamaRotation, RotationOptions};
 pub use stored::{Order, StoredCodes, StoredForm, StoredOutliers, StoredScales, StoredWeight, WeightForm};

@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 
 use super::stored::{Order, StoredForm, StoredWeight, WeightForm};
-use crate::onnx::{Graph, GraphCause, NBits, Ops, QuantizedOperand, Value};
+use crate::onnx::{Graph, GraphCause, NBits, Ops, QuantizedOperand, Shape, Type, Value};
 use crate::tensor::DType;
 
 /// What all modules of one graph share.
@@ -13,9 +13,18 @@ pub(super) struct Build<'a> {
     pub graph: &'a Graph,
     /// Element type of activations.
     pub activation: DType,
-    pub form: &'a dyn Fn(&str) -> WeightForm,
+    pub source: Source<'a>,
     /// What each weight became, in the order of the graph.
     pub stored: RefCell<Vec<StoredWeight>>,
+}
+
+/// Where the weights of a graph come from.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    /// Initializers of an artifact, each in the form that the planner wants of it.
+    Initializers(&'a dyn Fn(&str) -> WeightForm),
+    /// Inputs of the graph, f32, shaped as in the checkpoint: whoever runs it gives them anew for every layer.
+    Inputs,
 }
 
 /// A part of the model, named by its Hugging Face path.
@@ -52,6 +61,10 @@ impl<'a> Module<'a> {
     pub fn linear(&self, name: &str, x: Value, out_features: usize, bias: bool) -> Value {
         let (m, op) = (self.child(name), self.op());
         let shape = [out_features, op.last_dim(x)];
+        if let Source::Inputs = self.build.source {
+            let y = m.op().matmul_transposed(x, m.given("weight", &shape));
+            return if bias { m.op().add(y, m.vector("bias", out_features)) } else { y };
+        }
         let y = match m.form("weight") {
             WeightForm::Dense(dtype) => m.op().matmul(x, m.dense("weight", &shape, dtype, Order::InOut)),
             WeightForm::Quantized(scheme) => m.quantized(x, shape, scheme, 0),
@@ -121,6 +134,13 @@ impl<'a> Module<'a> {
         }
     }
 
+    /// A weight that is an input of the graph, as activation type.
+    #[track_caller]
+    fn given(&self, name: &str, shape: &[usize]) -> Value {
+        let w = self.build.graph.input(&format!("{}.{name}", self.path), Type::new(DType::F32, Shape::known(shape)));
+        self.op().cast(w, self.build.activation)
+    }
+
     /// A dense vector of the checkpoint (norm weight, bias), as activation type.
     #[track_caller]
     fn vector(&self, name: &str, size: usize) -> Value {
@@ -131,12 +151,18 @@ impl<'a> Module<'a> {
     }
 
     fn form(&self, name: &str) -> WeightForm {
-        (self.build.form)(&format!("{}.{name}", self.path))
+        match self.build.source {
+            Source::Initializers(form) => form(&format!("{}.{name}", self.path)),
+            Source::Inputs => WeightForm::Dense(DType::F32),
+        }
     }
 
     /// A weight stored as it is; `shape` is the checkpoint's, `order` the artifact's.
     #[track_caller]
     fn dense(&self, name: &str, shape: &[usize], dtype: DType, order: Order) -> Value {
+        if let Source::Inputs = self.build.source {
+            return self.given(name, shape);
+        }
         let initializer = format!("{}.{name}", self.path);
         let stored_shape: Vec<usize> = match order {
             Order::OutIn => shape.to_vec(),

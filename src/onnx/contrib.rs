@@ -19,10 +19,8 @@ pub struct GroupQueryAttention {
     pub key: Value,
     /// As `key`.
     pub value: Value,
-    /// `[batch, kv_num_heads, past, head_dim]`
-    pub past_key: Value,
-    /// As `past_key`.
-    pub past_value: Value,
+    /// Keys and values before the new tokens, `[batch, kv_num_heads, past, head_dim]` each; `None` where there are none.
+    pub past: Option<[Value; 2]>,
     /// int32 `[batch]`: positions of each row, past and new, minus one.
     pub seqlens_k: Value,
     /// int32 scalar: positions of the longest row, past and new.
@@ -77,15 +75,15 @@ impl Ops<'_> {
     /// `[batch, kv_num_heads, total, head_dim]`. Pads on the right only.
     #[track_caller]
     pub fn group_query_attention(&self, a: GroupQueryAttention, present_axis: Dim) -> [Value; 3] {
-        let inputs = [a.query, a.key, a.value, a.past_key, a.past_value, a.seqlens_k, a.total_sequence_length];
-        let rotary = [a.cos_cache, a.sin_cache, a.position_ids];
+        let past = a.past.map_or([None; 2], |past| past.map(Some));
+        let places = [a.seqlens_k, a.total_sequence_length, a.cos_cache, a.sin_cache, a.position_ids].map(Some);
+        let inputs = [a.query, a.key, a.value].map(Some).into_iter().chain(past).chain(places).collect();
         let attributes = [
             ("num_heads", Attribute::Int(a.num_heads as i64)),
             ("kv_num_heads", Attribute::Int(a.kv_num_heads as i64)),
             ("do_rotary", Attribute::Int(1)),
             ("rotary_interleaved", Attribute::Int(0)),
         ];
-        let inputs = inputs.into_iter().chain(rotary).map(Some).collect();
         let op = NewNode { op_type: "GroupQueryAttention", domain: Domain::Microsoft, inputs, attributes: attributes.into() };
         self.graph.insert(self.path, op, Location::caller(), |types| attended(types, &a, present_axis))
     }
@@ -200,8 +198,10 @@ impl Ops<'_> {
 }
 
 fn attended(types: &[Type], a: &GroupQueryAttention, present_axis: Dim) -> Result<[Option<Type>; 3], GraphCause> {
-    let [query, key, value, past_key, past_value, seqlens_k, total, cos, sin, position_ids] = types else {
-        unreachable!("ten operands were given")
+    let (heads, rest) = types.split_at(3);
+    let (past, places) = rest.split_at(if a.past.is_some() { 2 } else { 0 });
+    let ([query, key, value], [seqlens_k, total, cos, sin, position_ids]) = (heads, places) else {
+        unreachable!("eight operands beside the past were given")
     };
     let [batch, sequence, Dim::Known(width)] = query.shape.0.as_slice() else {
         return Err(shape_cause("query", "[batch, sequence, a known size]".to_owned(), query));
@@ -222,7 +222,7 @@ fn attended(types: &[Type], a: &GroupQueryAttention, present_axis: Dim) -> Resul
         same_dtype(operand, ty, query)?;
         expect_shape(operand, ty, &key_shape)?;
     }
-    for (operand, ty) in [("past_key", past_key), ("past_value", past_value)] {
+    for (operand, ty) in ["past_key", "past_value"].into_iter().zip(past) {
         same_dtype(operand, ty, query)?;
         match ty.shape.0.as_slice() {
             [b, heads, _, dim] if b == batch && *heads == a.kv_num_heads.into() && *dim == head_dim.into() => {}

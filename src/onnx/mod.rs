@@ -11,6 +11,7 @@ mod ir;
 mod ops;
 pub mod pack;
 mod planes;
+mod products;
 mod proto;
 mod text;
 

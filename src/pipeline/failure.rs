@@ -68,7 +68,10 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
         };
     }
     ask!(
+        crate::calib::CalibError,
+        crate::calib::SetError,
         crate::checkpoint::CheckpointError,
+        crate::checkpoint::TensorFileError,
         crate::checkpoint::hub::HubError,
         crate::eval::EvalError,
         crate::eval::coqa::DataError,
@@ -77,6 +80,7 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
         crate::onnx::DataError,
         crate::onnx::GraphError,
         crate::quant::QuantError,
+        crate::quant::RotationError,
         crate::recipe::RecipeError,
         crate::record::RecordError,
         crate::runtime::RuntimeError,

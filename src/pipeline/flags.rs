@@ -79,9 +79,10 @@ pub struct RecipeFlags {
 /// GPTQ's settings, as far as they were given.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct GptqFlags {
-    pub damping: Option<f32>,
+    pub damping: Option<f64>,
     pub act_order: Option<bool>,
     pub sweeps: Option<usize>,
+    pub target: Option<f32>,
 }
 
 impl RecipeFlags {
@@ -136,6 +137,7 @@ impl RecipeFlags {
             .or(foreign("--act-order", self.gptq.act_order == Some(true) && !self.method.uses_gptq(), gptq))
             .or(foreign("--no-act-order", self.gptq.act_order == Some(false) && !self.method.uses_gptq(), gptq))
             .or(foreign("--sweeps", self.gptq.sweeps.is_some() && !self.method.uses_gptq(), gptq))
+            .or(foreign("--target-correction", self.gptq.target.is_some() && !self.method.uses_gptq(), gptq))
             .or(foreign("--double-quantization", self.double_quantization && !is_codebook, "nf4 or fp4"))
             .or(foreign("--outlier-threshold", self.outlier_threshold.is_some() && self.method != Method::LlmInt8, "llm-int8"))
             .or(foreign("--target-bpw or --target-size", self.budget.is_some() && self.method.format().is_some(), gptq))
@@ -167,6 +169,7 @@ impl GptqFlags {
             damping: self.damping.unwrap_or(default.damping),
             act_order: self.act_order.unwrap_or(default.act_order),
             sweeps: self.sweeps.unwrap_or(default.sweeps),
+            target: self.target.unwrap_or(default.target),
             ..default
         }
     }

@@ -9,6 +9,7 @@ use ndarray::ArrayView2;
 use rayon::prelude::*;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+use super::calibrate::Prepared;
 use super::packing;
 use crate::checkpoint::TensorView;
 use crate::model::{Order, StoredForm, StoredWeight};
@@ -43,6 +44,19 @@ pub fn write(view: TensorView<'_>, stored: &StoredWeight, data: &DataFile<'_>) -
         StoredForm::Quantized { scheme, .. } => {
             let (quantized, relative_error) = quantize(view, scheme, &Rtn).with_context(place)?;
             Ok(Written { relative_error, digest: packing::write(&quantized, stored, data)? })
+        }
+    }
+}
+
+/// Writes what was prepared before as `stored` says.
+pub fn write_prepared(prepared: &Prepared, stored: &StoredWeight, data: &DataFile<'_>) -> anyhow::Result<Written> {
+    match prepared {
+        Prepared::Quantized(tensor, found) => {
+            Ok(Written { relative_error: found.relative_error, digest: packing::write(tensor, stored, data)? })
+        }
+        Prepared::Dense(shape, values) => {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            write(TensorView { dtype: DType::F32, shape, bytes: &bytes }, stored, data)
         }
     }
 }
@@ -175,7 +189,7 @@ fn in_chunks(
 
 /// Scales are clipped to f16's range (see [`Scheme::fit`]). That may cost single groups; a weight that it clips or
 /// empties would be another model.
-fn refuse_lost_weights(quantized: &QuantizedTensor, error: f64, norm: f64) -> Result<(), QuantError> {
+pub(super) fn refuse_lost_weights(quantized: &QuantizedTensor, error: f64, norm: f64) -> Result<(), QuantError> {
     let f16_max = f16::MAX.to_f32();
     if quantized.scales.iter().any(|scale| scale.abs() >= f16_max) {
         return Err(QuantError::ScaleTooLarge);

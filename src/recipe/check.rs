@@ -1,7 +1,7 @@
 //! Combinations that make no sense, refused by name.
 
 use super::{
-    BudgetRecipe, FormatName, GptqRecipe, GranularityName, Module, ModuleKind, Recipe, RecipeError, RoundingRecipe, ScaleName,
+    BudgetRecipe, FormatName, GptqRecipe, GranularityName, GroupScalesName, Module, ModuleKind, Recipe, RecipeError, RoundingRecipe, ScaleName,
     WeightRecipe,
 };
 
@@ -37,7 +37,7 @@ fn number(what: &'static str, got: impl std::fmt::Display, expected: &'static st
 }
 
 /// What the formats themselves cannot do, whatever the model's shapes are.
-pub(super) fn weight(module: &Module, recipe: WeightRecipe) -> Result<(), RecipeError> {
+pub(super) fn weight(module: &Module, recipe: WeightRecipe, is_rotated: bool) -> Result<(), RecipeError> {
     let name = || module.names[0].clone();
     if recipe.format == FormatName::F16 {
         return Ok(());
@@ -67,6 +67,9 @@ pub(super) fn weight(module: &Module, recipe: WeightRecipe) -> Result<(), Recipe
         gptq(settings)?;
     }
     match module.kind {
+        ModuleKind::Embedding if is_rotated => {
+            Err(RecipeError::EmbeddingRotated { module: name(), got: recipe.format.name() })
+        }
         ModuleKind::Embedding => embedding(module, recipe),
         ModuleKind::DecoderLinear => Ok(()),
     }
@@ -87,8 +90,14 @@ fn codebook(name: &dyn Fn() -> String, recipe: WeightRecipe) -> Result<(), Recip
 }
 
 fn gptq(settings: GptqRecipe) -> Result<(), RecipeError> {
-    if !(settings.damping >= 0.0 && settings.damping <= 1.0) {
-        return Err(number("rounding gptq damping", settings.damping, "0 to 1"));
+    if !(settings.damping > 0.0 && settings.damping <= 1.0) {
+        return Err(number("rounding gptq damping", settings.damping, "a number above 0, at most 1"));
+    }
+    if !(0.0..=1.0).contains(&settings.target) {
+        return Err(number("rounding gptq target", settings.target, "a number from 0 to 1"));
+    }
+    if settings.act_order && settings.group_scales == GroupScalesName::Dynamic {
+        return Err(number("rounding gptq act_order", true, "false where group_scales is dynamic"));
     }
     if settings.column_block == 0 {
         return Err(number("rounding gptq column_block", 0, "columns from 1 on, like 128"));

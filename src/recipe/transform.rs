@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::quant;
+
 /// Rewrites of the model before rounding that keep its function.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +51,16 @@ pub enum RotationKind {
     Random,
 }
 
+impl RotationKind {
+    /// The kind that this names.
+    pub fn rotation(self) -> quant::RotationKind {
+        match self {
+            RotationKind::Hadamard => quant::RotationKind::Hadamard,
+            RotationKind::Random => quant::RotationKind::Random,
+        }
+    }
+}
+
 /// What statistics are measured on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,7 +70,7 @@ pub struct CalibrationRecipe {
 }
 
 /// The set of a recipe that needs one and names none.
-pub const DEFAULT_CALIBRATION: &str = "tiny-coqa";
+pub const DEFAULT_CALIBRATION: &str = "own-40x256";
 
 /// How large the weights may get; widths are then chosen weight by weight, and the choice is written down as overrides.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::quant::{Codebook, Format, Granularity, ScaleRule, ScaleStorage, Scheme};
+use crate::quant::{Codebook, Format, Gptq, Granularity, GroupScales, ScaleFit, ScaleRule, ScaleStorage, Scheme};
 
 /// How one weight is stored. Everything but `format` is ignored for f16.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -165,18 +165,69 @@ pub enum RoundingRecipe {
 #[serde(deny_unknown_fields, default)]
 pub struct GptqRecipe {
     /// First rung of the damping ladder, in means of the Gram matrix's diagonal.
-    pub damping: f32,
+    pub damping: f64,
     /// Input features in the order of falling mean square, folded back into storage order.
     pub act_order: bool,
     /// Columns whose errors are carried to the rest together; a matter of speed only.
     pub column_block: usize,
-    /// Rounds of coordinate descent over the codes after GPTQ.
+    /// When a group's scale is fitted.
+    pub group_scales: GroupScalesName,
+    /// What a group's scale is fitted for.
+    pub scale_fit: ScaleFitName,
+    /// Rounds of coordinate descent over scales, zero points and codes after GPTQ.
     pub sweeps: usize,
+    /// From 0, where each weight aims at itself, to 1, where it aims at the unquantized model's output on its own input.
+    pub target: f32,
+}
+
+/// Before anything is rounded, or when a group's columns are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupScalesName {
+    Static,
+    Dynamic,
+}
+
+/// By the weight's own scale rule, or by least squares weighted with the power of each input feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScaleFitName {
+    Rule,
+    Gram,
 }
 
 impl Default for GptqRecipe {
     fn default() -> Self {
-        GptqRecipe { damping: 0.01, act_order: true, column_block: 128, sweeps: 0 }
+        GptqRecipe {
+            damping: 0.01,
+            act_order: true,
+            column_block: 128,
+            group_scales: GroupScalesName::Static,
+            scale_fit: ScaleFitName::Rule,
+            sweeps: 2,
+            target: 0.0,
+        }
+    }
+}
+
+impl GptqRecipe {
+    /// The rounding that this names.
+    pub fn gptq(&self) -> Gptq {
+        Gptq {
+            damping: self.damping,
+            act_order: self.act_order,
+            column_block: self.column_block,
+            group_scales: match self.group_scales {
+                GroupScalesName::Static => GroupScales::Static,
+                GroupScalesName::Dynamic => GroupScales::Dynamic,
+            },
+            scale_fit: match self.scale_fit {
+                ScaleFitName::Rule => ScaleFit::Rule,
+                ScaleFitName::Gram => ScaleFit::Gram,
+            },
+            sweeps: self.sweeps,
+            target: self.target,
+        }
     }
 }
 
@@ -276,6 +327,11 @@ impl WeightRecipe {
             },
             scale_storage: if self.double_quantization { ScaleStorage::Nested } else { ScaleStorage::F16 },
         })
+    }
+
+    /// Whether its rounding needs the unquantized model's activations.
+    pub fn aims_at_reference(&self) -> bool {
+        self.format != FormatName::F16 && matches!(self.rounding, RoundingRecipe::Gptq(gptq) if gptq.target > 0.0)
     }
 
     /// What about this weight only calibration can tell, if anything.

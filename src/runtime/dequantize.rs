@@ -7,7 +7,7 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Tensor};
 
 use super::locate::runtime;
-use super::session::{self, Placement, SessionPlan};
+use super::session::{self, Placement, Products, SessionPlan};
 use super::{ExecutionProvider, RuntimeError, Weights};
 use crate::onnx::{IDENTITY, MODEL_FILE, Model, Reading, WeightModel, encode};
 use crate::tensor::{DType, transpose};
@@ -23,8 +23,14 @@ pub fn dequantize(dir: &Path, model: &Model, codes: &str) -> Result<Vec<f32>, Ru
     let layout = |what: String| RuntimeError::Layout { path: dir.join(MODEL_FILE), what };
     let WeightModel { model, reading } = model.weight_of(codes).map_err(|error| layout(error.to_string()))?;
     let bytes = encode(&model).map_err(|error| layout(error.to_string()))?;
-    let weights = Weights::Fused;
-    let plan = SessionPlan { provider, threads: None, data: Some(dir), weights, placement: Placement::AllOnProvider };
+    let plan = SessionPlan {
+        provider,
+        threads: None,
+        data: Some(dir),
+        weights: Weights::Fused,
+        placement: Placement::AllOnProvider,
+        products: Products::F32,
+    };
     let mut session = session::open(&runtime(provider)?, &plan, &bytes, codes)?;
     let dtype = model.type_of(model.outputs()[0]).dtype;
     let numbers = run(&mut session, reading, dtype).map_err(RuntimeError::run("dequantizing a weight"))?;

@@ -7,7 +7,7 @@ use super::artifact::Artifact;
 use super::decoder::Decoder;
 use super::locate::runtime;
 use super::rows::RowCopier;
-use super::session::{self, Placement, SessionPlan};
+use super::session::{self, Placement, Products, SessionPlan};
 use super::specialise::specialise;
 use super::{ExecutionProvider, RuntimeError};
 use crate::generate::GenerateError;
@@ -77,6 +77,7 @@ impl Engine {
             data: Some(dir),
             weights: options.weights,
             placement: Placement::AllOnProvider,
+            products: Products::F32,
         };
         let what = artifact.graph.display().to_string();
         let decoder = Decoder::new(session::open(&runtime, &plan, &graph.bytes, &what)?, options.provider)?;

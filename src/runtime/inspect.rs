@@ -12,7 +12,7 @@ use ort::value::{DynTensor, TensorElementType, ValueType};
 use serde::{Deserialize, Serialize};
 
 use super::locate::runtime;
-use super::session::{self, Placement, SessionPlan};
+use super::session::{self, Placement, Products, SessionPlan};
 use super::{EngineOptions, RuntimeError};
 use crate::onnx::{Initializer, MODEL_FILE, Model, Node, Value, decode};
 
@@ -91,7 +91,8 @@ struct Ran {
 fn profile(dir: &Path, path: &Path, options: &EngineOptions) -> Result<Vec<Ran>, RuntimeError> {
     let runtime = runtime(options.provider)?;
     let EngineOptions { provider, threads, weights } = *options;
-    let plan = SessionPlan { provider, threads, data: Some(dir), weights, placement: Placement::CpuMayHelp };
+    let (placement, products) = (Placement::CpuMayHelp, Products::F32);
+    let plan = SessionPlan { provider, threads, data: Some(dir), weights, placement, products };
     let scratch = tempfile::tempdir().map_err(|source| RuntimeError::Read { path: std::env::temp_dir(), source })?;
     let what = path.display().to_string();
     let mut session = session::builder(&runtime, &plan)?

@@ -25,6 +25,7 @@ mod rows;
 mod score;
 mod session;
 mod specialise;
+mod stage;
 mod text;
 
 pub use dequantize::dequantize;
@@ -33,3 +34,4 @@ pub use engine::{Engine, EngineOptions, Timings, Weights};
 pub use error::RuntimeError;
 pub use inspect::{Execution, Inspection, MatMulReport, inspect};
 pub use provider::ExecutionProvider;
+pub use stage::{Bound, Operand, Resident, Stage, Stages, Target};

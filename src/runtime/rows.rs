@@ -9,7 +9,7 @@ use ort::value::{Tensor, TensorElementType};
 
 use super::cache::{CacheLayout, KvCache};
 use super::locate::Runtime;
-use super::session::{self, Placement, SessionPlan};
+use super::session::{self, Placement, Products, SessionPlan};
 use super::{ExecutionProvider, RuntimeError, Weights};
 use crate::onnx::{Dim, Graph, Type, Value, encode};
 use crate::tensor::DType;
@@ -28,8 +28,14 @@ pub(super) struct RowCopier {
 impl RowCopier {
     pub fn new(runtime: &Runtime, provider: ExecutionProvider, layout: &CacheLayout) -> Result<RowCopier, RuntimeError> {
         // Copies are bound by memory, and a second pool of spinning threads would slow the model's down.
-        let plan =
-            SessionPlan { provider, threads: Some(1), data: None, weights: Weights::Fused, placement: Placement::CpuMayHelp };
+        let plan = SessionPlan {
+            provider,
+            threads: Some(1),
+            data: None,
+            weights: Weights::Fused,
+            placement: Placement::CpuMayHelp,
+            products: Products::F32,
+        };
         let open = |graph: Result<Vec<u8>, RuntimeError>| session::open(runtime, &plan, &graph?, "a graph that copies rows");
         Ok(RowCopier {
             select: open(select_graph(layout))?,

@@ -199,6 +199,6 @@ fn on_same_host(url: &str, target: &str) -> Result<String, HubError> {
 }
 
 /// Whether a file of a listing stays inside its repository's folder.
-fn is_inside(file: &str) -> bool {
+pub(super) fn is_inside(file: &str) -> bool {
     !file.contains('\\') && file.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
 }

@@ -3,15 +3,73 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::cache::RepoCache;
+use super::client::is_inside;
 use super::{HubError, Known, Visit};
 
 const DATA_FILES: [&str; 3] = [".json", ".jsonl", ".parquet"];
 /// Files of these names describe the data set.
 const NOT_DATA: [&str; 2] = ["dataset_infos.json", "dataset_info.json"];
 
+/// Which of a data set's files are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Selection<'a> {
+    /// Every data file (`.json`, `.jsonl`, `.parquet`).
+    All,
+    /// The data files whose path names the split; `validation` also finds `valid`, `val` and `dev`.
+    Split(&'a str),
+    /// One file of any kind, by its path in the repository.
+    File(&'a str),
+}
+
+/// Files of a data set on this machine, and the commit that they are of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataFiles {
+    pub commit: String,
+    /// In the order of their names.
+    pub paths: Vec<PathBuf>,
+}
+
 impl Visit<'_> {
-    /// Downloads the data files of a split, or all; the cache's where the hub cannot be asked.
-    pub(super) fn data_files(&mut self, split: Option<&str>) -> Result<Vec<PathBuf>, HubError> {
+    /// Downloads what is wanted; the cache's where the hub cannot be asked.
+    pub(super) fn data(&mut self, wanted: Selection<'_>) -> Result<DataFiles, HubError> {
+        match wanted {
+            Selection::All => self.data_files(None),
+            Selection::Split(split) => self.data_files(Some(split)),
+            Selection::File(file) => self.data_file(file),
+        }
+    }
+
+    /// One file. A commit that has it in the cache is not asked for.
+    fn data_file(&mut self, file: &str) -> Result<DataFiles, HubError> {
+        let held = |commit: &str, cache: &RepoCache| Some(cache.snapshot(commit).join(file)).filter(|path| path.is_file());
+        if self.name.is_commit()
+            && is_inside(file)
+            && let Some(commit) = self.cache.commit_of(self.name)
+            && let Some(path) = held(&commit, &self.cache)
+        {
+            return Ok(DataFiles { commit, paths: vec![path] });
+        }
+        let (commit, path) = match self.look_up()? {
+            Known::Listed(listing) => {
+                if !listing.files.iter().any(|known| known == file) {
+                    let advice = "name a file as the data set's page on the hub lists it";
+                    return Err(HubError::NoFile { repo: self.name.to_string(), file: file.into(), advice });
+                }
+                let path = self.fetch(&listing.commit, file)?;
+                self.cache.set_ref(self.name, &listing.commit)?;
+                (listing.commit, path)
+            }
+            Known::Cached { commit, unanswered } => {
+                let path = Some(file).filter(|file| is_inside(file)).and_then(|_| held(&commit, &self.cache));
+                let path = path.ok_or_else(|| unanswered.unwrap_or_else(|| self.offline(file)))?;
+                (commit, path)
+            }
+        };
+        Ok(DataFiles { commit, paths: vec![path] })
+    }
+
+    fn data_files(&mut self, split: Option<&str>) -> Result<DataFiles, HubError> {
         let (commit, files, unlisted) = match self.look_up()? {
             Known::Listed(listing) => (listing.commit, listing.files, None),
             Known::Cached { commit, unanswered } => {
@@ -29,7 +87,7 @@ impl Visit<'_> {
         }
         let paths = wanted.into_iter().map(|file| self.fetch(&commit, file)).collect::<Result<_, _>>()?;
         self.cache.set_ref(self.name, &commit)?;
-        Ok(paths)
+        Ok(DataFiles { commit, paths })
     }
 }
 
@@ -38,7 +96,8 @@ fn is_data(file: &str) -> bool {
     DATA_FILES.iter().any(|ending| name.ends_with(ending)) && !NOT_DATA.contains(&name)
 }
 
-/// Whether a word of the path names the split, as the hub's own convention has it: `data/validation-00000-of-00001.parquet`.
+/// Whether words of the path name the split, as the hub's own convention has it: `data/validation-00000-of-00001.parquet`,
+/// `data/test_sft-00000-of-00001.parquet`.
 fn is_of(file: &str, split: &str) -> bool {
     let aliases: &[&str] = match split {
         "train" | "training" => &["train", "training"],
@@ -46,7 +105,9 @@ fn is_of(file: &str, split: &str) -> bool {
         "test" | "testing" => &["test", "testing"],
         other => &[other],
     };
-    file.split(['/', '-', '_', '.', ' ']).any(|word| aliases.contains(&word))
+    let words = |text: &str| text.split(['/', '-', '_', '.', ' ']).map(str::to_owned).collect::<Vec<_>>();
+    let path = words(file);
+    aliases.iter().map(|alias| words(alias)).any(|alias| path.windows(alias.len()).any(|run| run == alias))
 }
 
 /// Files below a snapshot, as paths with `/`; unreadable folders count as empty.
@@ -79,10 +140,13 @@ mod tests {
             "training_notes.json",
             "dataset_infos.json",
             "README.md",
+            "data/check_sft-00000-of-00001.parquet",
         ];
         let of = |split: &str| files.into_iter().filter(|f| is_data(f) && is_of(f, split)).collect::<Vec<_>>();
         assert_eq!(of("validation"), ["data/validation-00000-of-00001.parquet", "coqa-dev-v1.0.json"]);
         assert_eq!(of("train"), ["data/train-00000-of-00001.parquet", "training_notes.json"]);
+        assert_eq!(of("check_sft"), ["data/check_sft-00000-of-00001.parquet"]);
+        assert_eq!(of("sft_check"), Vec::<&str>::new());
         assert_eq!(of("test"), Vec::<&str>::new());
     }
 }

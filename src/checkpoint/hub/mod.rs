@@ -21,6 +21,7 @@ use super::{CheckpointError, Index};
 use cache::RepoCache;
 use client::{Client, Listing};
 pub use config::HubConfig;
+pub use dataset::{DataFiles, Selection};
 pub use error::{HubError, TokenState};
 pub use progress::{Bars, Progress};
 pub use source::{RepoName, Source};
@@ -29,7 +30,7 @@ const CONFIG_FILE: &str = "config.json";
 /// Files beside the weights that the program cannot do without.
 const REQUIRED: [&str; 2] = [CONFIG_FILE, "tokenizer.json"];
 /// Files beside the weights that a repository may lack.
-const OPTIONAL: [&str; 3] = ["tokenizer_config.json", "generation_config.json", "special_tokens_map.json"];
+const OPTIONAL: [&str; 4] = ["tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja"];
 
 /// What planning needs of a model.
 #[derive(Debug, Clone)]
@@ -75,8 +76,14 @@ impl Hub {
     /// Paths of the data files (`.json`, `.jsonl`, `.parquet`) of data set `id[@revision]`, in name order; with `split`, of
     /// those alone whose path names the split (`validation` also finds `valid`, `val` and `dev`).
     pub fn dataset(&mut self, id: &str, split: Option<&str>) -> Result<Vec<PathBuf>, HubError> {
+        Ok(self.data_files(id, split.map_or(Selection::All, Selection::Split))?.paths)
+    }
+
+    /// The wanted files of data set `id[@revision]` and the commit that the revision stands for; a single file that the
+    /// cache has at the commit asked for costs no request.
+    pub fn data_files(&mut self, id: &str, wanted: Selection<'_>) -> Result<DataFiles, HubError> {
         let name = RepoName::parse(id)?;
-        self.visit(&name, RepoType::Dataset).data_files(split)
+        self.visit(&name, RepoType::Dataset).data(wanted)
     }
 
     fn visit<'a>(&'a mut self, name: &'a RepoName, kind: RepoType) -> Visit<'a> {

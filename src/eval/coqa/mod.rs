@@ -9,7 +9,7 @@ pub mod data;
 pub mod data_error;
 mod fields;
 pub mod lines;
-mod parquet;
+pub(crate) mod parquet;
 pub mod prompt;
 pub mod protocol;
 pub mod report;

@@ -1,0 +1,81 @@
+//! What the model says at the end of a stream.
+
+use ndarray::ArrayView2;
+
+use super::CalibError;
+use super::stream::{Progress, Stream, report};
+use super::weights::{Gathered, Head};
+use crate::model::stages::{self, HeadForm};
+use crate::runtime::{Bound, Operand, Resident, Target};
+
+/// Positions whose logits are on the host at once: 128 MB at Llama 3's vocabulary.
+const POSITIONS: usize = 256;
+
+/// Logits of some positions of one sequence, `[positions, vocab_size]` each.
+#[derive(Debug, Clone, Copy)]
+pub struct Logits<'a> {
+    /// Index into the calibration set.
+    pub sequence: usize,
+    /// Position of the first row; row `i` predicts the token behind position `first + i`.
+    pub first: usize,
+    pub quantized: ArrayView2<'a, f32>,
+    /// Where a reference stream runs beside.
+    pub reference: Option<ArrayView2<'a, f32>>,
+}
+
+impl Stream<'_> {
+    /// Logits of every position of every sequence, piece by piece; short sequences come first.
+    ///
+    /// # Errors
+    /// A layer is still to come, the head has another shape, or the runtime fails.
+    pub fn logits(&mut self, head: &Head<'_>, visit: &mut dyn FnMut(Logits<'_>)) -> Result<(), CalibError> {
+        self.expect("logits")?;
+        let (hidden, vocab) = (self.cfg.hidden_size, self.cfg.vocab_size);
+        let form = if head.matrix.is_some() { HeadForm::WithMatrix } else { HeadForm::Plain };
+        let gathered = (0..self.lanes.len()).map(|lane| {
+            let given = Gathered::new(lane).matrix("lm_head.weight", &head.table, [vocab, hidden])?;
+            match &head.matrix {
+                Some(matrix) => given.matrix(stages::HEAD_MATRIX, matrix, [hidden, hidden]),
+                None => Ok(given),
+            }
+        });
+        let gathered = gathered.collect::<Result<Vec<_>, CalibError>>()?;
+        let graph = stages::head(&self.cfg, self.activation, form)?;
+        let open = |_| self.stages.open(&graph, "the LM head");
+        let mut opened = (0..self.lanes.len()).map(open).collect::<Result<Vec<_>, _>>().map_err(CalibError::Runtime)?;
+        let bound = opened.iter_mut().zip(&gathered).map(|(stage, given)| stage.bind(&given.operands()));
+        let mut bound: Vec<Bound<'_>> = bound.collect::<Result<_, _>>().map_err(CalibError::Runtime)?;
+        let (layer, all) = (self.layer, self.batches.len());
+        for index in 0..all {
+            self.visit_batch(index, &mut bound, visit)?;
+            report(&mut self.observe, Progress { layer, step: "logits", done: index + 1, all })?;
+        }
+        Ok(())
+    }
+
+    fn visit_batch(&self, index: usize, bound: &mut [Bound<'_>], visit: &mut dyn FnMut(Logits<'_>)) -> Result<(), CalibError> {
+        let batch = &self.batches[index];
+        let shape = batch.shape(self.cfg.hidden_size);
+        for (row, &sequence) in batch.sequences.iter().enumerate() {
+            for first in (0..batch.length).step_by(POSITIONS) {
+                let count = POSITIONS.min(batch.length - first);
+                let start = (row * batch.length + first) as i64;
+                let rows: Vec<i64> = (start..start + count as i64).collect();
+                let lanes = self.lanes.iter().zip(&mut *bound).map(|(lane, bound)| {
+                    let input = (stages::INPUT, lane.input.get(index, batch, &shape));
+                    let rows = (stages::ROWS, Operand::I64 { shape: &[count], values: &rows });
+                    bound.run_for_one(&[input, rows], Target::Host).map_err(CalibError::ran(count))
+                });
+                let lanes = lanes.collect::<Result<Vec<Resident>, CalibError>>()?;
+                let read = lanes.iter().map(Resident::floats).collect::<Result<Vec<_>, _>>().map_err(CalibError::Runtime)?;
+                let view = |lane: usize| {
+                    let shape = (count, self.cfg.vocab_size);
+                    ArrayView2::from_shape(shape, &read[lane]).expect("the head has a row of logits for each position")
+                };
+                let reference = (read.len() > 1).then(|| view(1));
+                visit(Logits { sequence, first, quantized: view(0), reference });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,30 @@
+//! What calibration knows of a model's inputs: sets of text, and statistics of the activations they cause.
+
+mod activations;
+mod builtin;
+mod chat;
+mod error;
+mod leak;
+mod logits;
+mod sample;
+mod set;
+mod set_file;
+mod source;
+mod start;
+mod statistics;
+mod steps;
+mod stream;
+mod stream_error;
+mod vocabulary;
+mod weights;
+
+pub use builtin::builtin_sets;
+pub use error::SetError;
+pub use leak::{Fingerprint, Leak, PASSAGE_WORDS, RECORDED_RUN, evaluation_texts};
+pub use logits::Logits;
+pub use set::{CalibrationSet, load, refuse_recorded_leak};
+pub use set_file::{ExpectedHash, Form, Packing, SetFile, SourceName};
+pub use stream::{Observe, Progress, Stream, StreamOptions, TooFewTokens};
+pub use stream_error::CalibError;
+pub use vocabulary::Vocabulary;
+pub use weights::{Both, Head, LayerWeights, Linear, Matrix, Qkv, Vector};

@@ -1,0 +1,116 @@
+//! What of a model a calibration set depends on: tokenizer, chat template, size of the vocabulary.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use super::SetError;
+use super::chat::{ChatTemplate, Message};
+
+const TOKENIZER_FILE: &str = "tokenizer.json";
+const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
+const TEMPLATE_FILE: &str = "chat_template.jinja";
+
+/// A model's tokenizer and the ids that its embedding has rows for.
+pub struct Vocabulary {
+    model: PathBuf,
+    tokenizer: Tokenizer,
+    /// BLAKE3 of `tokenizer.json`, hexadecimal.
+    tokenizer_hash: String,
+    /// Rows of the token embedding.
+    size: usize,
+    template: Option<ChatTemplate>,
+}
+
+impl Vocabulary {
+    /// Reads the tokenizer files of the model in folder `model`, whose embedding has `size` rows.
+    ///
+    /// # Errors
+    /// [`SetError::Unreadable`] or [`SetError::ModelFile`].
+    pub fn open(model: &Path, size: usize) -> Result<Vocabulary, SetError> {
+        let path = model.join(TOKENIZER_FILE);
+        let bytes = std::fs::read(&path).map_err(|source| SetError::Unreadable { file: path.display().to_string(), source })?;
+        let broken = |reason: String| SetError::ModelFile { path: path.clone(), what: "a tokenizer", reason };
+        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| broken(error.to_string()))?;
+        // What a tokenizer was last called with is saved in its file; documents come whole.
+        tokenizer.with_truncation(None).map_err(|error| broken(error.to_string()))?;
+        tokenizer.with_padding(None);
+        Ok(Vocabulary {
+            template: chat_template(model)?,
+            tokenizer_hash: blake3::hash(&bytes).to_hex().to_string(),
+            model: model.to_owned(),
+            tokenizer,
+            size,
+        })
+    }
+
+    /// BLAKE3 of `tokenizer.json`, hexadecimal.
+    pub fn tokenizer_hash(&self) -> &str {
+        &self.tokenizer_hash
+    }
+
+    /// Rows of the token embedding.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// A text's ids with the special tokens that the tokenizer adds; `document` is its number for messages.
+    pub(super) fn encode(&self, text: &str, document: usize) -> Result<Vec<u32>, SetError> {
+        self.ids(text, true, document)
+    }
+
+    /// A chat's ids through the template, which writes the special tokens itself.
+    pub(super) fn encode_chat(&self, messages: &[Message], document: usize) -> Result<Vec<u32>, SetError> {
+        let template = self.template.as_ref().ok_or_else(|| SetError::NoChatTemplate { model: self.model.clone() })?;
+        let text = template.render(messages).map_err(|reason| SetError::ChatTemplate { document, reason })?;
+        self.ids(&text, false, document)
+    }
+
+    fn ids(&self, text: &str, special: bool, document: usize) -> Result<Vec<u32>, SetError> {
+        let encoding = self.tokenizer.encode_fast(text, special);
+        Ok(encoding.map_err(|error| SetError::Encode { document, reason: error.to_string() })?.get_ids().to_vec())
+    }
+
+    /// The text of a sequence, special tokens left out.
+    pub(super) fn decode(&self, ids: &[u32], sequence: usize) -> Result<String, SetError> {
+        self.tokenizer.decode(ids, true).map_err(|error| SetError::Encode { document: sequence, reason: error.to_string() })
+    }
+}
+
+/// The template in its own file, else the one in `tokenizer_config.json`: a string, or a list of named ones, of which
+/// `default` counts.
+fn chat_template(model: &Path) -> Result<Option<ChatTemplate>, SetError> {
+    let path = model.join(TOKENIZER_CONFIG_FILE);
+    let config: Value = match optional(&path)? {
+        None => Value::Null,
+        Some(text) => serde_json::from_str(&text).map_err(|error| SetError::ModelFile {
+            path: path.clone(),
+            what: "JSON",
+            reason: error.to_string(),
+        })?,
+    };
+    let named = |list: &Vec<Value>| list.iter().find(|entry| entry["name"] == "default").map(|entry| entry["template"].clone());
+    let inside = match &config["chat_template"] {
+        Value::Array(list) => named(list).unwrap_or(Value::Null),
+        other => other.clone(),
+    };
+    let own = model.join(TEMPLATE_FILE);
+    let (path, template) = match (optional(&own)?, inside) {
+        (Some(template), _) => (own, template),
+        (None, Value::String(template)) => (path, template),
+        (None, _) => return Ok(None),
+    };
+    // Hugging Face writes a string or an object with the string in it.
+    let special = |name: &str| config[name].as_str().or_else(|| config[name]["content"].as_str()).map(str::to_owned);
+    let compiled = ChatTemplate::new(template, special("bos_token"), special("eos_token"));
+    compiled.map(Some).map_err(|reason| SetError::ModelFile { path, what: "a chat template", reason })
+}
+
+fn optional(path: &Path) -> Result<Option<String>, SetError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(SetError::Unreadable { file: path.display().to_string(), source }),
+    }
+}
