@@ -88,7 +88,8 @@ fn plain_and_fast_gptq_equal_the_paper() {
         let (w, gram) = (matrix(weights), matrix(gram));
         let plain = gptq_plain(w.view(), gram.view(), &case.scheme(), &case.options()).expect("positive definite");
         case.assert_equal(&plain);
-        let x = InputStats { tokens: 192, gram, mean_abs: vec![1.0; *in_features], max_abs: vec![3.0; *in_features], cross: None };
+        let x =
+            InputStats { tokens: 192, gram, mean_abs: vec![1.0; *in_features], max_abs: vec![3.0; *in_features], cross: None };
         let fast = case.options().quantize(w.view(), &case.scheme(), Some(&x)).expect("a problem that can be solved");
         case.assert_equal(&fast.tensor);
         let error = fast.report.output_error.expect("reported");

@@ -84,9 +84,13 @@ pub(super) fn fit_asymmetric(tile: &[Lanes], bits: u8, rule: ScaleRule) -> LaneP
 }
 
 /// As `codebook::fit`; `tile[j][l]` is weight `j` of group `l`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2", "aarch64+neon"))]
 pub(super) fn fit_codebook(tile: &[Lanes]) -> LaneParams {
-    let absmax = tile.iter().fold([0.0f32; LANES], |max, w| lanes(|l| max[l].max(w[l].abs())));
-    LaneParams { scale: absmax.map(|max| if max == 0.0 { 1.0 } else { f16_scale(max) }), zero_point: [0.0; LANES] }
+    let mut absmax = [0.0f32; LANES];
+    for w in tile {
+        absmax = lanes(|l| if w[l].abs() > absmax[l] { w[l].abs() } else { absmax[l] });
+    }
+    LaneParams { scale: absmax, zero_point: [0.0; LANES] }
 }
 
 /// As `scale::least_squares`.

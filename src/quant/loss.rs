@@ -9,66 +9,102 @@ use super::QuantizedTensor;
 /// Sums that are kept side by side: as many f32 as the widest vector register holds.
 const LANES: usize = 16;
 
-/// ‖W − Ŵ‖² and ‖W‖² of weights `[out_features, in_features]`, row-major, and the codes that stand for them.
+/// ‖W − Ŵ‖² and ‖W‖² of weights `[out_features, in_features]`, row-major, and what is written of them: codes, scales as they
+/// are stored, outliers in f16.
 ///
 /// Rows are summed in f32, in lanes, and added up in f64: exact to about five digits.
 pub fn squared_error(weights: &[f32], quantized: &QuantizedTensor) -> (f64, f64) {
-    let rows = weights.chunks_exact(quantized.in_features).zip(quantized.codes.chunks_exact(quantized.in_features));
-    rows.enumerate().fold((0.0, 0.0), |(errors, norms), (out_feature, (weights, codes))| {
-        let (error, norm) = row_error(weights, codes, quantized, out_feature);
+    let mut written = vec![0.0; quantized.in_features];
+    let rows = weights.chunks_exact(quantized.in_features.max(1)).enumerate();
+    rows.fold((0.0, 0.0), |(errors, norms), (out_feature, weights)| {
+        quantized.dequantize_row_into(out_feature, &mut written);
+        let (error, norm) = row_error(weights, &written);
         (errors + f64::from(error), norms + f64::from(norm))
     })
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2+fma", "aarch64+neon"))]
-fn row_error(weights: &[f32], codes: &[u8], quantized: &QuantizedTensor, out_feature: usize) -> (f32, f32) {
-    let (group_size, groups) = (quantized.scheme.granularity.group_size(quantized.in_features), quantized.groups());
-    let row = out_feature * groups..(out_feature + 1) * groups;
-    let shared = quantized.scheme.format.symmetric_zero_point();
-    let zero_points = quantized.zero_points.as_ref().map(|points| &points[row.clone()]);
+fn row_error(weights: &[f32], written: &[f32]) -> (f32, f32) {
     let (mut errors, mut norms) = ([0f32; LANES], [0f32; LANES]);
-    let pieces = weights.chunks(group_size).zip(codes.chunks(group_size)).zip(&quantized.scales[row]);
-    for (group, ((weights, codes), &scale)) in pieces.enumerate() {
-        let zero_point = f32::from(zero_points.map_or(shared, |points| points[group]));
-        let (whole, rest) = weights.as_chunks::<LANES>();
-        let (whole_codes, rest_codes) = codes.as_chunks::<LANES>();
-        // Whole arrays at a time: the form that compiles to vector registers.
-        for (w, code) in whole.iter().zip(whole_codes) {
-            let off: [f32; LANES] = from_fn(|lane| w[lane] - scale * (f32::from(code[lane]) - zero_point));
-            errors = from_fn(|lane| errors[lane] + off[lane] * off[lane]);
-            norms = from_fn(|lane| norms[lane] + w[lane] * w[lane]);
-        }
-        for (&w, &code) in rest.iter().zip(rest_codes) {
-            let off = w - scale * (f32::from(code) - zero_point);
-            (errors[0], norms[0]) = (errors[0] + off * off, norms[0] + w * w);
-        }
+    let (whole, rest) = weights.as_chunks::<LANES>();
+    let (whole_written, rest_written) = written.as_chunks::<LANES>();
+    // Whole arrays at a time: the form that compiles to vector registers.
+    for (w, written) in whole.iter().zip(whole_written) {
+        let off: [f32; LANES] = from_fn(|lane| w[lane] - written[lane]);
+        errors = from_fn(|lane| errors[lane] + off[lane] * off[lane]);
+        norms = from_fn(|lane| norms[lane] + w[lane] * w[lane]);
+    }
+    for (&w, &written) in rest.iter().zip(rest_written) {
+        let off = w - written;
+        (errors[0], norms[0]) = (errors[0] + off * off, norms[0] + w * w);
     }
     (errors.iter().sum(), norms.iter().sum())
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::quant::{Format, Granularity, ScaleRule, ScaleStorage, Scheme, rtn, squared_error};
+    use ndarray::ArrayView2;
+
+    use crate::quant::{
+        Codebook, Format, Granularity, QuantizedTensor, Rtn, ScaleRule, ScaleStorage, Scheme, rtn, squared_error, with_outliers,
+    };
+
+    fn weights() -> Vec<f32> {
+        (0..5 * 83).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.013).collect()
+    }
+
+    fn scheme(format: Format, scale_storage: ScaleStorage) -> Scheme {
+        Scheme { format, granularity: Granularity::PerGroup(32), scale_rule: ScaleRule::AbsMax, scale_storage }
+    }
+
+    /// The error counted in f64 from weights that are put together one by one: scale times level, or the outlier.
+    fn check(quantized: &QuantizedTensor) {
+        let (weights, scheme, mut expected) = (weights(), quantized.scheme, 0.0);
+        for (index, &w) in weights.iter().enumerate() {
+            let (row, column) = (index / 83, index % 83);
+            let params = quantized.params(row, column / 32);
+            let level = match scheme.format {
+                Format::Int { .. } => f64::from(quantized.codes[index]) - f64::from(params.zero_point),
+                Format::Codebook(codebook) => f64::from(codebook.levels()[usize::from(quantized.codes[index])]),
+            };
+            let outlier = quantized.outliers.as_ref().and_then(|o| Some((o, o.in_features.iter().position(|&f| f == column)?)));
+            let written = outlier.map_or(level * f64::from(params.scale), |(o, at)| f64::from(o.weights[[row, at]]));
+            expected += (f64::from(w) - written).powi(2);
+        }
+        let (error, norm) = squared_error(&weights, quantized);
+        assert!((error - expected).abs() < 1e-4 * expected, "{scheme:?}: {error} {expected}");
+        let expected: f64 = weights.iter().map(|&w| f64::from(w).powi(2)).sum();
+        assert!((norm - expected).abs() < 1e-5 * expected, "{norm} {expected}");
+    }
 
     #[test]
-    fn the_error_is_that_of_the_dequantized_weights() {
-        let weights: Vec<f32> = (0..5 * 83).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.013).collect();
+    fn the_error_is_that_of_what_is_written() {
         for symmetric in [true, false] {
-            let format = Format::Int { bits: 4, symmetric };
-            let scheme = Scheme {
-                format,
-                granularity: Granularity::PerGroup(32),
-                scale_rule: ScaleRule::AbsMax,
-                scale_storage: ScaleStorage::F16,
-            };
-            let quantized = rtn(&weights, 83, &scheme);
-            let dequantized = quantized.dequantize();
-            let pairs = weights.iter().zip(&dequantized).map(|(&w, &d)| f64::from(w - d).powi(2));
-            let (error, norm) = squared_error(&weights, &quantized);
-            let expected: f64 = pairs.sum();
-            assert!((error - expected).abs() < 1e-5 * expected, "{error} {expected}");
-            let expected: f64 = weights.iter().map(|&w| f64::from(w).powi(2)).sum();
-            assert!((norm - expected).abs() < 1e-5 * expected, "{norm} {expected}");
+            for bits in [2, 3, 4, 5, 6, 8] {
+                check(&rtn(&weights(), 83, &scheme(Format::Int { bits, symmetric }, ScaleStorage::F16)));
+            }
         }
+        for codebook in [Codebook::Nf4, Codebook::Fp4] {
+            let (f16, nested) = (ScaleStorage::F16, ScaleStorage::Nested);
+            let errors = [f16, nested].map(|storage| {
+                let quantized = rtn(&weights(), 83, &scheme(Format::Codebook(codebook), storage));
+                check(&quantized);
+                squared_error(&weights(), &quantized).0
+            });
+            assert!(errors[0] != errors[1], "nested scales are other scales");
+        }
+    }
+
+    #[test]
+    fn outliers_cost_what_f16_rounds() {
+        let (weights, scheme) = (weights(), scheme(Format::Int { bits: 2, symmetric: true }, ScaleStorage::F16));
+        let w = ArrayView2::from_shape((5, 83), &weights).expect("five rows");
+        let all: Vec<usize> = (0..83).collect();
+        let errors = [&[][..], &[3, 40, 82], &all].map(|outliers| {
+            let quantized = with_outliers(&Rtn, w, &scheme, None, outliers).expect("small weights").tensor;
+            check(&quantized);
+            squared_error(&weights, &quantized).0
+        });
+        assert!(errors[1] < errors[0] && errors[2] < 1e-6 * errors[0], "{errors:?}");
     }
 }

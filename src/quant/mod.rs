@@ -3,22 +3,27 @@
 //! `Format` (what a code means) × `Granularity` (who shares a scale) × `Rounding` (which code) × `Transform` (rewrite
 //! before rounding) are four separate things; a [`Scheme`] holds the first two and how a scale is chosen.
 
+mod budget;
 mod codebook;
 mod gptq;
 mod gram;
 mod lanes;
 mod linalg;
 mod loss;
+mod nested;
+mod outliers;
 mod rounding;
 mod rtn;
 mod scale;
 mod scheme;
 mod tensor;
 
+pub use budget::{Allocation, BudgetError, Choice, allocate};
 pub use gptq::{Gptq, GroupScales, ScaleFit, gptq_plain};
 pub use gram::output_error;
 pub use linalg::{Factor, factorize};
 pub use loss::squared_error;
+pub use outliers::{outlier_features, with_outliers};
 pub use rounding::{InputStats, QuantError, Rounded, Rounding, RoundingReport};
 pub use rtn::{Rtn, fake_quantize, rtn, rtn_plain};
 pub use scheme::{Codebook, Format, Granularity, Params, ScaleRule, ScaleStorage, Scheme};

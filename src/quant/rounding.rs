@@ -56,6 +56,16 @@ pub enum QuantError {
     Bits { got: u8 },
     #[error("group_size {got} is not a power of two from 16 to 256; choose 16, 32, 64, 128 or 256")]
     GroupSize { got: usize },
+    #[error("double quantization of scales is for nf4 and fp4; leave it out, or choose one of these formats")]
+    NestedScales,
+    #[error("nf4 and fp4 take the largest magnitude of a group as its scale; choose the scale rule abs-max")]
+    CodebookScaleRule,
+    #[error("nf4 and fp4 share scales in groups, not per channel; choose a group size, such as bitsandbytes' 64")]
+    CodebookPerChannel,
+    #[error(
+        "outlier channel {in_feature} has a weight that f16 cannot hold (±65504); raise the outlier threshold above that channel"
+    )]
+    OutlierTooLarge { in_feature: usize },
     #[error(
         "a scale is beyond what f16 holds (±65504), so that weights would be clipped; leave it unquantized with an \
          override to f16, and choose f32 activations"
@@ -100,6 +110,10 @@ impl QuantError {
         match self {
             QuantError::Bits { .. }
             | QuantError::GroupSize { .. }
+            | QuantError::NestedScales
+            | QuantError::CodebookScaleRule
+            | QuantError::CodebookPerChannel
+            | QuantError::OutlierTooLarge { .. }
             | QuantError::ScaleTooLarge
             | QuantError::ScaleTooSmall
             | QuantError::NoStatistics

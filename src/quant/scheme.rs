@@ -124,7 +124,9 @@ pub struct Scheme {
 /// What the weights of one group share.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Params {
-    /// Finite, non-zero and exactly representable in f16, so that f16 and f32 artifacts hold the same number.
+    /// Finite. Of an integer format: non-zero and exactly representable in f16, so that f16 and f32 artifacts hold the same
+    /// number. Of a codebook: the largest magnitude as it is, zero for a group of zeros; codes are chosen with this number as
+    /// bitsandbytes does, and it is rounded where it is stored ([`Scheme::stored_scale`]).
     pub scale: f32,
     /// Code of weight 0.
     pub zero_point: u8,
@@ -138,6 +140,12 @@ impl Scheme {
         {
             return Err(QuantError::Bits { got: bits });
         }
+        match self.format {
+            Format::Int { .. } if self.scale_storage == ScaleStorage::Nested => return Err(QuantError::NestedScales),
+            Format::Codebook(_) if self.scale_rule != ScaleRule::AbsMax => return Err(QuantError::CodebookScaleRule),
+            Format::Codebook(_) if self.granularity == Granularity::PerChannel => return Err(QuantError::CodebookPerChannel),
+            _ => {}
+        }
         match self.granularity {
             Granularity::PerGroup(got) if !(got.is_power_of_two() && (16..=256).contains(&got)) => {
                 Err(QuantError::GroupSize { got })
@@ -148,9 +156,9 @@ impl Scheme {
 
     /// Scale and zero point of one group, of any length; every weight finite.
     ///
-    /// Scales are rounded to f16 before any code is chosen. One whose magnitude is outside f16's `2^−24 … 65504` is
-    /// replaced by the nearer end: weights too small for f16's steps round to few levels or zero, weights too large are
-    /// clipped. A group of zeros gets scale 1.
+    /// Scales of integer formats are rounded to f16 before any code is chosen. One whose magnitude is outside f16's
+    /// `2^−24 … 65504` is replaced by the nearer end: weights too small for f16's steps round to few levels or zero, weights
+    /// too large are clipped. A group of zeros gets scale 1. Those of codebooks are left as they are.
     pub fn fit(&self, group: &[f32]) -> Params {
         debug_assert!(group.iter().all(|w| w.is_finite()), "weights that are not finite are refused where they are read");
         match self.format {
@@ -160,19 +168,29 @@ impl Scheme {
         }
     }
 
-    /// Nearest code to a weight, ties to the even level, clipped to the grid.
+    /// Nearest code to a weight, clipped to the grid; ties go to the even level, in a codebook as bitsandbytes has them.
     pub fn encode(&self, w: f32, params: Params) -> u8 {
         match self.format {
             Format::Int { bits, .. } => (scale::nearest_level(w, bits, params) + f32::from(params.zero_point)) as u8,
-            Format::Codebook(codebook) => codebook.nearest(w / params.scale),
+            Format::Codebook(codebook) => codebook.nearest(w * codebook::inverse(params.scale)),
         }
     }
 
-    /// Weight that a code stands for; exact in f32, because a scale has 11 significant bits and a level at most 9.
+    /// Weight that a code stands for in what is written. Exact in f32 for integer formats, because a scale has 11 significant
+    /// bits and a level at most 9.
     pub fn decode(&self, code: u8, params: Params) -> f32 {
+        let scale = self.stored_scale(params.scale);
         match self.format {
-            Format::Int { .. } => params.scale * (f32::from(code) - f32::from(params.zero_point)),
-            Format::Codebook(codebook) => params.scale * codebook.levels()[usize::from(code)],
+            Format::Int { .. } => scale * (f32::from(code) - f32::from(params.zero_point)),
+            Format::Codebook(codebook) => scale * codebook.levels()[usize::from(code)],
+        }
+    }
+
+    /// A scale as it is stored: the nearest f16. Nested scales are stored together (`NestedScales`), and are left alone here.
+    pub fn stored_scale(&self, scale: f32) -> f32 {
+        match (self.format, self.scale_storage) {
+            (Format::Codebook(_), ScaleStorage::F16) => scale::f16_scale(scale),
+            (Format::Int { .. }, _) | (Format::Codebook(_), ScaleStorage::Nested) => scale,
         }
     }
 }
