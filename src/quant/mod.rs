@@ -21,10 +21,10 @@ mod scheme;
 mod tensor;
 
 pub use awq::{AwqOptions, AwqScales, ClipOptions, ScaleBasis, Sharing, awq_clip, awq_scales};
+pub use budget::{Allocation, BudgetError, Choice, allocate};
 pub use gptq::{Gptq, GroupScales, ScaleFit, gptq_plain};
 pub use gram::output_error;
 pub use linalg::{Factor, factorize};
-pub use budget::{Allocation, BudgetError, Choice, allocate};
 pub use loss::squared_error;
 pub use outliers::{outlier_features, with_outliers};
 pub use rotation::{Rotation, RotationError, RotationKind};

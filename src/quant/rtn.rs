@@ -373,7 +373,8 @@ mod tests {
 
     #[test]
     fn zz_speed() {
-        let w: Vec<bf16> = (0..4096 * 4096).map(|i| bf16::from_f32(((i % 100_003 * 7919 % 10007) as f32 - 5003.0) * 1e-5)).collect();
+        let w: Vec<bf16> =
+            (0..4096 * 4096).map(|i| bf16::from_f32(((i % 100_003 * 7919 % 10007) as f32 - 5003.0) * 1e-5)).collect();
         let group = Granularity::PerGroup(64);
         for (name, s) in [
             ("int4 absmax", scheme(4, true, group, ScaleRule::AbsMax)),
