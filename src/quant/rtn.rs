@@ -371,31 +371,6 @@ mod tests {
             .collect()
     }
 
-    #[test]
-    fn zz_speed() {
-        let w: Vec<bf16> = (0..4096 * 4096).map(|i| bf16::from_f32(((i % 100_003 * 7919 % 10007) as f32 - 5003.0) * 1e-5)).collect();
-        let group = Granularity::PerGroup(64);
-        for (name, s) in [
-            ("int4 absmax", scheme(4, true, group, ScaleRule::AbsMax)),
-            ("int4 ls", scheme(4, true, group, ScaleRule::LeastSquares)),
-            ("nf4", codebook(Codebook::Nf4, group)),
-            ("fp4", codebook(Codebook::Fp4, group)),
-        ] {
-            let mut best = f64::INFINITY;
-            let mut dq = f64::INFINITY;
-            let mut out = vec![0.0; w.len()];
-            for _ in 0..5 {
-                let t = std::time::Instant::now();
-                let q = rtn(&w, 4096, &s);
-                best = best.min(t.elapsed().as_secs_f64());
-                let t = std::time::Instant::now();
-                q.dequantize_into(&mut out);
-                dq = dq.min(t.elapsed().as_secs_f64());
-            }
-            println!("SPEED {name} rtn {:.1} ms dequantize {:.1} ms", best * 1e3, dq * 1e3);
-        }
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
 
