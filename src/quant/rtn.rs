@@ -241,7 +241,7 @@ mod tests {
             // 3/−16: levels 5.33, −10.67, −16, 10.67
             (5, true, ScaleRule::SignedMax, -0.1875, 16, [21, 5, 0, 27]),
             // 5/63, in f16 0.07935: zero point 25.20 → 25; levels −12.60, 25.20, 37.81, −25.20
-            (6, false, ScaleRule::AbsMax, 0.079_345_703, 25, [12, 50, 63, 0]),
+            (6, false, ScaleRule::AbsMax, 0.079_345_7, 25, [12, 50, 63, 0]),
         ];
         for (bits, symmetric, rule, scale, zero_point, codes) in cases {
             let q = rtn(&[-1.0f32, 2.0, 3.0, -2.0], 4, &per_channel(bits, symmetric, rule));
