@@ -29,7 +29,8 @@ fn config() -> LlamaConfig {
 }
 
 fn build(cfg: &LlamaConfig, form: &dyn Fn(&str) -> WeightForm) -> DecoderGraph {
-    decoder(cfg, &GraphOptions { activation: DType::F32, max_context: 64, rotated_head: false }, form).expect("every scheme here fits the model")
+    decoder(cfg, &GraphOptions { activation: DType::F32, max_context: 64, rotated_head: false }, form)
+        .expect("every scheme here fits the model")
 }
 
 /// INT4 linears, an asymmetric down projection, a packed INT8 embedding table, an f16 LM head.

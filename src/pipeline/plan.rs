@@ -6,7 +6,9 @@ use super::calibrate;
 use super::source::Source;
 use crate::checkpoint::Index;
 use crate::fault::Fault;
-use crate::model::{self, DecoderGraph, ExpectedTensor, GraphOptions, LlamaConfig, LlamaRotation, StoredForm, StoredWeight, WeightForm};
+use crate::model::{
+    self, DecoderGraph, ExpectedTensor, GraphOptions, LlamaConfig, LlamaRotation, StoredForm, StoredWeight, WeightForm,
+};
 use crate::onnx::{DATA_FILE, Layout, MODEL_FILE};
 use crate::quant::{Codebook, Format, ScaleStorage};
 use crate::recipe::{CalibrationRecipe, Module, ModuleKind, Override, Recipe, WeightRecipe};
@@ -101,13 +103,7 @@ pub fn plan(request: &Request, source: &Source, index: &Index) -> anyhow::Result
 }
 
 /// As [`plan`], by `recipe` instead of the request's own, with what calibration has found.
-pub fn with_facts(
-    request: &Request,
-    recipe: Recipe,
-    facts: &Facts,
-    source: &Source,
-    index: &Index,
-) -> anyhow::Result<Plan> {
+pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Source, index: &Index) -> anyhow::Result<Plan> {
     let config = source.config()?;
     let expected = config.expected_tensors();
     let disagreements = index_disagreements(&expected, index);
@@ -204,7 +200,11 @@ impl Dense<'_> {
     fn dtype(&self, name: &str) -> DType {
         match self.activation {
             DType::F32 if self.is_turned || self.facts.dense.contains(name) => {
-                if name.ends_with(".bias") { DType::F32 } else { DType::F16 }
+                if name.ends_with(".bias") {
+                    DType::F32
+                } else {
+                    DType::F16
+                }
             }
             DType::F32 => self.index.get(name).map_or(DType::F32, |info| info.dtype),
             other => other,
