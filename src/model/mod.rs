@@ -8,8 +8,8 @@ mod module;
 pub mod names;
 mod quantized;
 mod rope;
-pub mod stages;
 mod rotation;
+pub mod stages;
 mod stored;
 
 pub use config::{ConfigError, ExpectedTensor, LlamaConfig, RopeScaling};

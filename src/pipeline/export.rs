@@ -14,8 +14,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 use tempfile::TempDir;
 
-use super::failure::UsageError;
 use super::calibrate::{self, Calibrated, Job, Turned, Weights};
+use super::failure::UsageError;
 use super::hashing::{self, Hash};
 use super::plan::{self, Plan, Refused, Request, plan};
 use super::quantize::{self, Written};

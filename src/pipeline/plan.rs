@@ -101,13 +101,7 @@ pub fn plan(request: &Request, source: &Source, index: &Index) -> anyhow::Result
 }
 
 /// As [`plan`], by `recipe` instead of the request's own, with what calibration has found.
-pub fn with_facts(
-    request: &Request,
-    recipe: Recipe,
-    facts: &Facts,
-    source: &Source,
-    index: &Index,
-) -> anyhow::Result<Plan> {
+pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Source, index: &Index) -> anyhow::Result<Plan> {
     let config = source.config()?;
     let expected = config.expected_tensors();
     let disagreements = index_disagreements(&expected, index);
@@ -199,7 +193,11 @@ impl Dense<'_> {
     fn dtype(&self, name: &str) -> DType {
         match self.activation {
             DType::F32 if self.is_turned || self.facts.dense.contains(name) => {
-                if name.ends_with(".bias") { DType::F32 } else { DType::F16 }
+                if name.ends_with(".bias") {
+                    DType::F32
+                } else {
+                    DType::F16
+                }
             }
             DType::F32 => self.index.get(name).map_or(DType::F32, |info| info.dtype),
             other => other,

@@ -1,8 +1,8 @@
 //! Combinations that make no sense, refused by name.
 
 use super::{
-    BudgetRecipe, FormatName, GptqRecipe, GranularityName, GroupScalesName, Module, ModuleKind, Recipe, RecipeError, RoundingRecipe, ScaleName,
-    WeightRecipe,
+    BudgetRecipe, FormatName, GptqRecipe, GranularityName, GroupScalesName, Module, ModuleKind, Recipe, RecipeError,
+    RoundingRecipe, ScaleName, WeightRecipe,
 };
 
 /// What the recipe as a whole cannot mean, given what each of its weights became.
@@ -67,9 +67,7 @@ pub(super) fn weight(module: &Module, recipe: WeightRecipe, is_rotated: bool) ->
         gptq(settings)?;
     }
     match module.kind {
-        ModuleKind::Embedding if is_rotated => {
-            Err(RecipeError::EmbeddingRotated { module: name(), got: recipe.format.name() })
-        }
+        ModuleKind::Embedding if is_rotated => Err(RecipeError::EmbeddingRotated { module: name(), got: recipe.format.name() }),
         ModuleKind::Embedding => embedding(module, recipe),
         ModuleKind::DecoderLinear => Ok(()),
     }

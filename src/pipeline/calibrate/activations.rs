@@ -121,13 +121,9 @@ impl<'a> Activations<'a> {
         let linears = before.as_ref().map(Fed::linears).unwrap_or_default();
         let done = match (input, linears.as_slice()) {
             (LinearInput::QueryKeyValue, []) => stream.advance_enter(&Vector::same(&norm("input_layernorm")?)),
-            (LinearInput::QueryKeyValue, [down]) => {
-                stream.advance_add_mlp(down, &Vector::same(&norm("input_layernorm")?))
-            }
+            (LinearInput::QueryKeyValue, [down]) => stream.advance_add_mlp(down, &Vector::same(&norm("input_layernorm")?)),
             (LinearInput::AttentionOutput, &[q, k, v]) => stream.advance_attend(&Qkv { q, k, v }),
-            (LinearInput::GateUp, [o]) => {
-                stream.advance_add_attention(o, &Vector::same(&norm("post_attention_layernorm")?))
-            }
+            (LinearInput::GateUp, [o]) => stream.advance_add_attention(o, &Vector::same(&norm("post_attention_layernorm")?)),
             (LinearInput::Down, [gate, up]) => stream.advance_activate(gate, up),
             (_, other) => unreachable!("{input:?} does not come behind {} linears", other.len()),
         };
@@ -141,8 +137,7 @@ impl Fed {
     fn linears(&self) -> Vec<Linear<'_>> {
         let linear = |index: usize| {
             let quantized = &self.quantized[index];
-            let weight: Matrix<'_> =
-                Both { quantized: quantized.view(), reference: self.reference.get(index).map(|w| w.view()) };
+            let weight: Matrix<'_> = Both { quantized: quantized.view(), reference: self.reference.get(index).map(|w| w.view()) };
             Linear { weight, bias: self.biases[index].as_deref().map(Vector::same) }
         };
         (0..self.quantized.len()).map(linear).collect()

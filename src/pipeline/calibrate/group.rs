@@ -9,8 +9,8 @@ use super::weights::Weights;
 use crate::model::{LinearInput, Mapping, Smooth, mappings};
 use crate::pipeline::quantize::refuse_lost_weights;
 use crate::quant::{
-    AwqOptions, ClipOptions, InputStats, Rounding, RoundingReport, Rtn, ScaleBasis, Scheme, awq_clip, awq_scales,
-    fake_quantize, outlier_features, output_error, with_outliers,
+    AwqOptions, ClipOptions, InputStats, Rounding, RoundingReport, Rtn, ScaleBasis, Scheme, awq_clip, awq_scales, fake_quantize,
+    outlier_features, output_error, with_outliers,
 };
 use crate::recipe::{AwqRecipe, RoundingRecipe, WeightRecipe};
 use crate::record::CalibratedRecord;
@@ -76,11 +76,8 @@ impl Group<'_> {
         if balance.is_empty() || !self.can_take_scales(&mapping, result) {
             return Ok(None);
         }
-        let options = AwqOptions {
-            basis: ScaleBasis::ActivationAndWeight,
-            ratio_steps: awq.ratio_steps,
-            judged_rows: JUDGED_ROWS,
-        };
+        let options =
+            AwqOptions { basis: ScaleBasis::ActivationAndWeight, ratio_steps: awq.ratio_steps, judged_rows: JUDGED_ROWS };
         let found = awq_scales(&balance, stats, mapping.sharing, &options);
         let Some(ratio) = found.ratio else { return Ok(None) };
         let scales = match mapping.smooth {
@@ -107,13 +104,7 @@ impl Group<'_> {
 
     /// Puts down what a linear before the group needs to take scales: its bias divided, its weight where it is not quantized.
     /// The rows themselves are divided when the layer is finished.
-    fn divide_before(
-        &self,
-        linear: &str,
-        mapping: &Mapping,
-        scales: &[f32],
-        result: &mut LayerResult,
-    ) -> anyhow::Result<()> {
+    fn divide_before(&self, linear: &str, mapping: &Mapping, scales: &[f32], result: &mut LayerResult) -> anyhow::Result<()> {
         let module = format!("model.layers.{}.{linear}", self.layer);
         let weight = format!("{module}.weight");
         if !result.weights.contains_key(&weight) {

@@ -82,8 +82,7 @@ impl LayerResult {
             update_f32(hash, &tensor.scales);
             hash.update(tensor.zero_points.as_deref().unwrap_or_default());
             if let Some(outliers) = &tensor.outliers {
-                let features: Vec<u8> =
-                    outliers.in_features.iter().flat_map(|&feature| (feature as u64).to_le_bytes()).collect();
+                let features: Vec<u8> = outliers.in_features.iter().flat_map(|&feature| (feature as u64).to_le_bytes()).collect();
                 hash.update(&features);
                 update_f32(hash, outliers.weights.as_slice().expect("outliers are stored in standard layout"));
             }
