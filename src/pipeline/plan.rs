@@ -6,7 +6,7 @@ use super::calibrate;
 use super::source::Source;
 use crate::checkpoint::Index;
 use crate::fault::Fault;
-use crate::model::{self, DecoderGraph, ExpectedTensor, GraphOptions, LlamaConfig, StoredForm, StoredWeight, WeightForm};
+use crate::model::{self, DecoderGraph, ExpectedTensor, GraphOptions, LlamaConfig, LlamaRotation, StoredForm, StoredWeight, WeightForm};
 use crate::onnx::{DATA_FILE, Layout, MODEL_FILE};
 use crate::quant::{Codebook, Format, ScaleStorage};
 use crate::recipe::{CalibrationRecipe, Module, ModuleKind, Override, Recipe, WeightRecipe};
@@ -114,7 +114,8 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
     let forms = Forms::resolve(&recipe, &expected, &dense)?;
     let max_context = max_context(request.max_context, config.max_position_embeddings)?;
     let copied = source.companions()?;
-    let options = GraphOptions { activation: request.activation, max_context, rotated_head: false };
+    let rotated_head = rotation.as_ref().is_some_and(LlamaRotation::has_head_matrix);
+    let options = GraphOptions { activation: request.activation, max_context, rotated_head };
     let graph = model::decoder(&config, &options, &|weight| forms.of(weight))?;
     let layout = Layout::of(&graph.model);
     let (model_bytes, data_bytes) = (layout.total_bytes(), layout.data_bytes());
@@ -126,7 +127,7 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
             source: source.name.clone(),
             revision: source.revision.clone(),
             architecture: "LlamaForCausalLM".to_owned(),
-            parameters: graph.weights.iter().map(|weight| weight.elements() as u64).sum(),
+            parameters: expected.iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum(),
         },
         activation: request.activation.name().to_owned(),
         max_context,
@@ -166,14 +167,18 @@ impl Forms {
         let recipes: BTreeMap<String, WeightRecipe> =
             modules.iter().map(|module| format!("{}.weight", module.names[0])).zip(resolved).collect();
         let form = |name: &str| match recipes.get(name).and_then(WeightRecipe::scheme) {
-            Some(scheme) => WeightForm::Quantized(scheme),
+            Some(scheme) => match dense.facts.outliers.get(name) {
+                Some(&outliers) => WeightForm::Outliers { scheme, outliers },
+                None => WeightForm::Quantized(scheme),
+            },
             None => WeightForm::Dense(dense.dtype(name)),
         };
         Ok(Forms { forms: expected.iter().map(|tensor| (tensor.name.clone(), form(&tensor.name))).collect(), recipes })
     }
 
     fn of(&self, weight: &str) -> WeightForm {
-        self.forms[weight]
+        // What a rotation puts before a tied head is no weight of the checkpoint.
+        self.forms.get(weight).copied().unwrap_or(WeightForm::Dense(DType::F16))
     }
 }
 

@@ -4,6 +4,7 @@
 //! before rounding) are four separate things; a [`Scheme`] holds the first two and how a scale is chosen.
 
 mod awq;
+mod budget;
 mod codebook;
 mod gptq;
 mod gram;
@@ -20,6 +21,7 @@ mod scheme;
 mod tensor;
 
 pub use awq::{AwqOptions, AwqScales, ClipOptions, ScaleBasis, Sharing, awq_clip, awq_scales};
+pub use budget::{Allocation, BudgetError, Choice, allocate};
 pub use gptq::{Gptq, GroupScales, ScaleFit, gptq_plain};
 pub use gram::output_error;
 pub use linalg::{Factor, factorize};
