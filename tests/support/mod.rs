@@ -94,7 +94,7 @@ impl Random {
 }
 
 /// GPT-2's byte-level tokenizer without merges.
-fn tokenizer() -> serde_json::Value {
+pub fn tokenizer() -> serde_json::Value {
     let mut shifted = 256..;
     let code = |id: u32| if (33..=126).contains(&id) { id } else { shifted.next().unwrap() };
     let names = (0..CHARACTERS as u32).map(code).map(|code| char::from_u32(code).unwrap().to_string());
