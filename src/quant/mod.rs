@@ -5,7 +5,10 @@
 
 mod awq;
 mod codebook;
+mod gptq;
+mod gram;
 mod lanes;
+mod linalg;
 mod loss;
 mod nested;
 mod outliers;
@@ -16,6 +19,9 @@ mod scheme;
 mod tensor;
 
 pub use awq::{AwqOptions, AwqScales, ClipOptions, ScaleBasis, Sharing, awq_clip, awq_scales};
+pub use gptq::{Gptq, GroupScales, ScaleFit, gptq_plain};
+pub use gram::output_error;
+pub use linalg::{Factor, factorize};
 pub use loss::squared_error;
 pub use outliers::{outlier_features, with_outliers};
 pub use rounding::{InputStats, QuantError, Rounded, Rounding, RoundingReport};

@@ -43,6 +43,10 @@ pub struct RoundingReport {
     pub damping: Option<f64>,
     /// Input features that were zero on every token.
     pub dead_channels: usize,
+    /// As `output_error`, less what the target correction gave up on purpose: the error against the corrected weight.
+    pub target_error: Option<f64>,
+    /// Whether the codes are round to nearest's, because nothing else came closer on the statistics.
+    pub rtn_kept: bool,
 }
 
 /// Why a weight could not be quantized.
@@ -72,6 +76,33 @@ pub enum QuantError {
          unquantized with an override to f16, and choose f32 activations"
     )]
     ScaleTooSmall,
+    #[error("rounding by GPTQ needs the statistics of the weight's input and got none; calibrate, or choose rtn")]
+    NoStatistics,
+    #[error(
+        "the statistics are of {got} input features and the weight has {expected}; recalibrate with the checkpoint that is quantized"
+    )]
+    StatisticsShape { expected: usize, got: usize },
+    #[error(
+        "the Gram matrix of the weight's input is not finite: an activation was infinite or not a number; calibrate with f32 \
+         activations or leave the weight unquantized with an override to f16"
+    )]
+    GramNotFinite,
+    #[error(
+        "the Gram matrix of the weight's input is zero: no input feature was active on any token; calibrate with other or more \
+         text, or choose rtn for this weight"
+    )]
+    GramZero,
+    #[error(
+        "the Gram matrix of the weight's input is not positive definite with damping of {damping} and ten times as much up to \
+         1: it is no sum of squares; calibrate anew"
+    )]
+    NotPositiveDefinite { damping: String },
+    #[error("{name} {got} is out of range; choose {expected}")]
+    Option { name: &'static str, got: String, expected: &'static str },
+    #[error(
+        "target correction needs the cross statistics with the unquantized model and got none; calibrate with a reference stream"
+    )]
+    NoCross,
 }
 
 impl QuantError {
@@ -84,7 +115,14 @@ impl QuantError {
             | QuantError::CodebookPerChannel
             | QuantError::OutlierTooLarge { .. }
             | QuantError::ScaleTooLarge
-            | QuantError::ScaleTooSmall => Fault::BadInput,
+            | QuantError::ScaleTooSmall
+            | QuantError::NoStatistics
+            | QuantError::StatisticsShape { .. }
+            | QuantError::GramNotFinite
+            | QuantError::GramZero
+            | QuantError::Option { .. }
+            | QuantError::NoCross => Fault::BadInput,
+            QuantError::NotPositiveDefinite { .. } => Fault::Failed,
         }
     }
 }
