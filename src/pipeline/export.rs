@@ -15,13 +15,17 @@ use tempfile::TempDir;
 
 use super::failure::UsageError;
 use super::hashing::{self, Hash};
-use super::plan::{Plan, Refused, Request, plan};
+use super::budget::{self, BudgetPlan};
+use super::plan::{self, Plan, Refused, Request, plan};
+use super::source::Source;
 use super::table::size;
 use super::{interrupt, memory, progress, quantize, source};
+use crate::calib::{self, Vocabulary};
 use crate::checkpoint::{Checkpoint, WeightFile};
 use crate::model::StoredWeight;
 use crate::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
-use crate::record::{FileRecord, MANIFEST_FILE, WeightRecord};
+use crate::record::{CalibrationRecord, FileRecord, MANIFEST_FILE, WeightRecord};
+use crate::runtime::ExecutionProvider;
 
 /// Where to write.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,6 +61,9 @@ pub struct ExportReport {
     pub peak_rss_bytes: u64,
     /// Of the resident memory, the peak of what is not a mapped file.
     pub peak_anonymous_bytes: u64,
+    /// How widths were chosen, where the recipe has a budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetPlan>,
 }
 
 /// `qonnx export`.
@@ -71,6 +78,13 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
     if plan.config.tie_word_embeddings {
         check_tied_head(&checkpoint)?;
     }
+    let chosen = choose_widths(request, &plan, &source, &checkpoint, options)?;
+    if let Some((chosen, calibration)) = &chosen {
+        eprintln!("{chosen}");
+        plan = plan::with_recipe(request, chosen.recipe.clone(), &source, checkpoint.index())?;
+        plan.manifest.calibration = Some(calibration.clone());
+        plan.manifest.budget = Some(chosen.record());
+    }
     let folder = temporary_folder(&parent, &options.output)?;
     write_artifact(&mut plan, &checkpoint, folder.path())?;
     let artifact_bytes = folder_bytes(folder.path())?;
@@ -84,7 +98,32 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
         seconds: started.elapsed().as_secs_f64(),
         peak_rss_bytes: peak.resident,
         peak_anonymous_bytes: peak.anonymous,
+        budget: chosen.map(|(chosen, _)| chosen),
     })
+}
+
+/// The widths under the recipe's budget, if it has one, and what they were measured on.
+fn choose_widths(
+    request: &Request,
+    plan: &Plan,
+    source: &Source,
+    checkpoint: &Checkpoint,
+    options: &Options,
+) -> anyhow::Result<Option<(BudgetPlan, CalibrationRecord)>> {
+    let recipe = &plan.manifest.recipe;
+    let (Some(target), Some(calibration)) = (recipe.budget, &recipe.calibration) else { return Ok(None) };
+    let vocabulary = Vocabulary::open(&source.dir, plan.config.vocab_size)?;
+    let set = calib::load(&calibration.set, &vocabulary, source::hub)?;
+    let scratch = options.output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let task = budget::Task {
+        weights: &budget::Weights { checkpoint, config: &plan.config },
+        plan: &|recipe| plan::with_recipe(request, recipe, source, checkpoint.index()),
+        sequences: &set.sequences,
+        provider: if options.cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu },
+        threads: options.threads,
+        scratch,
+    };
+    Ok(Some((budget::resolve(recipe, target, &task)?, set.record)))
 }
 
 /// Refuses a checkpoint that says its LM head is the embedding and brings a head that is not: transformers uses that head,

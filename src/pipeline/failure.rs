@@ -81,6 +81,10 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
         crate::record::RecordError,
         crate::runtime::RuntimeError,
         crate::tensor::convert::ConvertError,
+        crate::calib::CalibError,
+        crate::calib::SetError,
+        crate::quant::budget::BudgetError,
+        super::budget::BudgetRefusal,
         super::plan::Refused,
     );
     None

@@ -87,10 +87,12 @@ impl Refused {
 
 /// Plans the export of the checkpoint whose headers `index` holds.
 pub fn plan(request: &Request, source: &Source, index: &Index) -> anyhow::Result<Plan> {
-    with_recipe(request, request.recipe()?, source, index)
+    let plan = with_recipe(request, request.recipe()?, source, index)?;
+    warn_of_leftovers(&plan.config, &plan.config.expected_tensors(), index);
+    Ok(plan)
 }
 
-/// As [`plan`], by `recipe` instead of the request's own.
+/// As [`plan`], by `recipe` instead of the request's own and without a word of what is left out.
 pub fn with_recipe(request: &Request, recipe: Recipe, source: &Source, index: &Index) -> anyhow::Result<Plan> {
     let config = source.config()?;
     let expected = config.expected_tensors();
@@ -98,7 +100,6 @@ pub fn with_recipe(request: &Request, recipe: Recipe, source: &Source, index: &I
     if !disagreements.is_empty() {
         return Err(Refused(disagreements).into());
     }
-    warn_of_leftovers(&config, &expected, index);
     let forms = Forms::resolve(&recipe, &expected, index, request.activation)?;
     let max_context = max_context(request.max_context, config.max_position_embeddings)?;
     let copied = source.companions()?;
@@ -121,6 +122,7 @@ pub fn with_recipe(request: &Request, recipe: Recipe, source: &Source, index: &I
         onnx_opset: graph.model.opset(),
         recipe,
         calibration: None,
+        budget: None,
         sizes: sizes(&graph.weights, model_bytes),
         inputs: index.files().iter().map(|file| draft_file(&file.name, file.bytes)).collect(),
         outputs: Vec::new(),
