@@ -6,6 +6,7 @@
 
     measure_scale_rules.py --model DIR --windows windows.json --out results/scale-rules   # the table
     measure_scale_rules.py --golden tests/goldens/scale_rules.json                        # what the Rust test compares with
+    measure_scale_rules.py --model DIR --search 3,5,6                                     # candidates for least squares
 
 All decoder linears are fake-quantized, the tied embedding is left alone, the model runs in f32 on the CPU. KL is
 KL(f32 || quantized) in nats a token, mean over the first --kl-windows windows; perplexity over the first --ppl-windows.
@@ -22,12 +23,18 @@ import numpy as np
 F = np.float32
 DIVISORS = {  # src/quant/scale.rs, SYMMETRIC_DIVISORS, over 2^(bits-1)
     8: [-0.86, -0.9, -0.92, -0.94, -0.96, -0.98],
+    6: [-1.01, -0.97, -0.94, -1.02, -0.91, -0.99],
+    5: [-1.03, -0.94, -1.06, -1.01, -0.99, -0.88],
     4: [-0.9, -0.97, -1.03, -1.06, -1.11, -1.18],
+    3: [-1.19, -1.33, -1.09, 1.15, -1.46, -1.14],
     2: [-0.92, -1.13, -1.28, -1.45, 1.15, 1.3],
 }
 SHRINKS = {  # src/quant/scale.rs, ASYMMETRIC_SHRINKS
     8: [(1.02, 1.0), (1.0, 1.02), (1.02, 1.02), (1.05, 1.0), (1.0, 1.05), (1.05, 1.05), (0.97, 0.97)],
+    6: [(1.05, 1.0), (1.05, 1.05), (1.0, 1.05), (1.1, 1.05), (1.1, 1.1), (1.1, 1.0), (1.0, 1.1)],
+    5: [(0.95, 1.0), (1.05, 1.0), (1.0, 0.95), (1.1, 1.05), (0.95, 0.95), (1.1, 1.0), (1.1, 1.1)],
     4: [(0.95, 0.95), (1.05, 1.05), (0.95, 1.0), (1.0, 0.95), (0.9, 0.9), (0.9, 0.95), (0.95, 0.9)],
+    3: [(0.85, 0.85), (0.8, 0.75), (0.9, 0.95), (0.7, 0.75), (0.9, 0.9), (0.75, 0.85), (1.1, 1.1)],
     2: [(0.85, 0.85), (0.7, 0.7), (0.6, 0.6), (0.75, 0.55), (0.55, 0.75), (0.65, 0.45), (0.45, 0.65)],
 }
 
@@ -168,10 +175,54 @@ def measure(args):
         (Path(args.out) / "scale_rules.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
+def search(args):
+    """What least squares should try: greedily from a fine grid, for least squared error at groups of 32 and of 128."""
+    from safetensors import safe_open
+
+    rng, samples = np.random.default_rng(3), {32: [], 128: []}
+    with safe_open(Path(args.model) / "model.safetensors", "pt") as model:
+        for name in model.keys():
+            if name.endswith("_proj.weight"):
+                weight = model.get_tensor(name).float().numpy()
+                for group_size, sample in samples.items():
+                    groups = weight.reshape(-1, group_size)
+                    sample.append(groups[rng.permutation(len(groups))[: 800 // (group_size // 32)]])
+    samples = [np.ascontiguousarray(np.concatenate(sample).T) for sample in samples.values()]
+    for bits in (int(b) for b in args.search.split(",")):
+        half, qmax = F(2 ** (bits - 1)), F(2**bits - 1)
+        divisors = [-1.0, *(sign * d / 100 for sign in (-1, 1) for d in range(70, 181))]
+        shrinks = [(1.0, 1.0), *((a / 100, b / 100) for a in range(40, 111, 5) for b in range(40, 111, 5))]
+        symmetric, asymmetric = [], []
+        for w in samples:
+            power, zero_point = float((w.astype(np.float64) ** 2).sum()), np.full(w.shape[1], half)
+            largest = np.take_along_axis(w, np.abs(w).argmax(0)[None], 0)[0]
+            low, high = np.minimum(w.min(0), F(0)), np.maximum(w.max(0), F(0))
+            magnitude = f16_scale(largest / np.copysign(half - F(0.5), largest))
+            scales = [f16_scale(largest / (F(d) * half)) for d in divisors]
+            first = np.minimum(squared_error(w, scales[0], zero_point, bits), squared_error(w, magnitude, zero_point, bits))
+            symmetric.append(np.stack([first, *(squared_error(w, s, zero_point, bits) for s in scales[1:])]) / power)
+            errors = []
+            for a, b in shrinks:
+                scale = f16_scale((high * F(b) - low * F(a)) / qmax)
+                errors.append(squared_error(w, scale, np.clip(np.rint(-low * F(a) / scale), F(0), qmax), bits))
+            asymmetric.append(np.stack(errors) / power)
+        for grid, errors, count in ((divisors, symmetric, 6), (shrinks, asymmetric, 7)):
+            least, chosen = [e[0] for e in errors], []
+            totals = [sum(float(e.sum()) for e in least)]
+            for _ in range(count):
+                gains = sum(np.minimum(e, b).sum(1, dtype=np.float64) for e, b in zip(errors, least))
+                best = int(gains.argmin())
+                chosen.append(grid[best])
+                least = [np.minimum(e[best], b) for e, b in zip(errors, least)]
+                totals.append(float(gains[best]))
+            everything = sum(float(e.min(0).sum()) for e in errors)
+            print(bits, chosen, [round(total / everything, 4) for total in totals], "of the whole grid's error", flush=True)
+
+
 def golden(path):
     rng = np.random.default_rng(20)
     cases = []
-    for bits in (8, 4, 2):
+    for bits in (8, 4, 2, 3, 5, 6):
         for symmetric in (True, False):
             for rule in ("abs-max", "signed-max", "least-squares"):
                 w = (rng.standard_t(4, (3, 32)) * 0.03).astype(F)
@@ -192,9 +243,15 @@ def main():
     parser.add_argument("--kl-windows", type=int, default=30)
     parser.add_argument("--ppl-windows", type=int, default=98)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--search", help="widths, such as 3,5,6")
     parser.add_argument("--golden")
     args = parser.parse_args()
-    golden(args.golden) if args.golden else measure(args)
+    if args.golden:
+        golden(args.golden)
+    elif args.search:
+        search(args)
+    else:
+        measure(args)
 
 
 main()

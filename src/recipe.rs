@@ -108,7 +108,7 @@ impl Recipe {
             };
             let matching = self.overrides.iter().zip(&matchers).filter(|(_, matcher)| module.matches(matcher));
             let resolved = matching.fold(base, |_, (over, _)| over.apply(base));
-            check::weight(module, resolved)?;
+            check::weight(module, resolved, self.rotation().is_some())?;
             Ok(resolved)
         };
         let resolved = modules.iter().map(resolve).collect::<Result<Vec<_>, RecipeError>>()?;
@@ -226,6 +226,10 @@ mod tests {
             ("weights = { format = \"int4\" }\nembedding = { format = \"nf4\" }", "cannot be stored as nf4"),
             ("weights = { format = \"int4\" }\nembedding = { format = \"int4\", rounding = \"gptq\" }", "rounded to nearest"),
             ("weights = { format = \"int4\" }\nbudget = { bpw = 17.0 }\ncalibration = { set = \"x\" }", "[budget] bpw is 17"),
+            (
+                "weights = { format = \"int4\" }\nembedding = { format = \"int8\" }\ntransform = { rotation = { kind = \"random\" } }",
+                "embedding and LM head stay f16",
+            ),
             ("weights = 4", "line 1"),
             ("", "missing field `weights`"),
         ];

@@ -6,7 +6,7 @@ macro_rules! files {
     };
 }
 
-const SETS: &[(&str, &str)] = files!("own-40x256.toml", "c4-128x2048.toml", "ultrachat-128x2048.toml", "wikitext2-128x2048.toml");
+const SETS: &[(&str, &str)] = files!("own-36x256.toml", "c4-128x2048.toml", "ultrachat-128x2048.toml", "wikitext2-128x2048.toml");
 const TEXTS: &[(&str, &str)] = files!("own.txt");
 
 /// Names that [`super::load`] knows without a file.

@@ -164,3 +164,68 @@ impl Words {
         &self.text[self.spans[start].0..self.spans[start + count - 1].1]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// `count` words that stand nowhere else.
+    fn words(name: &str, count: usize) -> String {
+        (0..count).map(|index| format!("{name}{index}")).collect::<Vec<_>>().join(" ")
+    }
+
+    fn of(texts: &[&str]) -> Fingerprint {
+        Fingerprint::of_texts(texts.iter().copied())
+    }
+
+    #[test]
+    fn thirteen_words_in_a_row_are_a_passage_and_twelve_are_not() {
+        let calibration = format!("{} {} {}", words("a", 30), words("shared", 20), words("b", 30));
+        let set = of(&[&calibration]);
+        for (count, found) in [(12, false), (13, true)] {
+            let story = format!("{} {} {}", words("x", 9), words("shared", count), words("y", 9));
+            assert_eq!(set.find([("s1", story.as_str())]).is_some(), found, "{count}");
+        }
+        assert_eq!(set.len(), 80 - 12);
+    }
+
+    #[test]
+    fn case_punctuation_and_white_space_do_not_count_and_the_longest_run_is_quoted() {
+        let set = of(&["Then, \"at last\",\nshe said: I'm NOT going to the harbor to-day, not with you, nor with him."]);
+        let story = "At last she said i m not going to the harbor (to day) not with you. nor with me";
+        let leak = set.find([("other", "no such thing"), ("s2", story), ("s3", story)]).expect("shared");
+        assert_eq!((leak.document.as_str(), leak.documents), ("s2", 2));
+        assert_eq!(leak.words, "at last she said i m not going to the harbor to day not with you nor with");
+    }
+
+    #[test]
+    fn a_text_of_twelve_words_has_no_passage() {
+        assert!(of(&[&words("a", 12)]).is_empty());
+        assert!(of(&[""]).is_empty());
+    }
+
+    #[test]
+    fn a_damaged_record_is_refused() {
+        let record = Fingerprint::record([words("a", 100).as_str()]);
+        assert_eq!(Fingerprint::from_record(&record).expect("reads").len(), 3);
+        for hashes in ["0123", "zzzzzzzzzzzzzzzz", "+123456789abcdef0", "é23456789abcdef"] {
+            let damaged = PassageRecord { hashes: hashes.to_owned(), ..record.clone() };
+            assert!(Fingerprint::from_record(&damaged).is_err(), "{hashes}");
+        }
+        assert!(Fingerprint::from_record(&PassageRecord { words: 8, ..record }).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_finds_every_run_of_fifty_shared_words(before in 0usize..200, after in 0usize..100, lead in 0usize..40) {
+            let shared = words("shared", RECORDED_RUN);
+            let calibration = format!("{} {shared} {}", words("a", before), words("b", after));
+            let record = Fingerprint::record([calibration.as_str()]);
+            let story = format!("{} {shared}", words("x", lead));
+            let leak = Fingerprint::from_record(&record).expect("reads").find([("s", story.as_str())]);
+            prop_assert!(leak.is_some());
+        }
+    }
+}

@@ -35,12 +35,7 @@ impl Stream<'_> {
     }
 
     /// As [`Self::logits`], of every `step`-th position of each sequence, the first one included.
-    pub fn logits_of_every(
-        &mut self,
-        step: usize,
-        head: &Head<'_>,
-        visit: &mut dyn FnMut(Logits<'_>),
-    ) -> Result<(), CalibError> {
+    pub fn logits_of_every(&mut self, step: usize, head: &Head<'_>, visit: &mut dyn FnMut(Logits<'_>)) -> Result<(), CalibError> {
         self.expect("logits")?;
         let (hidden, vocab) = (self.cfg.hidden_size, self.cfg.vocab_size);
         let form = if head.matrix.is_some() { HeadForm::WithMatrix } else { HeadForm::Plain };

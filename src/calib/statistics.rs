@@ -162,7 +162,8 @@ impl Statistics {
         let mut totals: Vec<Resident> = Vec::new();
         for (index, batch) in batches.iter().enumerate() {
             let shape = batch.shape(sums.width);
-            let activations = [QUANTIZED, REFERENCE].into_iter().zip(stores).map(|(name, store)| (name, store.get(index, batch, &shape)));
+            let activations =
+                [QUANTIZED, REFERENCE].into_iter().zip(stores).map(|(name, store)| (name, store.get(index, batch, &shape)));
             let mut operands: Vec<(&str, Operand<'_>)> = activations.collect();
             for (place, (name, shape)) in names.iter().zip(&shapes).enumerate() {
                 let zero = Operand::F32 { shape, values: &zeros[..shape.iter().product()] };

@@ -44,7 +44,7 @@ pub struct ModelArgs {
     /// gptq: input features in storage order.
     #[arg(long, conflicts_with = "recipe")]
     no_act_order: bool,
-    /// gptq: rounds of coordinate descent over scales and codes afterwards [default: 4].
+    /// gptq: rounds of coordinate descent over scales and codes afterwards [default: 2].
     #[arg(long, conflicts_with = "recipe")]
     sweeps: Option<usize>,
     /// gptq: aim at the unquantized model's outputs on its own inputs, from 0 (not) to 1 (fully); runs both models [default: 0].

@@ -7,6 +7,7 @@ mod mappings;
 mod module;
 pub mod names;
 mod rope;
+mod rotation;
 pub mod stages;
 mod stored;
 
@@ -14,4 +15,5 @@ pub use config::{ConfigError, ExpectedTensor, LlamaConfig, RopeScaling};
 pub use llama::{DecoderGraph, GraphOptions, decoder};
 pub use mappings::{LinearInput, Mapping, Smooth, mappings};
 pub use rope::{RopeTables, rope_tables};
+pub use rotation::{LlamaRotation, RotationOptions};
 pub use stored::{CodeLayout, Order, StoredForm, StoredWeight, WeightForm};

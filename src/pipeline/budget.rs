@@ -13,9 +13,14 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::plan::Plan;
+use super::calibrate::{self, Weights};
+use super::export::Options;
+use super::plan::{self, Facts, Plan, Request};
+use super::source::Source;
+use crate::calib::CalibrationSet;
+use crate::checkpoint::Checkpoint;
 use crate::model::LinearInput;
-use crate::quant::budget::{Allocation, BudgetError, Choice, allocate};
+use crate::quant::{Allocation, BudgetError, Choice, allocate};
 use crate::recipe::{BudgetRecipe, FormatName, Override, Recipe};
 use crate::record::BudgetRecord;
 use crate::runtime::ExecutionProvider;
@@ -25,11 +30,9 @@ mod menu;
 mod refusal;
 mod report;
 mod walk;
-mod weights;
 
 use menu::{Decision, Menu};
 pub use refusal::BudgetRefusal;
-pub use weights::Weights;
 
 /// Rounds in which a size is corrected by what the plan of the whole model says; each but the first takes the bytes that the
 /// one before was over.
@@ -94,6 +97,39 @@ pub struct UniformReport {
     pub bits_per_weight_linears: f64,
     pub model_bytes: u64,
     pub predicted_kl: f64,
+}
+
+/// The model's files.
+pub struct Parts<'a> {
+    pub checkpoint: &'a Checkpoint,
+    pub source: &'a Source,
+}
+
+/// The widths of an export whose recipe has a budget, `None` for any other; `plan` is of the recipe as it is written.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn chosen(
+    request: &Request,
+    plan: &Plan,
+    parts: &Parts<'_>,
+    set: Option<&CalibrationSet>,
+    options: &Options,
+) -> anyhow::Result<Option<BudgetPlan>> {
+    let recipe = &plan.manifest.recipe;
+    let (Some(target), Some(set)) = (recipe.budget, set) else { return Ok(None) };
+    let Parts { checkpoint, source } = *parts;
+    let rotation = calibrate::rotation(&plan.config, recipe)?;
+    let beside = options.output.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let task = Task {
+        weights: &Weights { checkpoint, config: &plan.config, rotation },
+        plan: &|recipe| plan::with_facts(request, recipe, &Facts::default(), source, checkpoint.index()),
+        sequences: &set.sequences,
+        provider: if options.cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu },
+        threads: options.threads,
+        scratch: beside.unwrap_or(Path::new(".")),
+    };
+    resolve(recipe, target, &task).map(Some)
 }
 
 /// Chooses widths for `recipe` within `target`.

@@ -96,7 +96,7 @@ fn check_parent(file: &Path) -> Result<(), UsageError> {
 }
 
 /// A data file, or the validation split of a hub data set.
-fn dataset(data: &str) -> anyhow::Result<Dataset> {
+pub(super) fn dataset(data: &str) -> anyhow::Result<Dataset> {
     let is_repo = !Path::new(data).exists() && data.split('/').count() == 2 && Path::new(data).extension().is_none();
     if !is_repo {
         return Ok(coqa::load(Path::new(data))?);

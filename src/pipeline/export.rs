@@ -1,5 +1,6 @@
 //! From a checkpoint to an artifact: streamed, atomic, deterministic.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,19 +14,18 @@ use rayon::prelude::*;
 use serde::Serialize;
 use tempfile::TempDir;
 
+use super::budget::{self, BudgetPlan, Parts};
+use super::calibrate::{self, Calibrated, Job, Turned, Weights};
 use super::failure::UsageError;
 use super::hashing::{self, Hash};
-use super::budget::{self, BudgetPlan};
-use super::plan::{self, Plan, Refused, Request, plan};
-use super::source::Source;
+use super::plan::{self, Facts, Plan, Refused, Request, plan};
+use super::quantize::{self, Written};
 use super::table::size;
-use super::{interrupt, memory, progress, quantize, source};
-use crate::calib::{self, Vocabulary};
+use super::{interrupt, memory, progress, source};
 use crate::checkpoint::{Checkpoint, WeightFile};
 use crate::model::StoredWeight;
 use crate::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
-use crate::record::{CalibrationRecord, FileRecord, MANIFEST_FILE, WeightRecord};
-use crate::runtime::ExecutionProvider;
+use crate::record::{CalibratedRecord, FileRecord, MANIFEST_FILE, WeightRecord};
 
 /// Where to write.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,17 +78,32 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
     if plan.config.tie_word_embeddings {
         check_tied_head(&checkpoint)?;
     }
-    let chosen = choose_widths(request, &plan, &source, &checkpoint, options)?;
-    if let Some((chosen, calibration)) = &chosen {
+    let set = calibrate::set(&plan.manifest.recipe, &plan.config, &source, options)?;
+    let chosen = budget::chosen(request, &plan, &Parts { checkpoint: &checkpoint, source: &source }, set.as_ref(), options)?;
+    if let Some(chosen) = &chosen {
         eprintln!("{chosen}");
-        plan = plan::with_recipe(request, chosen.recipe.clone(), &source, checkpoint.index())?;
-        plan.manifest.calibration = Some(calibration.clone());
-        plan.manifest.budget = Some(chosen.record());
+        plan = plan::with_facts(request, chosen.recipe.clone(), &Facts::default(), &source, checkpoint.index())?;
     }
+    let calibrated = if calibrate::is_needed(&plan) {
+        let inputs = hashed_inputs(&checkpoint, &AtomicBool::new(false))?;
+        let job = Job { plan: &plan, checkpoint: &checkpoint, source: &source, options, inputs: &inputs };
+        let calibrated = job.run(set.as_ref())?;
+        let recipe = plan.manifest.recipe.clone();
+        plan = plan::with_facts(request, recipe, &calibrated.facts, &source, checkpoint.index())?;
+        plan.manifest.inputs = inputs;
+        Some(calibrated)
+    } else {
+        None
+    };
+    plan.manifest.calibration = set.map(|set| set.record);
+    plan.manifest.budget = chosen.as_ref().map(BudgetPlan::record);
     let folder = temporary_folder(&parent, &options.output)?;
-    write_artifact(&mut plan, &checkpoint, folder.path())?;
+    write_artifact(&mut plan, &checkpoint, calibrated.as_ref(), folder.path())?;
     let artifact_bytes = folder_bytes(folder.path())?;
     publish(folder, options)?;
+    if let Some(calibrated) = calibrated {
+        calibrated.remove()?;
+    }
     let peak = watch.stop();
     Ok(ExportReport {
         output: options.output.clone(),
@@ -98,32 +113,8 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
         seconds: started.elapsed().as_secs_f64(),
         peak_rss_bytes: peak.resident,
         peak_anonymous_bytes: peak.anonymous,
-        budget: chosen.map(|(chosen, _)| chosen),
+        budget: chosen,
     })
-}
-
-/// The widths under the recipe's budget, if it has one, and what they were measured on.
-fn choose_widths(
-    request: &Request,
-    plan: &Plan,
-    source: &Source,
-    checkpoint: &Checkpoint,
-    options: &Options,
-) -> anyhow::Result<Option<(BudgetPlan, CalibrationRecord)>> {
-    let recipe = &plan.manifest.recipe;
-    let (Some(target), Some(calibration)) = (recipe.budget, &recipe.calibration) else { return Ok(None) };
-    let vocabulary = Vocabulary::open(&source.dir, plan.config.vocab_size)?;
-    let set = calib::load(&calibration.set, &vocabulary, source::hub)?;
-    let scratch = options.output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let task = budget::Task {
-        weights: &budget::Weights { checkpoint, config: &plan.config },
-        plan: &|recipe| plan::with_recipe(request, recipe, source, checkpoint.index()),
-        sequences: &set.sequences,
-        provider: if options.cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu },
-        threads: options.threads,
-        scratch,
-    };
-    Ok(Some((budget::resolve(recipe, target, &task)?, set.record)))
 }
 
 /// Refuses a checkpoint that says its LM head is the embedding and brings a head that is not: transformers uses that head,
@@ -148,17 +139,23 @@ fn check_tied_head(checkpoint: &Checkpoint) -> anyhow::Result<()> {
 ///
 /// Both hashes run beside the quantization: of the checkpoint over the pages that it waits for anyway, of the data file
 /// behind the layers that are written.
-fn write_artifact(plan: &mut Plan, checkpoint: &Checkpoint, folder: &Path) -> anyhow::Result<()> {
+fn write_artifact(
+    plan: &mut Plan,
+    checkpoint: &Checkpoint,
+    calibrated: Option<&Calibrated>,
+    folder: &Path,
+) -> anyhow::Result<()> {
     let data_path = folder.join(DATA_FILE);
     let layout = Layout::of(&plan.graph.model);
     let data = DataFile::create(&data_path, &layout)?;
     let (data_bytes, ends) = (layout.data_bytes(), final_ends(&plan.graph.weights, &layout));
     let (written_to, growing) = mpsc::channel();
+    let is_hashed = calibrated.is_some(); // it had to be known what is calibrated
     let (abandoned, data_path) = (&AtomicBool::new(false), &data_path);
     let (weights, inputs, data_hash) = thread::scope(|scope| {
-        let inputs = scope.spawn(move || hashed_inputs(checkpoint, abandoned));
+        let inputs = scope.spawn(move || if is_hashed { Ok(Vec::new()) } else { hashed_inputs(checkpoint, abandoned) });
         let data_hash = scope.spawn(move || hashing::of_growing_file(data_path, data_bytes, &growing, abandoned));
-        let weights = write_weights(plan, checkpoint, &data, |done| {
+        let weights = write_weights(plan, checkpoint, calibrated, &data, |done| {
             // The other end is gone only when it has failed, which is reported below.
             let _ = written_to.send(ends[done]);
         });
@@ -169,9 +166,12 @@ fn write_artifact(plan: &mut Plan, checkpoint: &Checkpoint, folder: &Path) -> an
     let weights = weights?;
     write_file(&folder.join(MODEL_FILE), &data.finish()?)?;
     for (record, written) in plan.manifest.weights.iter_mut().zip(weights) {
-        *record = WeightRecord { relative_error: written.relative_error, digest: written.digest, ..record.clone() };
+        let (Written { relative_error, digest }, calibrated) = written;
+        *record = WeightRecord { relative_error, digest, calibrated, ..record.clone() };
     }
-    plan.manifest.inputs = inputs?;
+    if !is_hashed {
+        plan.manifest.inputs = inputs?;
+    }
     plan.manifest.outputs = output_records(plan, checkpoint.dir(), folder, (data_bytes, data_hash?))?;
     write_file(&folder.join(MANIFEST_FILE), plan.manifest.to_json().as_bytes())
 }
@@ -219,21 +219,35 @@ fn output_records(plan: &Plan, from: &Path, folder: &Path, data: (u64, String)) 
 fn write_weights(
     plan: &Plan,
     checkpoint: &Checkpoint,
+    calibrated: Option<&Calibrated>,
     data: &DataFile<'_>,
     layer_done: impl Fn(usize),
-) -> anyhow::Result<Vec<quantize::Written>> {
+) -> anyhow::Result<Vec<(Written, Option<CalibratedRecord>)>> {
     let weights = &plan.graph.weights;
+    let rotation = calibrate::rotation(&plan.config, &plan.manifest.recipe)?;
+    let turned = Turned { weights: Weights { checkpoint, config: &plan.config, rotation } };
     let bytes = |name: &str| checkpoint.index().get(name).map_or(0, |info| info.bytes());
     let bar = progress::bytes(weights.iter().map(|weight| bytes(&weight.weight)).sum(), "quantize");
     let mut written = Vec::with_capacity(weights.len());
     for layer in weights.chunk_by(|a, b| layer_of(&a.weight) == layer_of(&b.weight)) {
         bar.set_message(layer_of(&layer[0].weight).to_owned());
+        let prepared = match (calibrated, layer_number(&layer[0].weight)) {
+            (Some(calibrated), Some(layer)) => calibrated.layer(layer)?,
+            _ => BTreeMap::new(),
+        };
         let results: anyhow::Result<Vec<_>> = layer
             .par_iter()
             .map(|stored| {
                 interrupt::check()?;
-                let result = quantize::write(checkpoint.tensor(&stored.weight)?, stored, data)?;
-                checkpoint.release(&stored.weight)?;
+                let result = match prepared.get(&stored.weight) {
+                    Some(prepared) => (quantize::write_prepared(prepared, stored, data)?, prepared.record()),
+                    None if turned.has(&stored.weight) => (turned.write(stored, data)?, None),
+                    None => {
+                        let written = quantize::write(checkpoint.tensor(&stored.weight)?, stored, data)?;
+                        checkpoint.release(&stored.weight)?;
+                        (written, None)
+                    }
+                };
                 bar.inc(bytes(&stored.weight));
                 Ok(result)
             })
@@ -249,6 +263,11 @@ fn write_weights(
 fn layer_of(weight: &str) -> &str {
     let end = weight.match_indices('.').nth(2).map(|(position, _)| position);
     end.filter(|_| weight.starts_with("model.layers.")).map_or(weight, |end| &weight[..end])
+}
+
+/// 7 of `model.layers.7.mlp.down_proj.weight`.
+fn layer_number(weight: &str) -> Option<usize> {
+    layer_of(weight).strip_prefix("model.layers.")?.parse().ok()
 }
 
 /// Writes a file and waits until the disk has it.

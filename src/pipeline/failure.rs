@@ -69,6 +69,7 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
     }
     ask!(
         crate::checkpoint::CheckpointError,
+        crate::checkpoint::TensorFileError,
         crate::checkpoint::hub::HubError,
         crate::eval::EvalError,
         crate::eval::coqa::DataError,
@@ -77,13 +78,14 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
         crate::onnx::DataError,
         crate::onnx::GraphError,
         crate::quant::QuantError,
+        crate::quant::RotationError,
         crate::recipe::RecipeError,
         crate::record::RecordError,
         crate::runtime::RuntimeError,
         crate::tensor::convert::ConvertError,
         crate::calib::CalibError,
         crate::calib::SetError,
-        crate::quant::budget::BudgetError,
+        crate::quant::BudgetError,
         super::budget::BudgetRefusal,
         super::plan::Refused,
     );

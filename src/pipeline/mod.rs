@@ -4,6 +4,7 @@
 //! for programs.
 
 pub mod budget;
+pub mod calibrate;
 pub mod compare;
 pub mod doctor;
 pub mod evaluate;

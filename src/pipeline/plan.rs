@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::calibrate;
 use super::source::Source;
 use crate::checkpoint::Index;
 use crate::fault::Fault;
@@ -73,6 +74,15 @@ pub struct Plan {
     pub recipes: BTreeMap<String, WeightRecipe>,
 }
 
+/// What only calibration can tell about an artifact.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Facts {
+    /// Input features that stay f16, by weight.
+    pub outliers: BTreeMap<String, usize>,
+    /// Weights that are not quantized and not the checkpoint's either.
+    pub dense: BTreeSet<String>,
+}
+
 /// Why a checkpoint cannot be exported as asked; one sentence each.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n       "))]
@@ -87,20 +97,22 @@ impl Refused {
 
 /// Plans the export of the checkpoint whose headers `index` holds.
 pub fn plan(request: &Request, source: &Source, index: &Index) -> anyhow::Result<Plan> {
-    let plan = with_recipe(request, request.recipe()?, source, index)?;
+    let plan = with_facts(request, request.recipe()?, &Facts::default(), source, index)?;
     warn_of_leftovers(&plan.config, &plan.config.expected_tensors(), index);
     Ok(plan)
 }
 
-/// As [`plan`], by `recipe` instead of the request's own and without a word of what is left out.
-pub fn with_recipe(request: &Request, recipe: Recipe, source: &Source, index: &Index) -> anyhow::Result<Plan> {
+/// As [`plan`], by `recipe` instead of the request's own, with what calibration has found; without a word of what is left out.
+pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Source, index: &Index) -> anyhow::Result<Plan> {
     let config = source.config()?;
     let expected = config.expected_tensors();
     let disagreements = index_disagreements(&expected, index);
     if !disagreements.is_empty() {
         return Err(Refused(disagreements).into());
     }
-    let forms = Forms::resolve(&recipe, &expected, index, request.activation)?;
+    let rotation = calibrate::rotation(&config, &recipe)?;
+    let dense = Dense { index, activation: request.activation, is_turned: rotation.is_some(), facts };
+    let forms = Forms::resolve(&recipe, &expected, &dense)?;
     let max_context = max_context(request.max_context, config.max_position_embeddings)?;
     let copied = source.companions()?;
     let options = GraphOptions { activation: request.activation, max_context };
@@ -150,14 +162,14 @@ struct Forms {
 }
 
 impl Forms {
-    fn resolve(recipe: &Recipe, expected: &[ExpectedTensor], index: &Index, activation: DType) -> anyhow::Result<Forms> {
+    fn resolve(recipe: &Recipe, expected: &[ExpectedTensor], dense: &Dense<'_>) -> anyhow::Result<Forms> {
         let modules = modules(expected);
         let resolved = recipe.resolve(&modules)?;
         let recipes: BTreeMap<String, WeightRecipe> =
             modules.iter().map(|module| format!("{}.weight", module.names[0])).zip(resolved).collect();
         let form = |name: &str| match recipes.get(name).and_then(WeightRecipe::scheme) {
             Some(scheme) => WeightForm::Quantized(scheme),
-            None => WeightForm::Dense(dense_dtype(index.get(name).map(|info| info.dtype), activation)),
+            None => WeightForm::Dense(dense.dtype(name)),
         };
         Ok(Forms { forms: expected.iter().map(|tensor| (tensor.name.clone(), form(&tensor.name))).collect(), recipes })
     }
@@ -167,12 +179,31 @@ impl Forms {
     }
 }
 
-/// A weight that is not quantized keeps the checkpoint's own type where activations are f32 (lossless, and bf16 stays
-/// 16 bits on disk); an f16 artifact holds f16.
-fn dense_dtype(checkpoint: Option<DType>, activation: DType) -> DType {
-    match activation {
-        DType::F32 => checkpoint.unwrap_or(DType::F32),
-        other => other,
+/// Weights that are not quantized.
+struct Dense<'a> {
+    index: &'a Index,
+    activation: DType,
+    /// Whether a rotation is merged into the weights.
+    is_turned: bool,
+    facts: &'a Facts,
+}
+
+impl Dense<'_> {
+    /// Weights keep the checkpoint's own type where activations are f32 (lossless, and bf16 stays 16 bits on disk); an f16
+    /// artifact holds f16. Those that are not the checkpoint's any more have no type of their own: f16, whose eleven bits are
+    /// enough for turned matrices and exact for norms that took AWQ's scales; biases are small.
+    fn dtype(&self, name: &str) -> DType {
+        match self.activation {
+            DType::F32 if self.is_turned || self.facts.dense.contains(name) => {
+                if name.ends_with(".bias") {
+                    DType::F32
+                } else {
+                    DType::F16
+                }
+            }
+            DType::F32 => self.index.get(name).map_or(DType::F32, |info| info.dtype),
+            other => other,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use ndarray::ArrayView2;
 use rayon::prelude::*;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+use super::calibrate::Prepared;
 use crate::checkpoint::TensorView;
 use crate::model::{CodeLayout, Order, StoredForm, StoredWeight};
 use crate::onnx::DataFile;
@@ -45,6 +46,20 @@ pub fn write(view: TensorView<'_>, stored: &StoredWeight, data: &DataFile<'_>) -
             let (quantized, relative_error) = quantize(view, scheme, &Rtn).with_context(place)?;
             write_quantized(&quantized, &stored.form, data)?;
             Ok(Written { relative_error, digest: digest_of_codes(&quantized) })
+        }
+    }
+}
+
+/// Writes what was prepared before as `stored` says.
+pub fn write_prepared(prepared: &Prepared, stored: &StoredWeight, data: &DataFile<'_>) -> anyhow::Result<Written> {
+    match prepared {
+        Prepared::Quantized(tensor, found) => {
+            write_quantized(tensor, &stored.form, data)?;
+            Ok(Written { relative_error: found.relative_error, digest: digest_of_codes(tensor) })
+        }
+        Prepared::Dense(shape, values) => {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            write(TensorView { dtype: DType::F32, shape, bytes: &bytes }, stored, data)
         }
     }
 }
@@ -92,7 +107,7 @@ fn write_transposed(
 }
 
 /// `[rows, columns]` elements of two or four bytes as `[columns, rows]`.
-fn transpose(bytes: Vec<u8>, rows: usize, columns: usize, element: usize) -> Vec<u8> {
+pub(super) fn transpose(bytes: Vec<u8>, rows: usize, columns: usize, element: usize) -> Vec<u8> {
     match element {
         2 => tensor::transpose(bytes.as_chunks::<2>().0, rows, columns).into_flattened(),
         _ => tensor::transpose(bytes.as_chunks::<4>().0, rows, columns).into_flattened(),
@@ -150,7 +165,7 @@ fn quantize(view: TensorView<'_>, scheme: &Scheme, rounding: &(dyn Rounding + Sy
 
 /// Scales are clipped to f16's range (see [`Scheme::fit`]). That may cost single groups; a weight that it clips or
 /// empties would be another model.
-fn refuse_lost_weights(quantized: &QuantizedTensor, error: f64, norm: f64) -> Result<(), QuantError> {
+pub(super) fn refuse_lost_weights(quantized: &QuantizedTensor, error: f64, norm: f64) -> Result<(), QuantError> {
     let f16_max = f16::MAX.to_f32();
     if quantized.scales.iter().any(|scale| scale.abs() >= f16_max) {
         return Err(QuantError::ScaleTooLarge);

@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 
 use super::UsageError;
 use crate::checkpoint::Index;
-use crate::checkpoint::hub::{self, Bars, Hub, HubConfig, ModelHeaders};
+use crate::checkpoint::hub::{self, Bars, Hub, HubConfig, HubError, ModelHeaders};
 use crate::model::LlamaConfig;
 use crate::record::FileRecord;
 
@@ -48,7 +48,7 @@ pub fn resolve_headers(model: &str) -> anyhow::Result<(Source, Index)> {
 }
 
 /// The hub as the environment describes it, with progress bars.
-pub fn hub() -> anyhow::Result<Hub> {
+pub fn hub() -> Result<Hub, HubError> {
     Ok(Hub::new(HubConfig::from_env()?, Box::new(Bars::default())))
 }
 

@@ -43,27 +43,68 @@ fn row_error(weights: &[f32], written: &[f32]) -> (f32, f32) {
 
 #[cfg(test)]
 mod tests {
-    use crate::quant::{Format, Granularity, ScaleRule, ScaleStorage, Scheme, rtn, squared_error};
+    use ndarray::ArrayView2;
+
+    use crate::quant::{
+        Codebook, Format, Granularity, QuantizedTensor, Rtn, ScaleRule, ScaleStorage, Scheme, rtn, squared_error, with_outliers,
+    };
+
+    fn weights() -> Vec<f32> {
+        (0..5 * 83).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.013).collect()
+    }
+
+    fn scheme(format: Format, scale_storage: ScaleStorage) -> Scheme {
+        Scheme { format, granularity: Granularity::PerGroup(32), scale_rule: ScaleRule::AbsMax, scale_storage }
+    }
+
+    /// The error counted in f64 from weights that are put together one by one: scale times level, or the outlier.
+    fn check(quantized: &QuantizedTensor) {
+        let (weights, scheme, mut expected) = (weights(), quantized.scheme, 0.0);
+        for (index, &w) in weights.iter().enumerate() {
+            let (row, column) = (index / 83, index % 83);
+            let params = quantized.params(row, column / 32);
+            let level = match scheme.format {
+                Format::Int { .. } => f64::from(quantized.codes[index]) - f64::from(params.zero_point),
+                Format::Codebook(codebook) => f64::from(codebook.levels()[usize::from(quantized.codes[index])]),
+            };
+            let outlier = quantized.outliers.as_ref().and_then(|o| Some((o, o.in_features.iter().position(|&f| f == column)?)));
+            let written = outlier.map_or(level * f64::from(params.scale), |(o, at)| f64::from(o.weights[[row, at]]));
+            expected += (f64::from(w) - written).powi(2);
+        }
+        let (error, norm) = squared_error(&weights, quantized);
+        assert!((error - expected).abs() < 1e-4 * expected, "{scheme:?}: {error} {expected}");
+        let expected: f64 = weights.iter().map(|&w| f64::from(w).powi(2)).sum();
+        assert!((norm - expected).abs() < 1e-5 * expected, "{norm} {expected}");
+    }
 
     #[test]
-    fn the_error_is_that_of_the_dequantized_weights() {
-        let weights: Vec<f32> = (0..5 * 83).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.013).collect();
+    fn the_error_is_that_of_what_is_written() {
         for symmetric in [true, false] {
-            let format = Format::Int { bits: 4, symmetric };
-            let scheme = Scheme {
-                format,
-                granularity: Granularity::PerGroup(32),
-                scale_rule: ScaleRule::AbsMax,
-                scale_storage: ScaleStorage::F16,
-            };
-            let quantized = rtn(&weights, 83, &scheme);
-            let dequantized = quantized.dequantize();
-            let pairs = weights.iter().zip(&dequantized).map(|(&w, &d)| f64::from(w - d).powi(2));
-            let (error, norm) = squared_error(&weights, &quantized);
-            let expected: f64 = pairs.sum();
-            assert!((error - expected).abs() < 1e-5 * expected, "{error} {expected}");
-            let expected: f64 = weights.iter().map(|&w| f64::from(w).powi(2)).sum();
-            assert!((norm - expected).abs() < 1e-5 * expected, "{norm} {expected}");
+            for bits in [2, 3, 4, 5, 6, 8] {
+                check(&rtn(&weights(), 83, &scheme(Format::Int { bits, symmetric }, ScaleStorage::F16)));
+            }
         }
+        for codebook in [Codebook::Nf4, Codebook::Fp4] {
+            let (f16, nested) = (ScaleStorage::F16, ScaleStorage::Nested);
+            let errors = [f16, nested].map(|storage| {
+                let quantized = rtn(&weights(), 83, &scheme(Format::Codebook(codebook), storage));
+                check(&quantized);
+                squared_error(&weights(), &quantized).0
+            });
+            assert!(errors[0] != errors[1], "nested scales are other scales");
+        }
+    }
+
+    #[test]
+    fn outliers_cost_what_f16_rounds() {
+        let (weights, scheme) = (weights(), scheme(Format::Int { bits: 2, symmetric: true }, ScaleStorage::F16));
+        let w = ArrayView2::from_shape((5, 83), &weights).expect("five rows");
+        let all: Vec<usize> = (0..83).collect();
+        let errors = [&[][..], &[3, 40, 82], &all].map(|outliers| {
+            let quantized = with_outliers(&Rtn, w, &scheme, None, outliers).expect("small weights").tensor;
+            check(&quantized);
+            squared_error(&weights, &quantized).0
+        });
+        assert!(errors[1] < errors[0] && errors[2] < 1e-6 * errors[0], "{errors:?}");
     }
 }

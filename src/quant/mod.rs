@@ -4,6 +4,7 @@
 //! before rounding) are four separate things; a [`Scheme`] holds the first two and how a scale is chosen.
 
 mod awq;
+mod budget;
 mod codebook;
 mod gptq;
 mod gram;
@@ -12,6 +13,7 @@ mod linalg;
 mod loss;
 mod nested;
 mod outliers;
+mod rotation;
 mod rounding;
 mod rtn;
 mod scale;
@@ -19,11 +21,13 @@ mod scheme;
 mod tensor;
 
 pub use awq::{AwqOptions, AwqScales, ClipOptions, ScaleBasis, Sharing, awq_clip, awq_scales};
+pub use budget::{Allocation, BudgetError, Choice, allocate};
 pub use gptq::{Gptq, GroupScales, ScaleFit, gptq_plain};
 pub use gram::output_error;
 pub use linalg::{Factor, factorize};
 pub use loss::squared_error;
 pub use outliers::{outlier_features, with_outliers};
+pub use rotation::{Rotation, RotationError, RotationKind};
 pub use rounding::{InputStats, QuantError, Rounded, Rounding, RoundingReport};
 pub use rtn::{Rtn, fake_quantize, rtn, rtn_plain};
 pub use scheme::{Codebook, Format, Granularity, Params, ScaleRule, ScaleStorage, Scheme};

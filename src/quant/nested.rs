@@ -51,9 +51,8 @@ impl NestedScales {
         let (mut codes, mut absmax) = (Vec::with_capacity(scales.len()), Vec::with_capacity(scales.len().div_ceil(BLOCK)));
         for block in scales.chunks(BLOCK) {
             let max = block.iter().fold(0.0f32, |max, scale| max.max((scale - offset).abs()));
-            // Equal scales are all their mean: any code but NaN's will do.
-            let inverse = max.max(f32::MIN_POSITIVE).recip();
-            codes.extend(block.iter().map(|scale| nearest((scale - offset) * inverse)));
+            // Scales that all equal their mean give 0·∞: code 0, and the offset is what they stand for.
+            codes.extend(block.iter().map(|scale| nearest((scale - offset) * max.recip())));
             absmax.push(max);
         }
         NestedScales { codes, absmax, offset }
@@ -68,10 +67,55 @@ impl NestedScales {
     }
 }
 
-/// Code of the level nearest to `x`; halfway between two, the even code, as in bitsandbytes' CUDA kernel.
+/// Code of the level nearest to `x`; halfway between two, the even code; of NaN, 0: as in bitsandbytes' CUDA kernel.
 fn nearest(x: f32) -> u8 {
     let upper = DYNAMIC_MAP.partition_point(|&level| level < x).clamp(1, 255);
     let middle = (DYNAMIC_MAP[upper - 1] + DYNAMIC_MAP[upper]) * 0.5;
     let above = x > middle || (x == middle && upper % 2 == 0);
     (upper - usize::from(!above)) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_map_has_seven_decades_of_either_sign() {
+        let map = NestedScales::dynamic_map();
+        assert!(map.is_sorted());
+        assert_eq!((map[127], map[255]), (0.0, 1.0));
+        // One level in the first decade, 0.55e-6; 64 in the last, the first of them the middle of 0.1 … 0.1140625.
+        assert!((map[128] - 0.55e-6).abs() < 1e-12 && (map[191] - 0.107_031_25).abs() < 1e-8);
+        assert!((0..127).all(|code| map[code] == -map[254 - code]));
+    }
+
+    #[test]
+    fn halfway_goes_to_the_even_code() {
+        let map = NestedScales::dynamic_map();
+        for code in 0..255 {
+            let middle = (map[code] + map[code + 1]) * 0.5;
+            assert_eq!(usize::from(nearest(middle)), code.next_multiple_of(2), "between {code} and the next");
+            assert_eq!(usize::from(nearest(map[code])), code);
+        }
+        assert_eq!((nearest(2.0), nearest(-2.0), nearest(f32::NAN)), (255, 0, 0));
+    }
+
+    #[test]
+    fn equal_scales_come_back_as_they_are() {
+        assert_eq!(NestedScales::of(&[0.375; 300]).scales(), [0.375; 300]);
+        assert!(NestedScales::of(&[]).scales().is_empty());
+    }
+
+    proptest! {
+        /// Half the widest gap between levels, 0.0140625 of the block's largest deviation, and the mean's rounding.
+        #[test]
+        fn scales_come_back_within_half_a_gap(scales in prop::collection::vec(0.0f32..3.0, 1..700)) {
+            let nested = NestedScales::of(&scales);
+            for (index, (scale, back)) in scales.iter().zip(nested.scales()).enumerate() {
+                let bound = nested.absmax[index / BLOCK] * 0.007_04 + 1e-6;
+                prop_assert!((scale - back).abs() <= bound, "{scale} {back} {bound}");
+            }
+        }
+    }
 }

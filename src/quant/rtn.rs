@@ -189,6 +189,13 @@ mod tests {
         scheme(bits, symmetric, Granularity::PerChannel, scale_rule)
     }
 
+    fn codebook(codebook: Codebook, granularity: Granularity) -> Scheme {
+        let (format, scale_rule) = (Format::Codebook(codebook), ScaleRule::AbsMax);
+        Scheme { format, granularity, scale_rule, scale_storage: ScaleStorage::F16 }
+    }
+
+    const WIDTHS: [u8; 6] = [2, 3, 4, 5, 6, 8];
+
     const RULES: [ScaleRule; 3] = [ScaleRule::AbsMax, ScaleRule::SignedMax, ScaleRule::LeastSquares];
 
     #[test]
@@ -211,7 +218,7 @@ mod tests {
     /// Scale, codes and zero point by hand, for the same four weights under each width and rule.
     #[test]
     fn each_format_and_rule_gives_the_codes_worked_out_by_hand() {
-        let cases: [(u8, bool, ScaleRule, f32, u8, [u8; 4]); 8] = [
+        let cases: [(u8, bool, ScaleRule, f32, u8, [u8; 4]); 12] = [
             // 3/1.5 = 2: levels −0.5 → 0 (even), 1, 1.5 → 2 clipped to 1, −1
             (2, true, ScaleRule::AbsMax, 2.0, 2, [2, 3, 3, 1]),
             // 3/−2: levels 0.67 → 1, −1.33 → −1, −2, 1.33 → 1
@@ -227,6 +234,14 @@ mod tests {
             // 5/15, in f16 0.33325: zero point 6.0015 → 6; levels −3.0007, 6.0015, 9.0022, −6.0015
             (4, false, ScaleRule::AbsMax, 0.333_251_95, 6, [3, 12, 15, 0]),
             (4, false, ScaleRule::SignedMax, 0.333_251_95, 6, [3, 12, 15, 0]),
+            // 3/−4: levels 1.33, −2.67, −4, 2.67
+            (3, true, ScaleRule::SignedMax, -0.75, 4, [5, 1, 0, 7]),
+            // 3/3.5, in f16 0.85693: levels −1.17, 2.33, 3.5009 → 4 clipped to 3, −2.33
+            (3, true, ScaleRule::AbsMax, 0.856_933_6, 4, [3, 6, 7, 2]),
+            // 3/−16: levels 5.33, −10.67, −16, 10.67
+            (5, true, ScaleRule::SignedMax, -0.1875, 16, [21, 5, 0, 27]),
+            // 5/63, in f16 0.07935: zero point 25.20 → 25; levels −12.60, 25.20, 37.81, −25.20
+            (6, false, ScaleRule::AbsMax, 0.079_345_703, 25, [12, 50, 63, 0]),
         ];
         for (bits, symmetric, rule, scale, zero_point, codes) in cases {
             let q = rtn(&[-1.0f32, 2.0, 3.0, -2.0], 4, &per_channel(bits, symmetric, rule));
@@ -252,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_group_of_zeros_and_one_too_small_for_f16_become_zeros() {
-        for (bits, symmetric, rule) in [2, 4, 8].iter().flat_map(|&b| [true, false].map(|s| RULES.map(|r| (b, s, r))).concat()) {
+        for (bits, symmetric, rule) in WIDTHS.iter().flat_map(|&b| [true, false].map(|s| RULES.map(|r| (b, s, r))).concat()) {
             let q = rtn(&[0.0f32, -0.0, 1e-40, -1e-39, 1e-12, -1e-12], 2, &per_channel(bits, symmetric, rule));
             assert_eq!(q.scales[0], 1.0);
             assert!(q.scales.iter().all(|s| s.is_finite() && *s != 0.0));
@@ -283,8 +298,48 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_codebooks_cannot_be_combined_with_is_refused() {
+        let nf4 = codebook(Codebook::Nf4, Granularity::PerGroup(64));
+        assert_eq!(nf4.check(), Ok(()));
+        assert_eq!(Scheme { scale_storage: ScaleStorage::Nested, ..nf4 }.check(), Ok(()));
+        let granularity = Granularity::PerChannel;
+        assert_eq!(Scheme { granularity, ..nf4 }.check(), Err(QuantError::CodebookPerChannel));
+        assert_eq!(Scheme { scale_rule: ScaleRule::SignedMax, ..nf4 }.check(), Err(QuantError::CodebookScaleRule));
+        let scale_storage = ScaleStorage::Nested;
+        let int4 = per_channel(4, true, ScaleRule::AbsMax);
+        assert_eq!(Scheme { scale_storage, ..int4 }.check(), Err(QuantError::NestedScales));
+    }
+
+    #[test]
+    fn fp4_has_bitsandbytes_order_of_codes() {
+        // Over 6: −0.33 is −4/12, 0.083 is nearer to 0 than to 2/12, 0.667 is 8/12, 1 is 12/12; a zero's sign is kept.
+        let scheme = codebook(Codebook::Fp4, Granularity::PerGroup(16));
+        let q = rtn(&[-2.0f32, 0.5, 4.0, 6.0, -1e-3, 0.0, -6.0, 1.5], 8, &scheme);
+        assert_eq!((q.scales.as_slice(), q.codes.as_slice()), (&[6.0][..], &[12, 1, 2, 3, 8, 0, 11, 7][..]));
+        assert_eq!(q.dequantize()[[0, 7]], 1.5);
+    }
+
+    /// The codes are chosen with the f32 absmax, as bitsandbytes does, although f16 cannot hold it.
+    #[test]
+    fn a_codebook_rounds_its_scale_after_the_codes() {
+        // f16 holds 1.0 and 1.000977 but not 1.0004. The middle between levels 14 and 15 is 0.86147845 times that.
+        let scheme = codebook(Codebook::Nf4, Granularity::PerGroup(16));
+        let q = rtn(&[1.0004f32, 0.8617, 0.8619, -1.0004], 4, &scheme);
+        assert_eq!((q.scales.as_slice(), q.codes.as_slice()), (&[1.0][..], &[15, 14, 15, 0][..]));
+        let params = scheme.fit(&[1.0004, 0.5]);
+        assert_eq!((params.scale, scheme.decode(15, params)), (1.0004, 1.0));
+    }
+
+    fn any_codebook() -> impl Strategy<Value = Scheme> {
+        let group_size = prop::sample::select(vec![16, 32, 64, 128]);
+        let storage = prop::sample::select(vec![ScaleStorage::F16, ScaleStorage::Nested]);
+        (prop::sample::select(vec![Codebook::Nf4, Codebook::Fp4]), group_size, storage)
+            .prop_map(|(book, size, scale_storage)| Scheme { scale_storage, ..codebook(book, Granularity::PerGroup(size)) })
+    }
+
     fn any_scheme() -> impl Strategy<Value = Scheme> {
-        let bits = prop::sample::select(vec![2, 4, 8]);
+        let bits = prop::sample::select(WIDTHS.to_vec());
         let granularity = prop::sample::select(
             [16, 32, 64, 128, 256].map(Granularity::PerGroup).into_iter().chain([Granularity::PerChannel]).collect::<Vec<_>>(),
         );
@@ -316,11 +371,40 @@ mod tests {
             .collect()
     }
 
+    #[test]
+    fn zz_speed() {
+        let w: Vec<bf16> =
+            (0..4096 * 4096).map(|i| bf16::from_f32(((i % 100_003 * 7919 % 10007) as f32 - 5003.0) * 1e-5)).collect();
+        let group = Granularity::PerGroup(64);
+        for (name, s) in [
+            ("int4 absmax", scheme(4, true, group, ScaleRule::AbsMax)),
+            ("int4 ls", scheme(4, true, group, ScaleRule::LeastSquares)),
+            ("nf4", codebook(Codebook::Nf4, group)),
+            ("fp4", codebook(Codebook::Fp4, group)),
+        ] {
+            let mut best = f64::INFINITY;
+            let mut dq = f64::INFINITY;
+            let mut out = vec![0.0; w.len()];
+            for _ in 0..5 {
+                let t = std::time::Instant::now();
+                let q = rtn(&w, 4096, &s);
+                best = best.min(t.elapsed().as_secs_f64());
+                let t = std::time::Instant::now();
+                q.dequantize_into(&mut out);
+                dq = dq.min(t.elapsed().as_secs_f64());
+            }
+            println!("SPEED {name} rtn {:.1} ms dequantize {:.1} ms", best * 1e3, dq * 1e3);
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
 
         #[test]
-        fn fast_equals_plain_bit_for_bit((in_features, w) in any_matrix(), scheme in any_scheme()) {
+        fn fast_equals_plain_bit_for_bit(
+            (in_features, w) in any_matrix(),
+            scheme in prop_oneof![3 => any_scheme(), 1 => any_codebook()],
+        ) {
             prop_assert_eq!(rtn(&w, in_features, &scheme), rtn_plain(&w, in_features, &scheme));
         }
 
@@ -340,6 +424,39 @@ mod tests {
             let [abs_max, signed_max, least_squares] = RULES.map(errors);
             for ((abs_max, signed_max), least_squares) in abs_max.iter().zip(&signed_max).zip(&least_squares) {
                 prop_assert!(least_squares <= abs_max && least_squares <= signed_max, "{abs_max} {signed_max} {least_squares}");
+            }
+        }
+
+        /// A level that is nearest but for what the reciprocal and bitsandbytes' thresholds round, and for the scale's rounding.
+        #[test]
+        fn no_level_of_a_codebook_is_nearer((in_features, w) in any_matrix(), scheme in any_codebook()) {
+            let Format::Codebook(codebook) = scheme.format else { unreachable!("only codebooks are drawn") };
+            let q = rtn(&w, in_features, &scheme);
+            let group_size = scheme.granularity.group_size(in_features);
+            for (row, codes) in w.chunks(in_features).zip(q.codes.chunks(in_features)) {
+                for (group, codes) in row.chunks(group_size).zip(codes.chunks(group_size)) {
+                    let absmax = group.iter().fold(1e-38f32, |max, w| max.max(w.abs()));
+                    for (&w, &code) in group.iter().zip(codes) {
+                        let off = |level: f32| (w / absmax - level).abs();
+                        let least = codebook.levels().iter().map(|&level| off(level)).fold(f32::INFINITY, f32::min);
+                        let chosen = off(codebook.levels()[usize::from(code)]);
+                        prop_assert!(chosen <= least + 1e-6, "{w} of {absmax} → {code}");
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn groups_decode_as_single_codes_do(
+            (in_features, w) in any_matrix(),
+            scheme in prop_oneof![any_scheme(), any_codebook()],
+        ) {
+            let q = rtn(&w, in_features, &scheme);
+            let dequantized = q.dequantize();
+            for (index, &code) in q.codes.iter().enumerate() {
+                let (row, column) = (index / in_features, index % in_features);
+                let params = q.params(row, column / scheme.granularity.group_size(in_features));
+                prop_assert_eq!(dequantized[[row, column]].to_bits(), scheme.decode(code, params).to_bits());
             }
         }
 

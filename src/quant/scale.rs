@@ -8,12 +8,15 @@ const SCALE_MAX: f32 = 65504.0;
 
 /// What least squares tries beside the two symmetric rules, as divisors of the weight of largest magnitude and in units of
 /// `2^(bits−1)`. Chosen greedily from a fine grid for least squared error on a 45M model's linears at groups of 32 and 128
-/// (`results/scale-rules`); a finer search gains under 1 %. From −1 the magnitude grows to clip and shrinks to leave
-/// room; only at 2 bits does it help to put the largest weight on the shorter end.
+/// (`results/scale-rules`, `scripts/measure_scale_rules.py --search`); the whole grid gains under 2 %. From −1 the magnitude
+/// grows to clip and shrinks to leave room; only at 2 and 3 bits does it help to put the largest weight on the shorter end.
 pub(super) fn symmetric_divisors(bits: u8) -> [f32; 6] {
     match bits {
         8 => [-0.86, -0.9, -0.92, -0.94, -0.96, -0.98],
+        6 => [-1.01, -0.97, -0.94, -1.02, -0.91, -0.99],
+        5 => [-1.03, -0.94, -1.06, -1.01, -0.99, -0.88],
         4 => [-0.9, -0.97, -1.03, -1.06, -1.11, -1.18],
+        3 => [-1.19, -1.33, -1.09, 1.15, -1.46, -1.14],
         _ => [-0.92, -1.13, -1.28, -1.45, 1.15, 1.3],
     }
 }
@@ -22,7 +25,10 @@ pub(super) fn symmetric_divisors(bits: u8) -> [f32; 6] {
 pub(super) fn asymmetric_shrinks(bits: u8) -> [(f32, f32); 7] {
     match bits {
         8 => [(1.02, 1.0), (1.0, 1.02), (1.02, 1.02), (1.05, 1.0), (1.0, 1.05), (1.05, 1.05), (0.97, 0.97)],
+        6 => [(1.05, 1.0), (1.05, 1.05), (1.0, 1.05), (1.1, 1.05), (1.1, 1.1), (1.1, 1.0), (1.0, 1.1)],
+        5 => [(0.95, 1.0), (1.05, 1.0), (1.0, 0.95), (1.1, 1.05), (0.95, 0.95), (1.1, 1.0), (1.1, 1.1)],
         4 => [(0.95, 0.95), (1.05, 1.05), (0.95, 1.0), (1.0, 0.95), (0.9, 0.9), (0.9, 0.95), (0.95, 0.9)],
+        3 => [(0.85, 0.85), (0.8, 0.75), (0.9, 0.95), (0.7, 0.75), (0.9, 0.9), (0.75, 0.85), (1.1, 1.1)],
         _ => [(0.85, 0.85), (0.7, 0.7), (0.6, 0.6), (0.75, 0.55), (0.55, 0.75), (0.65, 0.45), (0.45, 0.65)],
     }
 }

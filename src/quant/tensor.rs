@@ -167,3 +167,59 @@ fn decode_group(codes: &[u8], scheme: &Scheme, params: Params, weights: &mut [f3
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+    use crate::quant::{Codebook, Granularity, Rtn, ScaleRule, rtn, with_outliers};
+
+    fn scheme(format: Format, scale_storage: ScaleStorage) -> Scheme {
+        Scheme { format, granularity: Granularity::PerGroup(16), scale_rule: ScaleRule::AbsMax, scale_storage }
+    }
+
+    #[test]
+    fn scaled_rows_keep_their_codes() {
+        let w = array![[0.5f32, -1.0, 4.0, -4.0], [0.25, 0.75, -0.5, 3.0]];
+        let int4 = scheme(Format::Int { bits: 4, symmetric: false }, ScaleStorage::F16);
+        let mut tensor = with_outliers(&Rtn, w.view(), &int4, None, &[2]).expect("small weights").tensor;
+        let before = tensor.clone();
+        tensor.scale_rows(&[0.5, 1.0 / 3.0]).expect("small weights");
+        assert_eq!((&tensor.codes, &tensor.zero_points), (&before.codes, &before.zero_points));
+        assert_eq!(tensor.scales[0], before.scales[0] * 0.5);
+        assert_eq!(tensor.scales[1], f16::from_f32(before.scales[1] / 3.0).to_f32());
+        assert_eq!(tensor.dequantize().column(2), array![2.0, f16::from_f32(-0.5 / 3.0).to_f32()]);
+    }
+
+    #[test]
+    fn scaled_rows_of_nested_scales_are_nested_again() {
+        let w: Vec<f32> = (0..64 * 32).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.013 * (1 + i / 64) as f32).collect();
+        let nested = scheme(Format::Codebook(Codebook::Nf4), ScaleStorage::Nested);
+        let mut tensor = rtn(&w, 32, &nested);
+        let before = tensor.clone();
+        tensor.scale_rows(&[2.0; 64]).expect("small weights");
+        let expected = NestedScales::of(&before.scales.iter().map(|scale| scale * 2.0).collect::<Vec<_>>());
+        assert_eq!((&tensor.scales, &tensor.nested, &tensor.codes), (&expected.scales(), &Some(expected), &before.codes));
+    }
+
+    #[test]
+    fn rows_that_leave_f16_are_refused() {
+        let int8 = scheme(Format::Int { bits: 8, symmetric: true }, ScaleStorage::F16);
+        let mut tensor = rtn(&[1.0f32, 2.0, 3.0, 4.0], 2, &int8);
+        assert_eq!(tensor.scale_rows(&[1.0, 1e7]), Err(QuantError::ScaleTooLarge));
+        let w = array![[1.0, 2.0]];
+        let mut tensor = with_outliers(&Rtn, w.view(), &int8, None, &[1]).expect("small weights").tensor;
+        assert_eq!(tensor.scale_rows(&[5e4]), Err(QuantError::OutlierTooLarge { in_feature: 1 }));
+    }
+
+    #[test]
+    fn what_an_artifact_holds_of_nested_scales_is_the_same_weight() {
+        let w: Vec<f32> = (0..300 * 32).map(|i| ((i * 37 % 1009) as f32 - 504.0) * 0.0013).collect();
+        let quantized = rtn(&w, 32, &scheme(Format::Codebook(Codebook::Fp4), ScaleStorage::Nested));
+        let nested = quantized.nested.clone().expect("nested scales");
+        assert_eq!((nested.codes.len(), nested.absmax.len()), (600, 3));
+        let read = QuantizedTensor::from_nested(quantized.scheme, 300, 32, quantized.codes.clone(), nested);
+        assert_eq!(read, quantized);
+    }
+}

@@ -1,8 +1,8 @@
 //! Combinations that make no sense, refused by name.
 
 use super::{
-    BudgetRecipe, FormatName, GptqRecipe, GranularityName, GroupScalesName, Module, ModuleKind, Recipe, RecipeError, RoundingRecipe, ScaleName,
-    WeightRecipe,
+    BudgetRecipe, FormatName, GptqRecipe, GranularityName, GroupScalesName, Module, ModuleKind, Recipe, RecipeError,
+    RoundingRecipe, ScaleName, WeightRecipe,
 };
 
 /// What the recipe as a whole cannot mean, given what each of its weights became.
@@ -37,7 +37,7 @@ fn number(what: &'static str, got: impl std::fmt::Display, expected: &'static st
 }
 
 /// What the formats themselves cannot do, whatever the model's shapes are.
-pub(super) fn weight(module: &Module, recipe: WeightRecipe) -> Result<(), RecipeError> {
+pub(super) fn weight(module: &Module, recipe: WeightRecipe, is_rotated: bool) -> Result<(), RecipeError> {
     let name = || module.names[0].clone();
     if recipe.format == FormatName::F16 {
         return Ok(());
@@ -67,6 +67,7 @@ pub(super) fn weight(module: &Module, recipe: WeightRecipe) -> Result<(), Recipe
         gptq(settings)?;
     }
     match module.kind {
+        ModuleKind::Embedding if is_rotated => Err(RecipeError::EmbeddingRotated { module: name(), got: recipe.format.name() }),
         ModuleKind::Embedding => embedding(module, recipe),
         ModuleKind::DecoderLinear => Ok(()),
     }

@@ -16,6 +16,8 @@ pub enum RecipeError {
         "recipe: {module} cannot have one scale per channel, because its rows are looked up block by block; choose a group size"
     )]
     EmbeddingGranularity { module: String },
+    #[error("recipe: {module} is {got} and the model is rotated; embedding and LM head stay f16 then, leave it out")]
+    EmbeddingRotated { module: String, got: &'static str },
     #[error("recipe: {module} asks for {what}, and the embedding and the LM head are rounded to nearest; leave it out")]
     EmbeddingCalibrated { module: String, what: &'static str },
     #[error("recipe: {module} is {format} with symmetric = false; codebooks have no zero point, leave it out")]

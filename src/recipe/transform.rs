@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::quant;
+
 /// Rewrites of the model before rounding that keep its function.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,6 +49,16 @@ pub enum RotationKind {
     Hadamard,
     /// Any orthogonal matrix, uniformly.
     Random,
+}
+
+impl RotationKind {
+    /// The kind that this names.
+    pub fn rotation(self) -> quant::RotationKind {
+        match self {
+            RotationKind::Hadamard => quant::RotationKind::Hadamard,
+            RotationKind::Random => quant::RotationKind::Random,
+        }
+    }
 }
 
 /// What statistics are measured on.

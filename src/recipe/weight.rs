@@ -4,7 +4,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::quant::{Codebook, Format, Granularity, ScaleRule, ScaleStorage, Scheme};
+use crate::quant::{Codebook, Format, Gptq, Granularity, GroupScales, ScaleFit, ScaleRule, ScaleStorage, Scheme};
 
 /// How one weight is stored. Everything but `format` is ignored for f16.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -203,9 +203,30 @@ impl Default for GptqRecipe {
             act_order: true,
             column_block: 128,
             group_scales: GroupScalesName::Static,
-            scale_fit: ScaleFitName::Gram,
-            sweeps: 4,
+            scale_fit: ScaleFitName::Rule,
+            sweeps: 2,
             target: 0.0,
+        }
+    }
+}
+
+impl GptqRecipe {
+    /// The rounding that this names.
+    pub fn gptq(&self) -> Gptq {
+        Gptq {
+            damping: self.damping,
+            act_order: self.act_order,
+            column_block: self.column_block,
+            group_scales: match self.group_scales {
+                GroupScalesName::Static => GroupScales::Static,
+                GroupScalesName::Dynamic => GroupScales::Dynamic,
+            },
+            scale_fit: match self.scale_fit {
+                ScaleFitName::Rule => ScaleFit::Rule,
+                ScaleFitName::Gram => ScaleFit::Gram,
+            },
+            sweeps: self.sweeps,
+            target: self.target,
         }
     }
 }
@@ -306,6 +327,11 @@ impl WeightRecipe {
             },
             scale_storage: if self.double_quantization { ScaleStorage::Nested } else { ScaleStorage::F16 },
         })
+    }
+
+    /// Whether its rounding needs the unquantized model's activations.
+    pub fn aims_at_reference(&self) -> bool {
+        self.format != FormatName::F16 && matches!(self.rounding, RoundingRecipe::Gptq(gptq) if gptq.target > 0.0)
     }
 
     /// What about this weight only calibration can tell, if anything.

@@ -82,9 +82,7 @@ impl Stages {
         let builder = builder.with_config_entry("session.intra_op.allow_spinning", "0");
         let builder = builder.and_then(|builder| match self.provider {
             // Each session would keep its own peak; freed pages cost less than the products between them.
-            ExecutionProvider::Cpu => {
-                builder.with_execution_providers([ep::CPU::default().with_arena_allocator(false).build()])
-            }
+            ExecutionProvider::Cpu => builder.with_execution_providers([ep::CPU::default().with_arena_allocator(false).build()]),
             ExecutionProvider::Cuda => Ok(builder),
         });
         let mut builder = builder.map_err(refused)?;

@@ -6,9 +6,10 @@ use rayon::prelude::*;
 
 use super::menu::{Decision, Menu};
 use super::walk::Walk;
-use super::{BudgetRefusal, Task, Weights, name_of};
+use super::{BudgetRefusal, Task, name_of};
 use crate::calib::{Head, Logits, Matrix, StreamOptions, TooFewTokens};
 use crate::eval::kl_of_logits;
+use crate::pipeline::calibrate::Weights;
 use crate::pipeline::{interrupt, progress};
 use crate::quant::{InputStats, Scheme, output_error, rtn};
 use crate::recipe::{FormatName, WeightRecipe};

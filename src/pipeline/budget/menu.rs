@@ -9,15 +9,8 @@ use crate::pipeline::table::size;
 use crate::recipe::{BudgetRecipe, FormatName, Recipe, WeightRecipe};
 
 /// Widths that are tried, ascending; symmetric with one group size is as good as a menu of twenty (`results/quantization`).
-const FORMATS: [FormatName; 7] = [
-    FormatName::Int2,
-    FormatName::Int3,
-    FormatName::Int4,
-    FormatName::Int5,
-    FormatName::Int6,
-    FormatName::Int8,
-    FormatName::F16,
-];
+const FORMATS: [FormatName; 7] =
+    [FormatName::Int2, FormatName::Int3, FormatName::Int4, FormatName::Int5, FormatName::Int6, FormatName::Int8, FormatName::F16];
 
 /// What can be chosen.
 pub struct Menu {

@@ -12,7 +12,9 @@ pub enum BudgetRefusal {
     BelowTheRest { target: String, rest: String },
     #[error("target {target}: the unquantized model has {most}, so there is nothing to choose; leave the target out (--bits 16)")]
     TooLarge { target: String, most: String },
-    #[error("recipe: [budget] chooses among integer widths, and [weights] format is {format}; leave the budget out, or choose int4")]
+    #[error(
+        "recipe: [budget] chooses among integer widths, and [weights] format is {format}; leave the budget out, or choose int4"
+    )]
     Codebook { format: &'static str },
     #[error("the logits are not finite with {linears} of layer {layer} in 3 bits; leave these in f16 with an override")]
     NotFinite { layer: usize, linears: &'static str },

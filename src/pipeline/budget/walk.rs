@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 
 use ndarray::Array2;
 
-use super::Weights;
 use crate::calib::{CalibError, Head, Linear, Logits, Mark, Matrix, Progress, Qkv, Stream, StreamOptions, Vector};
 use crate::model::LinearInput;
+use crate::pipeline::calibrate::Weights;
 use crate::pipeline::interrupt;
 use crate::quant::InputStats;
 

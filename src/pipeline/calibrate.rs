@@ -1,0 +1,294 @@
+//! Weights whose codes are more than the nearest ones of the checkpoint's: turned, scaled, rounded by what the model computes.
+//!
+//! ```text
+//! for each layer: for each of its four inputs:
+//!     statistics of the input, everything before it already rounded ─▶ AWQ's scales ─▶ rounding ─▶ the next stage
+//! ```
+//!
+//! A finished layer goes to a work folder beside the output; the same command after a crash or Ctrl-C goes on behind it. The
+//! model runs only as far as statistics are missing, so layers and statistics that are there cost their reading.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use serde_json::json;
+
+use super::export::Options;
+use super::failure::UsageError;
+use super::plan::{Facts, Plan};
+use super::source::{self, Source};
+use super::{interrupt, progress};
+use crate::calib::{self, CalibrationSet, StreamOptions, TooFewTokens, Vocabulary};
+use crate::checkpoint::Checkpoint;
+use crate::model::{LinearInput, LlamaConfig, LlamaRotation, RotationOptions};
+use crate::recipe::{AwqRecipe, Recipe, RotationRecipe, WeightRecipe};
+use crate::record::FileRecord;
+use crate::runtime::ExecutionProvider;
+
+mod activations;
+mod group;
+mod layer;
+mod turned;
+mod weights;
+mod work;
+
+pub use layer::{Found, Prepared};
+pub use turned::Turned;
+pub use weights::Weights;
+
+use activations::{Activations, Fed};
+use group::Group;
+use layer::LayerResult;
+use work::WorkFolder;
+
+/// Changes with every version of the program whose layers or statistics are not those of the one before.
+const FORM: u32 = 1;
+
+/// What a calibrated export starts from.
+pub struct Job<'a> {
+    pub plan: &'a Plan,
+    pub checkpoint: &'a Checkpoint,
+    pub source: &'a Source,
+    pub options: &'a Options,
+    /// The checkpoint's files with their hashes.
+    pub inputs: &'a [FileRecord],
+}
+
+/// Finished layers, and what they add to the plan.
+pub struct Calibrated {
+    work: WorkFolder,
+    recipes: BTreeMap<String, WeightRecipe>,
+    config: LlamaConfig,
+    pub facts: Facts,
+}
+
+/// The export was stopped; what is finished stays.
+#[derive(Debug, thiserror::Error)]
+#[error("{done} of {all} layers are kept in {}; the same command goes on from there", folder.display())]
+struct Stopped {
+    done: usize,
+    all: usize,
+    folder: PathBuf,
+}
+
+/// Whether the recipe asks for more than rounding the checkpoint's own weights to nearest.
+pub fn is_needed(plan: &Plan) -> bool {
+    let recipe = &plan.manifest.recipe;
+    let resolved: Vec<WeightRecipe> = plan.recipes.values().copied().collect();
+    recipe.rotation().is_some() || recipe.calibrated_part(&resolved).is_some()
+}
+
+/// The rotation that the recipe asks for.
+pub fn rotation(config: &LlamaConfig, recipe: &Recipe) -> anyhow::Result<Option<LlamaRotation>> {
+    let draw = |RotationRecipe { kind, seed }| {
+        LlamaRotation::new(config, &RotationOptions { kind: kind.rotation(), seed, residual: true, heads: true })
+    };
+    Ok(recipe.rotation().map(draw).transpose()?)
+}
+
+/// The calibration set of the recipe, if it names one; refused where it shares a passage with an evaluation file.
+pub fn set(recipe: &Recipe, config: &LlamaConfig, source: &Source, options: &Options) -> anyhow::Result<Option<CalibrationSet>> {
+    let Some(calibration) = &recipe.calibration else {
+        return match (&options.save_stats, options.evaluation.is_empty()) {
+            (Some(_), _) => Err(UsageError::StatisticsFlag { flag: "--save-stats" }.into()),
+            (None, false) => Err(UsageError::StatisticsFlag { flag: "--evaluation" }.into()),
+            (None, true) => Ok(None),
+        };
+    };
+    let vocabulary = Vocabulary::open(&source.dir, config.vocab_size)?;
+    let set = calib::load(&calibration.set, &vocabulary, source::hub)?;
+    for file in &options.evaluation {
+        let shown = file.display().to_string();
+        let dataset = super::evaluate::dataset(&shown)?;
+        set.refuse_leak(&dataset, &shown)?;
+    }
+    Ok(Some(set))
+}
+
+impl Job<'_> {
+    /// Rounds every layer that the work folder does not have yet.
+    pub fn run(&self, set: Option<&CalibrationSet>) -> anyhow::Result<Calibrated> {
+        let (plan, config) = (self.plan, &self.plan.config);
+        let rotation = rotation(config, &plan.manifest.recipe)?;
+        let weights = Weights { checkpoint: self.checkpoint, config, rotation };
+        let work = WorkFolder::open(&self.options.output, &self.key(set, "layers"))?;
+        if let Some(folder) = &self.options.save_stats {
+            std::fs::create_dir_all(folder).with_context(|| format!("--save-stats {}: cannot be made", folder.display()))?;
+        }
+        let bar = progress::count((config.num_hidden_layers * LinearInput::ALL.len()) as u64, "calibrate");
+        let mut chain = blake3::Hasher::new();
+        chain.update(self.key(set, "statistics").as_bytes());
+        let sequences = set.map_or(&[][..], |set| &set.sequences);
+        let kept = self.options.save_stats.clone();
+        let activations = Activations::new(&weights, sequences, self.stream_options(work.path()), kept, chain, bar.clone());
+        let mut layers = Layers { job: self, weights: &weights, work: &work, activations, previous: LayerResult::default() };
+        let mut facts = Facts::default();
+        for layer in 0..config.num_hidden_layers {
+            let result = layers.finish(layer, &bar).map_err(|error| self.stopped(error, &work))?;
+            facts.add(&result);
+            layers.previous = result;
+        }
+        drop(layers);
+        bar.finish_and_clear();
+        Ok(Calibrated { work, recipes: plan.recipes.clone(), config: config.clone(), facts })
+    }
+
+    /// BLAKE3 of everything that layers depend on, or statistics before any weight is rounded.
+    fn key(&self, set: Option<&CalibrationSet>, of: &str) -> blake3::Hash {
+        let recipe = &self.plan.manifest.recipe;
+        let decided = json!({
+            "of": of,
+            "form": FORM,
+            "version": env!("CARGO_PKG_VERSION"),
+            "recipe": if of == "layers" { json!(recipe) } else { json!(recipe.rotation()) },
+            "reference": self.needs_reference(),
+            "set": set.map(CalibrationSet::hash),
+            "model": self.inputs,
+            "config": self.plan.copied.iter().find(|file| file.file == "config.json"),
+            "cuda": self.options.cuda,
+            "threads": self.options.threads,
+        });
+        blake3::hash(decided.to_string().as_bytes())
+    }
+
+    /// Whether the unquantized model must run beside.
+    fn needs_reference(&self) -> bool {
+        self.plan.recipes.values().any(WeightRecipe::aims_at_reference)
+    }
+
+    fn stream_options(&self, scratch: &std::path::Path) -> StreamOptions {
+        StreamOptions {
+            provider: if self.options.cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu },
+            threads: self.options.threads,
+            reference: self.needs_reference(),
+            batch_tokens: None,
+            scratch: scratch.to_owned(),
+            too_few_tokens: TooFewTokens::Refuse,
+        }
+    }
+
+    fn stopped(&self, error: anyhow::Error, work: &WorkFolder) -> anyhow::Error {
+        let all = self.plan.config.num_hidden_layers;
+        let done = (0..all).take_while(|&layer| work.has(layer)).count();
+        error.context(Stopped { done, all, folder: work.path().to_owned() })
+    }
+}
+
+/// Layers one after the other.
+struct Layers<'a> {
+    job: &'a Job<'a>,
+    weights: &'a Weights<'a>,
+    work: &'a WorkFolder,
+    activations: Activations<'a>,
+    /// The layer before: its down comes before this layer's first input.
+    previous: LayerResult,
+}
+
+impl Layers<'_> {
+    /// Rounds a layer, or reads it where it is finished.
+    fn finish(&mut self, layer: usize, bar: &indicatif::ProgressBar) -> anyhow::Result<LayerResult> {
+        if self.work.has(layer) {
+            let result = self.work.get(layer, &self.job.plan.recipes)?;
+            for input in LinearInput::ALL {
+                self.activations.follow(|chain| result.hash_input(layer, input, chain));
+                bar.inc(1);
+            }
+            return Ok(result);
+        }
+        let mut result = self.turned_vectors(layer)?;
+        for (place, input) in LinearInput::ALL.into_iter().enumerate() {
+            interrupt::check()?;
+            bar.set_message(format!("layer {}/{}: {input:?}", layer + 1, self.weights.config.num_hidden_layers));
+            let recipes: Vec<WeightRecipe> = input.weights(layer).iter().map(|name| self.job.plan.recipes[name]).collect();
+            let awq = self.awq();
+            let stats = match Group::needs_statistics(&recipes, awq) {
+                false => None,
+                true => {
+                    let fed = Before { layers: self.work, layer, result: &result, previous: &self.previous, job: self.job };
+                    let weights = self.weights;
+                    let n = layer * LinearInput::ALL.len() + place;
+                    Some(self.activations.statistics(n, &|n| fed.linears(weights, n))?)
+                }
+            };
+            Group { layer, input, recipes, awq, weights: self.weights, stats }.round_into(&mut result)?;
+            self.activations.follow(|chain| result.hash_input(layer, input, chain));
+            bar.inc(1);
+        }
+        self.work.put(layer, &result)?;
+        Ok(result)
+    }
+
+    fn awq(&self) -> Option<AwqRecipe> {
+        self.job.plan.manifest.recipe.transform.and_then(|transform| transform.awq)
+    }
+
+    /// Norms and biases of a layer that is turned.
+    fn turned_vectors(&self, layer: usize) -> anyhow::Result<LayerResult> {
+        let mut result = LayerResult::default();
+        if self.weights.rotation.is_some() {
+            let prefix = format!("model.layers.{layer}.");
+            let vectors = self.weights.config.expected_tensors().into_iter().filter(|tensor| tensor.shape.len() == 1);
+            for tensor in vectors.filter(|tensor| tensor.name.starts_with(&prefix)) {
+                let values = self.weights.vector(&tensor.name)?;
+                result.weights.insert(tensor.name, Prepared::Dense(tensor.shape, values));
+            }
+        }
+        Ok(result)
+    }
+}
+
+/// The linears of inputs that are already rounded.
+struct Before<'a> {
+    layers: &'a WorkFolder,
+    layer: usize,
+    result: &'a LayerResult,
+    previous: &'a LayerResult,
+    job: &'a Job<'a>,
+}
+
+impl Before<'_> {
+    /// Those of input `n`, counted over all layers.
+    fn linears(&self, weights: &Weights<'_>, n: usize) -> anyhow::Result<Fed> {
+        let (layer, input) = (n / LinearInput::ALL.len(), LinearInput::ALL[n % LinearInput::ALL.len()]);
+        let quantized = match self.layer - layer {
+            0 => self.result.effective(weights, layer, input)?,
+            1 => self.previous.effective(weights, layer, input)?,
+            _ => self.layers.get(layer, &self.job.plan.recipes)?.effective(weights, layer, input)?,
+        };
+        let reference = if self.job.needs_reference() { weights.group(layer, input)? } else { Vec::new() };
+        let bias = |linear: &&str| {
+            let config = weights.config;
+            let has_bias = if linear.starts_with("mlp.") { config.mlp_bias } else { config.attention_bias };
+            has_bias.then(|| weights.vector(&format!("model.layers.{layer}.{linear}.bias"))).transpose()
+        };
+        let biases = input.linears().iter().map(bias).collect::<anyhow::Result<_>>()?;
+        Ok(Fed { quantized, reference, biases })
+    }
+}
+
+impl Calibrated {
+    /// A layer's weights as the artifact holds them; those that are not among them are the checkpoint's.
+    pub fn layer(&self, layer: usize) -> anyhow::Result<BTreeMap<String, Prepared>> {
+        self.work.get(layer, &self.recipes)?.finished(&self.config, layer)
+    }
+
+    /// Takes the work folder away once the artifact is in place.
+    pub fn remove(self) -> anyhow::Result<()> {
+        self.work.remove()
+    }
+}
+
+impl Facts {
+    fn add(&mut self, result: &LayerResult) {
+        let names = |is: fn(&Prepared) -> bool| result.weights.iter().filter(move |(_, prepared)| is(prepared));
+        self.dense.extend(names(|prepared| matches!(prepared, Prepared::Dense(..))).map(|(name, _)| name.clone()));
+        for (name, prepared) in &result.weights {
+            if let Prepared::Quantized(tensor, _) = prepared
+                && let Some(outliers) = &tensor.outliers
+            {
+                self.outliers.insert(name.clone(), outliers.in_features.len());
+            }
+        }
+    }
+}

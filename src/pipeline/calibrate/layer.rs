@@ -1,0 +1,266 @@
+//! What a decoder layer's weights became, and its file in the work folder.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Context;
+use ndarray::{Array2, ArrayView1};
+use serde::{Deserialize, Serialize};
+
+use super::weights::Weights;
+use crate::checkpoint::{Numbers, TensorFile};
+use crate::model::{LinearInput, LlamaConfig, Smooth, mappings};
+use crate::quant::{Codes, NestedScales, Outliers, QuantizedTensor};
+use crate::recipe::WeightRecipe;
+use crate::record::CalibratedRecord;
+
+/// A weight as the artifact will hold it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prepared {
+    Quantized(QuantizedTensor, Found),
+    /// Not quantized, but not the checkpoint's numbers either: turned, scaled, or a norm that took AWQ's scales.
+    Dense(Vec<usize>, Vec<f32>),
+}
+
+/// What is to be recorded of a quantized weight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Found {
+    /// ‖W − Ŵ‖² / ‖W‖².
+    pub relative_error: f64,
+    pub calibrated: Option<CalibratedRecord>,
+}
+
+/// A finished layer: what differs from the checkpoint.
+///
+/// Rows of v and up are not divided by AWQ's scales yet, which [`Self::finished`] does: calibration computes in the
+/// checkpoint's own basis.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LayerResult {
+    pub weights: BTreeMap<String, Prepared>,
+    /// AWQ's scales of each input that has some, by its place in [`LinearInput::ALL`]: columns of its linears hold them.
+    pub scales: BTreeMap<usize, Vec<f32>>,
+}
+
+/// The file's note.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    found: BTreeMap<String, Found>,
+}
+
+impl Prepared {
+    /// What calibration found about it.
+    pub fn record(&self) -> Option<CalibratedRecord> {
+        match self {
+            Prepared::Quantized(_, found) => found.calibrated.clone(),
+            Prepared::Dense(..) => None,
+        }
+    }
+}
+
+impl LayerResult {
+    /// The weights of one input's linears as the stream multiplies by them: dequantized, AWQ's scales taken out.
+    pub fn effective(&self, weights: &Weights<'_>, layer: usize, input: LinearInput) -> anyhow::Result<Vec<Array2<f32>>> {
+        let scales = self.scales.get(&place(input));
+        let effective = |name: &String| {
+            let mut w = match self.weights.get(name) {
+                Some(Prepared::Quantized(tensor, _)) => tensor.dequantize(),
+                Some(Prepared::Dense(..)) | None => return weights.matrix(name),
+            };
+            if let Some(scales) = scales {
+                w /= &ArrayView1::from(scales.as_slice());
+            }
+            Ok(w)
+        };
+        input.weights(layer).iter().map(effective).collect()
+    }
+
+    /// BLAKE3 of everything that decides [`Self::effective`] beside the checkpoint.
+    pub fn hash_input(&self, layer: usize, input: LinearInput, hash: &mut blake3::Hasher) {
+        for name in input.weights(layer) {
+            let Some(Prepared::Quantized(tensor, _)) = self.weights.get(&name) else { continue };
+            hash.update(name.as_bytes()).update(&tensor.codes);
+            update_f32(hash, &tensor.scales);
+            hash.update(tensor.zero_points.as_deref().unwrap_or_default());
+            if let Some(outliers) = &tensor.outliers {
+                let features: Vec<u8> = outliers.in_features.iter().flat_map(|&feature| (feature as u64).to_le_bytes()).collect();
+                hash.update(&features);
+                update_f32(hash, outliers.weights.as_slice().expect("outliers are stored in standard layout"));
+            }
+        }
+        if let Some(scales) = self.scales.get(&place(input)) {
+            update_f32(hash, scales);
+        }
+    }
+
+    /// The weights as the artifact holds them.
+    ///
+    /// # Errors
+    /// A scale is beyond f16 once its row is divided.
+    pub fn finished(mut self, config: &LlamaConfig, layer: usize) -> anyhow::Result<BTreeMap<String, Prepared>> {
+        for mapping in mappings(config) {
+            let (Smooth::Linear(linear), Some(scales)) = (mapping.smooth, self.scales.get(&place(mapping.balance))) else {
+                continue;
+            };
+            let name = format!("model.layers.{layer}.{linear}.weight");
+            let rows = scales.len() / mapping.sharing.repeats;
+            let mut factors = vec![0.0; rows];
+            scales.iter().enumerate().for_each(|(feature, scale)| factors[mapping.sharing.source(feature)] = scale.recip());
+            match self.weights.get_mut(&name) {
+                Some(Prepared::Quantized(tensor, _)) => {
+                    tensor.scale_rows(&factors).with_context(|| format!("weight {name}"))?;
+                }
+                Some(Prepared::Dense(_, values)) => scale_rows(values, &factors),
+                None => unreachable!("a weight that takes scales is put down before they are used"),
+            }
+        }
+        Ok(self.weights)
+    }
+
+    /// Writes the layer's file.
+    pub fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let mut file = TensorFile::default();
+        let mut found = BTreeMap::new();
+        for (name, prepared) in &self.weights {
+            match prepared {
+                Prepared::Dense(shape, values) => file.put(name.clone(), shape, Numbers::F32(values.clone())),
+                Prepared::Quantized(tensor, of) => {
+                    found.insert(name.clone(), of.clone());
+                    put_tensor(&mut file, name, tensor);
+                }
+            }
+        }
+        for (place, scales) in &self.scales {
+            file.put(format!("awq.{place}"), &[scales.len()], Numbers::F32(scales.clone()));
+        }
+        file.note = serde_json::to_string(&Note { found })?;
+        Ok(file.write(path)?)
+    }
+
+    /// Reads what [`Self::write`] wrote; `recipes` are those of the weights by name.
+    pub fn read(path: &Path, recipes: &BTreeMap<String, WeightRecipe>) -> anyhow::Result<LayerResult> {
+        let mut file = TensorFile::read(path)?;
+        let damaged = || format!("{}: it is damaged; remove it, it is made again", path.display());
+        let note: Note = serde_json::from_str(&file.note).with_context(damaged)?;
+        let mut result = LayerResult::default();
+        for (name, found) in note.found {
+            let tensor = take_tensor(&mut file, &name, recipes).with_context(damaged)?;
+            result.weights.insert(name, Prepared::Quantized(tensor, found));
+        }
+        let rest: Vec<String> = file.names().map(str::to_owned).collect();
+        for name in rest {
+            let (shape, values) = file.take_f32(&name).with_context(damaged)?;
+            match name.strip_prefix("awq.") {
+                Some(place) => drop(result.scales.insert(place.parse().with_context(damaged)?, values)),
+                None => drop(result.weights.insert(name, Prepared::Dense(shape, values))),
+            }
+        }
+        Ok(result)
+    }
+}
+
+/// Place of an input in [`LinearInput::ALL`].
+pub fn place(input: LinearInput) -> usize {
+    LinearInput::ALL.iter().position(|&other| other == input).expect("ALL holds every input")
+}
+
+/// Rows of a row-major matrix, or elements of a vector, times their factors.
+pub fn scale_rows(values: &mut [f32], factors: &[f32]) {
+    let width = values.len() / factors.len();
+    for (row, factor) in values.chunks_exact_mut(width).zip(factors) {
+        row.iter_mut().for_each(|value| *value *= factor);
+    }
+}
+
+fn update_f32(hash: &mut blake3::Hasher, values: &[f32]) {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    hash.update(&bytes);
+}
+
+fn put_tensor(file: &mut TensorFile, name: &str, tensor: &QuantizedTensor) {
+    let (rows, columns, groups) = (tensor.out_features, tensor.in_features, tensor.groups());
+    file.put(format!("{name}.codes"), &[rows, columns], Numbers::U8(tensor.codes.clone()));
+    file.put(format!("{name}.scales"), &[rows, groups], Numbers::F32(tensor.scales.clone()));
+    if let Some(points) = &tensor.zero_points {
+        file.put(format!("{name}.zero_points"), &[rows, groups], Numbers::U8(points.clone()));
+    }
+    if let Some(NestedScales { codes, absmax, offset }) = &tensor.nested {
+        file.put(format!("{name}.nested.codes"), &[codes.len()], Numbers::U8(codes.clone()));
+        file.put(format!("{name}.nested.absmax"), &[absmax.len()], Numbers::F32(absmax.clone()));
+        file.put(format!("{name}.nested.offset"), &[1], Numbers::F32(vec![*offset]));
+    }
+    if let Some(Outliers { in_features, weights }) = &tensor.outliers {
+        let ids = in_features.iter().map(|&feature| feature as u32).collect();
+        file.put(format!("{name}.outliers.in_features"), &[in_features.len()], Numbers::U32(ids));
+        let values = weights.iter().copied().collect();
+        file.put(format!("{name}.outliers.weights"), &[rows, in_features.len()], Numbers::F32(values));
+    }
+}
+
+fn take_tensor(file: &mut TensorFile, name: &str, recipes: &BTreeMap<String, WeightRecipe>) -> Option<QuantizedTensor> {
+    let scheme = recipes.get(name)?.scheme()?;
+    let (_, codes) = file.take(&format!("{name}.codes")).and_then(|(shape, numbers)| match numbers {
+        Numbers::U8(codes) => Some((shape, codes)),
+        _ => None,
+    })?;
+    let (shape, scales) = file.take_f32(&format!("{name}.scales"))?;
+    let (out_features, in_features) = (*shape.first()?, codes.len() / shape.first()?);
+    let zero_points = file.take_u8(&format!("{name}.zero_points"));
+    let mut tensor = match file.take_u8(&format!("{name}.nested.codes")) {
+        None => QuantizedTensor::new(scheme, out_features, in_features, Codes { codes, scales, zero_points }),
+        Some(nested) => {
+            let (_, absmax) = file.take_f32(&format!("{name}.nested.absmax"))?;
+            let offset = *file.take_f32(&format!("{name}.nested.offset"))?.1.first()?;
+            let nested = NestedScales { codes: nested, absmax, offset };
+            QuantizedTensor::from_nested(scheme, out_features, in_features, codes, nested)
+        }
+    };
+    if let Some((shape, weights)) = file.take_f32(&format!("{name}.outliers.weights")) {
+        let (_, Numbers::U32(ids)) = file.take(&format!("{name}.outliers.in_features"))? else { return None };
+        let weights = Array2::from_shape_vec((*shape.first()?, *shape.get(1)?), weights).ok()?;
+        tensor.outliers = Some(Outliers { in_features: ids.iter().map(|&id| id as usize).collect(), weights });
+    }
+    Some(tensor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::{Rtn, with_outliers};
+    use crate::recipe::FormatName;
+
+    fn recipes() -> BTreeMap<String, WeightRecipe> {
+        let nested = WeightRecipe { double_quantization: true, ..WeightRecipe::of(FormatName::Nf4) };
+        let all = [
+            ("asymmetric", WeightRecipe { symmetric: false, ..WeightRecipe::of(FormatName::Int4) }),
+            ("nested", nested),
+            ("outliers", WeightRecipe::of(FormatName::Int8)),
+        ];
+        all.map(|(name, recipe)| (name.to_owned(), recipe)).into()
+    }
+
+    #[test]
+    fn a_layer_reads_back_as_itself() {
+        let w = Array2::from_shape_fn((6, 128), |(i, j)| ((i * 131 + j * 17) % 101) as f32 / 50.0 - 1.0);
+        let mut result = LayerResult::default();
+        for (name, recipe) in recipes() {
+            let features: &[usize] = if name == "outliers" { &[3, 77] } else { &[] };
+            let scheme = recipe.scheme().unwrap();
+            let rounded = with_outliers(&Rtn, w.view(), &scheme, None, features).unwrap();
+            let calibrated = (name == "nested").then_some(CalibratedRecord {
+                output_error: 1.0 / 3.0,
+                rtn_output_error: 0.5,
+                damping: None,
+                dead_channels: 2,
+                awq_ratio: Some(0.45),
+            });
+            let found = Found { relative_error: 0.1 + 0.2, calibrated };
+            result.weights.insert(name, Prepared::Quantized(rounded.tensor, found));
+        }
+        result.weights.insert("norm".to_owned(), Prepared::Dense(vec![3], vec![1.0, -0.5, 3e-8]));
+        result.scales.insert(2, vec![0.3; 128]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("layer");
+        result.write(&path).unwrap();
+        assert_eq!(LayerResult::read(&path, &recipes()).unwrap(), result);
+    }
+}

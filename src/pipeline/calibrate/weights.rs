@@ -1,0 +1,94 @@
+//! The checkpoint's weights in f32, turned where the recipe says so.
+
+use anyhow::Context;
+use ndarray::{Array2, ArrayView2};
+
+use crate::checkpoint::{Checkpoint, TensorView};
+use crate::model::{LinearInput, LlamaConfig, LlamaRotation};
+use crate::tensor;
+
+/// Where weights come from before they are rounded.
+pub struct Weights<'a> {
+    pub checkpoint: &'a Checkpoint,
+    pub config: &'a LlamaConfig,
+    pub rotation: Option<LlamaRotation>,
+}
+
+impl Weights<'_> {
+    /// A linear's weight, `[out_features, in_features]`.
+    ///
+    /// # Errors
+    /// A weight is not a number or infinite.
+    pub fn matrix(&self, name: &str) -> anyhow::Result<Array2<f32>> {
+        let (shape, values) = self.read(name)?;
+        let &[out_features, in_features] = shape.as_slice() else { unreachable!("a linear's weight is a matrix") };
+        let w = Array2::from_shape_vec((out_features, in_features), values).expect("as many values as the shape says");
+        match &self.rotation {
+            None => Ok(w),
+            Some(rotation) => Ok(rotation.matrix(name, w.view(), self.folded_norm(name)?.as_deref())),
+        }
+    }
+
+    /// The weights of the linears that read `input`.
+    pub fn group(&self, layer: usize, input: LinearInput) -> anyhow::Result<Vec<Array2<f32>>> {
+        input.weights(layer).iter().map(|name| self.matrix(name)).collect()
+    }
+
+    /// A norm's weight or a bias.
+    pub fn vector(&self, name: &str) -> anyhow::Result<Vec<f32>> {
+        let (_, values) = self.read(name)?;
+        Ok(match &self.rotation {
+            None => values,
+            Some(rotation) => rotation.vector(name, &values),
+        })
+    }
+
+    /// The final norm's weight as the checkpoint has it.
+    pub fn final_norm(&self) -> anyhow::Result<Vec<f32>> {
+        Ok(self.read("model.norm.weight")?.1)
+    }
+
+    /// The LM head's weight, `[vocab_size, hidden_size]`; the embedding where they are tied.
+    pub fn head_table(&self) -> anyhow::Result<Array2<f32>> {
+        self.matrix(if self.config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" })
+    }
+
+    /// What the head's input is multiplied by before, if by anything.
+    pub fn head_matrix(&self) -> anyhow::Result<Option<Array2<f32>>> {
+        match &self.rotation {
+            None => Ok(None),
+            Some(rotation) => Ok(rotation.head_matrix(&self.final_norm()?)),
+        }
+    }
+
+    /// The norm whose weight a rotation folds into the matrix `name`.
+    pub fn folded_norm(&self, name: &str) -> anyhow::Result<Option<Vec<f32>>> {
+        let norm = self.rotation.as_ref().and_then(|rotation| rotation.folded_norm(name));
+        norm.map(|norm| Ok(self.read(&norm)?.1)).transpose()
+    }
+
+    /// Row `id` of the embedding, `[hidden_size]`.
+    pub fn embedding(&self, id: usize, row: &mut [f32]) -> anyhow::Result<()> {
+        const NAME: &str = "model.embed_tokens.weight";
+        let TensorView { dtype, bytes, .. } = self.checkpoint.tensor(NAME)?;
+        let bytes_of_row = dtype.bytes_of(row.len());
+        let bytes = &bytes[id * bytes_of_row..][..bytes_of_row];
+        tensor::convert::decode(dtype, bytes, row)
+            .map_err(|error| error.shifted(id * row.len()))
+            .with_context(|| format!("weight {NAME}"))?;
+        if let Some(rotation) = &self.rotation {
+            let turned = rotation.matrix(NAME, ArrayView2::from_shape((1, row.len()), row).expect("one row"), None);
+            row.iter_mut().zip(&turned).for_each(|(old, &new)| *old = new);
+        }
+        Ok(())
+    }
+
+    fn read(&self, name: &str) -> anyhow::Result<(Vec<usize>, Vec<f32>)> {
+        let view = self.checkpoint.tensor(name)?;
+        let mut values = vec![0.0; view.shape.iter().product()];
+        tensor::convert::decode(view.dtype, view.bytes, &mut values).with_context(|| format!("weight {name}"))?;
+        let shape = view.shape.to_vec();
+        self.checkpoint.release(name)?;
+        Ok((shape, values))
+    }
+}

@@ -1,0 +1,57 @@
+//! The folder beside an output in which finished layers wait, so that a stopped export goes on where it was.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::layer::LayerResult;
+use crate::recipe::WeightRecipe;
+
+/// Hexadecimal digits of the key in the folder's name.
+const DIGITS: usize = 16;
+
+/// Finished layers of one export.
+pub struct WorkFolder {
+    folder: PathBuf,
+}
+
+impl WorkFolder {
+    /// The folder of `output` for `key`, which says everything that its layers depend on; made if it is not there.
+    pub fn open(output: &Path, key: &blake3::Hash) -> anyhow::Result<WorkFolder> {
+        let name = output.file_name().unwrap_or_default().to_string_lossy();
+        let folder = output.with_file_name(format!(".{name}.calibrated-{}", &key.to_hex()[..DIGITS]));
+        fs::create_dir_all(&folder).with_context(|| format!("work folder {}: cannot be made", folder.display()))?;
+        Ok(WorkFolder { folder })
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Whether the layer is finished.
+    pub fn has(&self, layer: usize) -> bool {
+        self.file(layer).is_file()
+    }
+
+    /// Keeps a finished layer.
+    pub fn put(&self, layer: usize, result: &LayerResult) -> anyhow::Result<()> {
+        result.write(&self.file(layer))
+    }
+
+    /// A finished layer.
+    pub fn get(&self, layer: usize, recipes: &BTreeMap<String, WeightRecipe>) -> anyhow::Result<LayerResult> {
+        LayerResult::read(&self.file(layer), recipes)
+    }
+
+    /// Takes everything away once the artifact is in place.
+    pub fn remove(self) -> anyhow::Result<()> {
+        fs::remove_dir_all(&self.folder).with_context(|| format!("work folder {}: cannot be removed", self.folder.display()))
+    }
+
+    fn file(&self, layer: usize) -> PathBuf {
+        self.folder.join(format!("layer-{layer:03}.safetensors"))
+    }
+}

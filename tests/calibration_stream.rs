@@ -1,0 +1,435 @@
+//! Statistics of the embedded model's activations are those of Hugging Face transformers, however they are computed.
+//!
+//! Runs on the CPU in f32, and on CUDA in f16 with `QONNX_TEST_EP=cuda`. The golden comes from scripts/golden_statistics.py.
+
+#[path = "support/tiny.rs"]
+mod tiny;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use ndarray::{Array2, ArrayView2};
+use qonnx::calib::{
+    Both, CalibError, Head, LayerWeights, Linear, Matrix, Observe, Progress, Qkv, Stream, StreamOptions, TooFewTokens, Vector,
+};
+use qonnx::checkpoint::Checkpoint;
+use qonnx::fault::Fault;
+use qonnx::generate::Score;
+use qonnx::model::LlamaConfig;
+use qonnx::quant::InputStats;
+use qonnx::recipe::FormatName;
+use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Weights};
+use qonnx::tensor::{DType, convert};
+use serde_json::Value;
+
+/// What is asked of an execution provider.
+struct Bar {
+    provider: ExecutionProvider,
+    activation: DType,
+    /// Largest error of a statistic, relative to what it is a part of.
+    relative: f64,
+    /// Largest difference of a logit from the engine's.
+    logits: f32,
+}
+
+const CPU: Bar = Bar { provider: ExecutionProvider::Cpu, activation: DType::F32, relative: 1e-4, logits: 1e-4 };
+// f16 has 11 bits, and transformers computes in f32.
+const CUDA: Bar = Bar { provider: ExecutionProvider::Cuda, activation: DType::F16, relative: 2e-2, logits: 0.1 };
+
+fn bar() -> Bar {
+    match std::env::var("QONNX_TEST_EP").as_deref() {
+        Err(_) | Ok("cpu") => CPU,
+        Ok("cuda") => CUDA,
+        Ok(other) => panic!("QONNX_TEST_EP is {other}; expected cpu or cuda"),
+    }
+}
+
+fn options() -> StreamOptions {
+    StreamOptions {
+        provider: bar().provider,
+        threads: None,
+        reference: false,
+        batch_tokens: None,
+        scratch: std::env::temp_dir(),
+        too_few_tokens: TooFewTokens::Refuse,
+    }
+}
+
+/// A checkpoint's weights, widened.
+struct Model {
+    cfg: LlamaConfig,
+    weights: HashMap<String, Array2<f32>>,
+}
+
+impl Model {
+    /// The embedded model; `change` is applied to every weight of a decoder linear.
+    fn tiny(change: impl Fn(f32) -> f32) -> Model {
+        let text = std::fs::read_to_string(tiny::model().join("config.json")).expect("the fixture has a configuration");
+        let cfg = LlamaConfig::from_json(&text).expect("the fixture is a Llama");
+        let checkpoint = Checkpoint::open(&tiny::model()).expect("the fixture is a checkpoint");
+        let read = |name: &str, shape: &[usize]| {
+            let mut values = vec![0f32; shape.iter().product()];
+            let view = checkpoint.tensor(name).expect("the fixture has every weight");
+            convert::decode(view.dtype, view.bytes, &mut values).expect("the fixture's weights are floats");
+            if name.ends_with("_proj.weight") {
+                values.iter_mut().for_each(|w| *w = change(*w));
+            }
+            let rows = if shape.len() == 2 { shape[0] } else { 1 };
+            Array2::from_shape_vec((rows, values.len() / rows), values).expect("the shape is the weight's")
+        };
+        let weights = cfg.expected_tensors().into_iter().map(|t| (t.name.clone(), read(&t.name, &t.shape))).collect();
+        Model { cfg, weights }
+    }
+
+    fn matrix<'a>(&'a self, beside: Option<&'a Model>, name: &str) -> Matrix<'a> {
+        Both { quantized: self.weights[name].view(), reference: beside.map(|model| model.weights[name].view()) }
+    }
+
+    fn vector(&self, name: &str) -> Vector<'_> {
+        Both::same(self.weights[name].as_slice().expect("a vector is contiguous"))
+    }
+
+    /// Layer `layer`, with `beside` as the unquantized model.
+    fn layer<'a>(&'a self, beside: Option<&'a Model>, layer: usize) -> LayerWeights<'a> {
+        let at = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        let linear = |part: &str| Linear { weight: self.matrix(beside, &at(part)), bias: None };
+        let next = match layer + 1 {
+            next if next < self.cfg.num_hidden_layers => format!("model.layers.{next}.input_layernorm.weight"),
+            _ => "model.norm.weight".to_owned(),
+        };
+        LayerWeights {
+            qkv: Qkv { q: linear("self_attn.q_proj"), k: linear("self_attn.k_proj"), v: linear("self_attn.v_proj") },
+            o: linear("self_attn.o_proj"),
+            post_attention_layernorm: self.vector(&at("post_attention_layernorm")),
+            gate: linear("mlp.gate_proj"),
+            up: linear("mlp.up_proj"),
+            down: linear("mlp.down_proj"),
+            next_norm: self.vector(&next),
+        }
+    }
+
+    fn first_norm(&self) -> Vector<'_> {
+        self.vector("model.layers.0.input_layernorm.weight")
+    }
+
+    fn embed(&self, id: u32, row: &mut [f32]) {
+        let table = &self.weights["model.embed_tokens.weight"];
+        row.copy_from_slice(table.row(id as usize).as_slice().expect("rows are contiguous"));
+    }
+
+    fn start<'a>(&self, options: &StreamOptions, sequences: &[Vec<u32>], observe: Observe<'a>) -> Result<Stream<'a>, CalibError> {
+        Stream::start(&self.cfg, options, sequences, &mut |id, row| self.embed(id, row), observe)
+    }
+
+    /// Statistics of every input, in the order of the layers; the LM head's last.
+    fn statistics(&self, beside: Option<&Model>, options: &StreamOptions, sequences: &[Vec<u32>]) -> Vec<InputStats> {
+        let options = StreamOptions { reference: beside.is_some(), ..options.clone() };
+        let mut stream = self.start(&options, sequences, silent()).unwrap_or_else(|error| panic!("{error}"));
+        self.pass(&mut stream, beside).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn pass(&self, stream: &mut Stream<'_>, beside: Option<&Model>) -> Result<Vec<InputStats>, CalibError> {
+        let mut all = vec![stream.enter(&self.first_norm())?];
+        for layer in 0..self.cfg.num_hidden_layers {
+            let w = self.layer(beside, layer);
+            all.push(stream.attend(&w.qkv)?);
+            all.push(stream.add_attention(&w.o, &w.post_attention_layernorm)?);
+            all.push(stream.activate(&w.gate, &w.up)?);
+            all.push(stream.add_mlp(&w.down, &w.next_norm)?);
+        }
+        Ok(all)
+    }
+}
+
+fn silent<'a>() -> Observe<'a> {
+    Box::new(|_| ControlFlow::Continue(()))
+}
+
+fn same(w: f32) -> f32 {
+    w
+}
+
+/// As scripts/golden_statistics.py rounds.
+fn rounded(w: f32) -> f32 {
+    (w * 32.0).round_ties_even() / 32.0
+}
+
+fn golden() -> Value {
+    let text = std::fs::read_to_string(tiny::root().join("tests/goldens/statistics.json")).expect("the golden is there");
+    serde_json::from_str(&text).expect("the golden is JSON")
+}
+
+fn sequences(golden: &Value) -> Vec<Vec<u32>> {
+    serde_json::from_value(golden["sequences"].clone()).expect("the golden has sequences")
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().expect("a golden number")
+}
+
+/// Places that the golden script picks.
+fn picked(width: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..8).map(move |i| ((i * 97 + 5) % width, (i * 61 + 3) % width))
+}
+
+/// Largest errors of a matrix: of the trace relative to itself, of entries relative to the geometric mean of `scale`'s diagonal.
+fn matrix_error(ours: ArrayView2<'_, f32>, scale: ArrayView2<'_, f32>, golden: &Value) -> f64 {
+    let trace: f64 = ours.diag().iter().map(|&v| f64::from(v)).sum();
+    let mut error = (trace / number(&golden["trace"]) - 1.0).abs();
+    for ((row, column), theirs) in picked(ours.nrows()).zip(golden["entries"].as_array().expect("entries")) {
+        let scale = (f64::from(scale[[row, row]]) * f64::from(scale[[column, column]])).sqrt();
+        error = error.max((f64::from(ours[[row, column]]) - number(theirs)).abs() / scale);
+    }
+    error
+}
+
+fn vector_error(ours: &[f32], golden: &Value) -> f64 {
+    let sum: f64 = ours.iter().map(|&v| f64::from(v)).sum();
+    let mut error = (sum / number(&golden["sum"]) - 1.0).abs();
+    for ((channel, _), theirs) in picked(ours.len()).zip(golden["entries"].as_array().expect("entries")) {
+        error = error.max((f64::from(ours[channel]) / number(theirs) - 1.0).abs());
+    }
+    error
+}
+
+fn compare(ours: &[InputStats], theirs: &Value) {
+    let (bar, theirs) = (bar(), theirs.as_array().expect("a list of inputs"));
+    assert_eq!(ours.len(), theirs.len());
+    for (input, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
+        assert_eq!(ours.tokens, 869);
+        let mut errors = vec![
+            matrix_error(ours.gram.view(), ours.gram.view(), &theirs["gram"]),
+            vector_error(&ours.mean_abs, &theirs["mean_abs"]),
+            vector_error(&ours.max_abs, &theirs["max_abs"]),
+        ];
+        errors.extend(ours.cross.as_ref().map(|cross| matrix_error(cross.view(), ours.gram.view(), &theirs["cross"])));
+        println!("input {input}: {errors:?}");
+        assert!(errors.iter().all(|error| *error <= bar.relative), "input {input}: {errors:?}");
+        assert_eq!(ours.gram, ours.gram.t(), "input {input} is symmetric");
+    }
+}
+
+#[test]
+fn statistics_of_every_input_are_those_of_transformers() {
+    let golden = golden();
+    let statistics = Model::tiny(same).statistics(None, &options(), &sequences(&golden));
+    assert!(statistics.iter().all(|input| input.cross.is_none()));
+    compare(&statistics, &golden["plain"]);
+}
+
+#[test]
+fn statistics_of_a_quantized_model_and_their_cross_with_the_unquantized_one_are_those_of_transformers() {
+    let golden = golden();
+    let statistics = Model::tiny(rounded).statistics(Some(&Model::tiny(same)), &options(), &sequences(&golden));
+    assert!(statistics.iter().all(|input| input.cross.is_some()));
+    compare(&statistics, &golden["rounded"]);
+}
+
+/// Largest difference relative to the diagonal.
+fn difference(a: &InputStats, b: &InputStats) -> f32 {
+    let scale = |i: usize, j: usize| (a.gram[[i, i]] * a.gram[[j, j]]).sqrt();
+    let gram = a.gram.indexed_iter().map(|((i, j), v)| (v - b.gram[[i, j]]).abs() / scale(i, j).max(f32::MIN_POSITIVE));
+    let mean = a.mean_abs.iter().zip(&b.mean_abs).map(|(a, b)| (a - b).abs() / a);
+    let max = a.max_abs.iter().zip(&b.max_abs).map(|(a, b)| (a - b).abs() / a);
+    gram.chain(mean).chain(max).fold(0.0, f32::max)
+}
+
+#[test]
+fn batches_do_not_change_results() {
+    let (model, sequences) = (Model::tiny(same), sequences(&golden()));
+    let whole = model.statistics(None, &options(), &sequences);
+    let tolerance = if bar().provider == ExecutionProvider::Cpu { 2e-5 } else { 1e-2 };
+    for batch_tokens in [Some(1), Some(330)] {
+        let cut = model.statistics(None, &StreamOptions { batch_tokens, ..options() }, &sequences);
+        for (input, (whole, cut)) in whole.iter().zip(&cut).enumerate() {
+            let difference = difference(whole, cut);
+            assert!(difference <= tolerance, "input {input} in batches of {batch_tokens:?}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn replay_leads_to_what_the_first_pass_saw() {
+    let (model, beside, sequences) = (Model::tiny(rounded), Model::tiny(same), sequences(&golden()));
+    let first = model.statistics(Some(&beside), &options(), &sequences);
+    let options = StreamOptions { reference: true, ..options() };
+    let mut stream = model.start(&options, &sequences, silent()).unwrap_or_else(|error| panic!("{error}"));
+    stream.replay_enter(&model.first_norm()).unwrap_or_else(|error| panic!("{error}"));
+    for layer in 0..model.cfg.num_hidden_layers {
+        assert_eq!(stream.layer(), layer);
+        assert_eq!(stream.statistics().unwrap_or_else(|error| panic!("{error}")), first[4 * layer]);
+        stream.replay(&model.layer(Some(&beside), layer)).unwrap_or_else(|error| panic!("{error}"));
+    }
+    assert_eq!(stream.statistics().unwrap_or_else(|error| panic!("{error}")), first[24]);
+}
+
+fn engine() -> Engine {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let artifact = folder.path().join("artifact");
+    tiny::export(&tiny::request(&tiny::model(), tiny::bits(FormatName::F16), bar().activation), &artifact);
+    let options = EngineOptions { provider: bar().provider, threads: None, weights: Weights::Fused };
+    Engine::load(&artifact, &options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn logits_are_those_of_the_artifact() {
+    let (bar, sequences) = (bar(), sequences(&golden()));
+    let model = Model::tiny(|w| half::f16::from_f32(w).to_f32());
+    let mut stream = model.start(&options(), &sequences, silent()).unwrap_or_else(|error| panic!("{error}"));
+    stream.replay_enter(&model.first_norm()).unwrap_or_else(|error| panic!("{error}"));
+    (0..6).try_for_each(|layer| stream.replay(&model.layer(None, layer))).unwrap_or_else(|error| panic!("{error}"));
+    let table = model.matrix(None, "model.embed_tokens.weight");
+    let mut ours: Vec<Vec<Vec<f32>>> = vec![Vec::new(); sequences.len()];
+    let identity = Array2::eye(model.cfg.hidden_size);
+    for matrix in [None, Some(Both::same(identity.view()))] {
+        ours.iter_mut().for_each(Vec::clear);
+        let visit = &mut |logits: qonnx::calib::Logits<'_>| {
+            assert!(logits.reference.is_none() && logits.first == ours[logits.sequence].len());
+            ours[logits.sequence].extend(logits.quantized.rows().into_iter().map(|row| row.to_vec()));
+        };
+        stream.logits(&Head { table, matrix }, visit).unwrap_or_else(|error| panic!("{error}"));
+        let mut engine = engine();
+        let mut largest = 0f32;
+        for (ids, ours) in sequences.iter().zip(&ours) {
+            assert_eq!(ids.len(), ours.len());
+            let mut compare = |first: usize, theirs: ArrayView2<'_, f32>| {
+                for (ours, theirs) in ours[first..].iter().zip(theirs.rows()) {
+                    largest = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(largest, f32::max);
+                }
+            };
+            engine.logits(ids, &mut compare).unwrap_or_else(|error| panic!("{error}"));
+        }
+        println!("largest difference {largest:.1e}");
+        assert!(largest <= bar.logits, "logits differ by {largest}");
+    }
+}
+
+#[test]
+fn a_reference_stream_has_logits_of_its_own() {
+    let (model, beside, sequences) = (Model::tiny(rounded), Model::tiny(same), sequences(&golden()));
+    let logits = |model: &Model, beside: Option<&Model>| {
+        let options = StreamOptions { reference: beside.is_some(), ..options() };
+        let mut stream = model.start(&options, &sequences, silent()).unwrap_or_else(|error| panic!("{error}"));
+        stream.replay_enter(&model.first_norm()).unwrap_or_else(|error| panic!("{error}"));
+        (0..6).try_for_each(|layer| stream.replay(&model.layer(beside, layer))).unwrap_or_else(|error| panic!("{error}"));
+        let (mut quantized, mut reference) = (Vec::new(), Vec::new());
+        let head = Head { table: model.matrix(None, "model.embed_tokens.weight"), matrix: None };
+        let visit = &mut |logits: qonnx::calib::Logits<'_>| {
+            quantized.extend(logits.quantized.iter().copied());
+            reference.extend(logits.reference.iter().flatten().copied());
+        };
+        stream.logits(&head, visit).unwrap_or_else(|error| panic!("{error}"));
+        (quantized, reference)
+    };
+    let (quantized, reference) = logits(&model, Some(&beside));
+    assert_eq!((&quantized, &reference), (&logits(&model, None).0, &logits(&beside, None).0));
+    assert_ne!(quantized, reference);
+}
+
+fn refusal(sequences: &[Vec<u32>], options: &StreamOptions) -> String {
+    let error = Model::tiny(same).start(options, sequences, silent()).map(drop).expect_err("the set is refused");
+    assert_eq!(error.fault(), Fault::BadInput);
+    error.to_string()
+}
+
+#[test]
+fn sets_that_do_not_fit_the_model_are_refused() {
+    let sequence = |tokens: usize| vec![7u32; tokens];
+    let expected = "the calibration set has no sequences; give at least one";
+    assert_eq!(refusal(&[], &options()), expected);
+    let expected = "calibration sequence 1 has no tokens; leave it out";
+    assert_eq!(refusal(&[sequence(3), sequence(0)], &options()), expected);
+    let expected = "calibration sequence 0 has 131073 tokens, and the model has 131072 positions (max_position_embeddings); \
+                    use shorter sequences";
+    assert_eq!(refusal(&[sequence(131073)], &options()), expected);
+    let expected = "calibration sequence 1 holds token id 4096, beyond the model's vocabulary of 4096; make the set with the \
+                    model's own tokenizer";
+    assert_eq!(refusal(&[sequence(3), vec![4095, 4096]], &options()), expected);
+    let expected = "767 calibration tokens are fewer than the 768 input features of mlp.down_proj, so that its statistics would \
+                    leave directions unseen; use more or longer sequences, or allow it";
+    assert_eq!(refusal(&[sequence(500), sequence(267)], &options()), expected);
+}
+
+#[test]
+fn few_tokens_are_enough_where_they_are_allowed() {
+    let options = StreamOptions { too_few_tokens: TooFewTokens::Allow, ..options() };
+    let statistics = Model::tiny(same).statistics(None, &options, &[vec![5, 6, 7]]);
+    assert!(statistics.iter().all(|input| input.tokens == 3 && input.gram.diag().sum() > 0.0));
+}
+
+#[test]
+fn activations_that_are_not_finite_name_layer_and_input() {
+    let mut model = Model::tiny(same);
+    let up = model.weights.get_mut("model.layers.2.mlp.up_proj.weight").expect("the model has six layers");
+    up.row_mut(41).fill(f32::INFINITY);
+    let mut stream = model.start(&options(), &sequences(&golden()), silent()).unwrap_or_else(|error| panic!("{error}"));
+    let error = model.pass(&mut stream, None).map(drop).expect_err("infinity is refused");
+    let advice = match bar().provider {
+        ExecutionProvider::Cpu => "check the checkpoint's weights, and the roundings of the layers before",
+        ExecutionProvider::Cuda => {
+            "activations beyond 65504 do not fit f16; calibrate on the CPU, which computes in f32, and export with f32 activations"
+        }
+    };
+    assert_eq!(error.to_string(), format!("layer 2: the input of mlp.down_proj is NaN or infinite in channel 41; {advice}"));
+    assert_eq!(error.fault(), Fault::BadInput);
+}
+
+#[test]
+fn stages_are_called_in_turn_with_weights_that_fit() {
+    let model = Model::tiny(same);
+    let mut stream = model.start(&options(), &sequences(&golden()), silent()).unwrap_or_else(|error| panic!("{error}"));
+    let layer = model.layer(None, 0);
+    let said = |result: Result<InputStats, CalibError>| result.map(drop).expect_err("it is refused").to_string();
+    assert_eq!(said(stream.statistics()), "statistics was called where enter comes next");
+    assert_eq!(said(stream.attend(&layer.qkv)), "attend was called where enter comes next");
+    let expected = "input_layernorm.weight must have shape [256], got [255]; give it as [out_features, in_features]";
+    assert_eq!(said(stream.enter(&Both::same(&[1.0; 255]))), expected);
+    stream.replay_enter(&model.first_norm()).unwrap_or_else(|error| panic!("{error}"));
+    let expected = "k_proj.weight must have shape [128, 256], got [256, 256]; give it as [out_features, in_features]";
+    assert_eq!(said(stream.attend(&Qkv { k: layer.qkv.q, ..layer.qkv })), expected);
+    let bias = [0.0; 256];
+    let q = Linear { bias: Some(Both::same(&bias)), ..layer.qkv.q };
+    let expected = "q_proj.weight: the model's configuration has no bias, got one";
+    assert_eq!(said(stream.attend(&Qkv { q, ..layer.qkv })), expected);
+    let head = Head { table: model.matrix(None, "model.embed_tokens.weight"), matrix: None };
+    let error = stream.logits(&head, &mut |_| {}).expect_err("layers are still to come").to_string();
+    assert_eq!(error, "logits was called where attend comes next");
+    // What was refused changed nothing.
+    assert!(stream.attend(&layer.qkv).is_ok());
+}
+
+#[test]
+fn progress_counts_batches_and_can_stop_the_stage() {
+    let (model, sequences) = (Model::tiny(same), sequences(&golden()));
+    let (seen, stop_at) = (RefCell::new(Vec::new()), Cell::new(usize::MAX));
+    let observe = Box::new(|progress: Progress| {
+        seen.borrow_mut().push((progress.step, progress.done, progress.all));
+        if seen.borrow().len() >= stop_at.get() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    // Four sequences of 160 tokens in two batches, two of 96 in one, one of 37.
+    let options = StreamOptions { batch_tokens: Some(320), ..options() };
+    let mut stream = model.start(&options, &sequences, observe).unwrap_or_else(|error| panic!("{error}"));
+    stream.enter(&model.first_norm()).unwrap_or_else(|error| panic!("{error}"));
+    let each = |step: &'static str| (1..=4).map(move |done| (step, done, 4));
+    assert_eq!(*seen.borrow(), each("enter").chain(each("statistics")).collect::<Vec<_>>());
+    stop_at.set(10);
+    let error = stream.attend(&model.layer(None, 0).qkv).map(drop).expect_err("it was stopped");
+    assert_eq!((error.to_string().as_str(), error.fault()), ("interrupted while calibrating layer 0", Fault::Failed));
+    assert_eq!(seen.borrow().last(), Some(&("attend", 2, 4)));
+}
+
+#[test]
+fn a_scratch_folder_that_is_not_there_is_named() {
+    let options = StreamOptions { scratch: PathBuf::from("/no/such/folder"), ..options() };
+    let started = Model::tiny(same).start(&options, &[vec![1; 768]], silent()).map(drop);
+    match bar().provider {
+        ExecutionProvider::Cpu => {
+            let expected =
+                "the scratch file for activations in /no/such/folder cannot be used; give a folder with 786432 bytes free";
+            assert_eq!(started.expect_err("there is no such folder").to_string(), expected);
+        }
+        ExecutionProvider::Cuda => assert!(started.is_ok(), "activations stay on the device"),
+    }
+}
