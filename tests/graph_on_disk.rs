@@ -29,7 +29,7 @@ fn config() -> LlamaConfig {
 }
 
 fn build(cfg: &LlamaConfig, form: &dyn Fn(&str) -> WeightForm) -> DecoderGraph {
-    decoder(cfg, &GraphOptions { activation: DType::F32, max_context: 64 }, form).expect("every scheme here fits the model")
+    decoder(cfg, &GraphOptions { activation: DType::F32, max_context: 64, rotated_head: false }, form).expect("every scheme here fits the model")
 }
 
 /// INT4 linears, an asymmetric down projection, a packed INT8 embedding table, an f16 LM head.
@@ -147,20 +147,11 @@ fn the_weights_of_the_graph_are_those_of_the_checkpoint() {
         stored.sort();
         expected.sort();
         assert_eq!(stored, expected);
-        let mut names: Vec<String> = graph.weights.iter().flat_map(|weight| initializers(&weight.form)).collect();
+        let mut names: Vec<String> = graph.weights.iter().flat_map(|weight| weight.initializers().map(str::to_owned)).collect();
         let mut declared: Vec<String> = awaited(&graph).into_keys().collect();
         names.sort();
         declared.sort();
         assert_eq!(names, declared, "export is told of every initializer that waits for bytes");
-    }
-}
-
-fn initializers(form: &StoredForm) -> Vec<String> {
-    match form {
-        StoredForm::Dense { initializer, .. } => vec![initializer.clone()],
-        StoredForm::Quantized { codes, scales, zero_points, .. } => {
-            [Some(codes), Some(scales), zero_points.as_ref()].into_iter().flatten().cloned().collect()
-        }
     }
 }
 
@@ -224,7 +215,7 @@ fn a_damaged_model_file_is_refused_without_a_panic() {
 #[test]
 fn schemes_that_do_not_fit_are_refused_by_weight() {
     let refusal = |form: &dyn Fn(&str) -> WeightForm| {
-        let error = decoder(&config(), &GraphOptions { activation: DType::F16, max_context: 64 }, form);
+        let error = decoder(&config(), &GraphOptions { activation: DType::F16, max_context: 64, rotated_head: false }, form);
         let text = error.expect_err("this scheme must be refused").to_string();
         text.split(" (inserted at ").next().expect("split gives at least one part").to_owned()
     };
@@ -246,7 +237,7 @@ fn schemes_that_do_not_fit_are_refused_by_weight() {
     assert_eq!(refusal(&norms), expected);
 
     let odd = LlamaConfig::from_json(&CONFIG.replace("160", "162")).expect("the configuration is supported");
-    let options = GraphOptions { activation: DType::F16, max_context: 64 };
+    let options = GraphOptions { activation: DType::F16, max_context: 64, rotated_head: false };
     let error = decoder(&odd, &options, &linears(scheme(2, true, 32))).expect_err("162 outputs of 2 bits");
     let expected = "model.layers.0.mlp.gate_proj: linear: out_features must be a multiple of 4 with 2-bit codes, got 162";
     assert!(error.to_string().starts_with(expected), "{error}");

@@ -36,7 +36,7 @@ fn check(name: &str, activation: DType, linears: WeightForm, table: WeightForm) 
         weight if weight.ends_with("_proj.weight") => linears,
         _ => WeightForm::Dense(DType::F16),
     };
-    let options = GraphOptions { activation, max_context: 128 };
+    let options = GraphOptions { activation, max_context: 128, rotated_head: false };
     let graph = decoder(&cfg, &options, &form).expect("every scheme here fits the tiny model");
     let layout = Layout::of(&graph.model);
     let sizes = format!("model.onnx {} bytes, model.onnx.data {} bytes\n", layout.model_bytes(), layout.data_bytes());

@@ -86,7 +86,7 @@ mod tests {
     fn python_methods_and_block_white_space_are_as_in_transformers() {
         let template =
             "{% for m in messages %}\n{{ m.content.strip() }}{% if loop.last %}{{ eos_token }}{% endif %}\n{% endfor %}";
-        assert_eq!(render(template).unwrap(), "Hi!\nHello.</s>\n");
+        assert_eq!(render(template).unwrap(), "Hi!Hello.</s>");
     }
 
     #[test]

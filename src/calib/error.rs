@@ -63,10 +63,10 @@ pub enum SetError {
     )]
     WrongHash { set: String, expected: String, got: String },
     #[error(
-        "calibration set {set}: shares a passage with document {document} of {evaluation}: \"{words}\"; scores on text that the model was \
+        "calibration set {set}: shares {words} words in a row with document {document} of {evaluation}: \"{quote}\"; scores on text that the model was \
          calibrated on mean nothing: take the document out of the set's source, or use another set"
     )]
-    Leak { set: String, evaluation: String, document: String, words: String },
+    Leak { set: String, evaluation: String, document: String, quote: String, words: usize },
     #[error("calibration record: {problem}; export the artifact again")]
     Record { problem: String },
 }

@@ -15,13 +15,11 @@ pub(super) struct Sample {
     pub too_short: usize,
 }
 
-/// Takes the set's sequences from its documents; `encode` gives the ids of a document and gets its number, from 1, for
-/// messages.
-pub(super) fn sample(
-    documents: Vec<Document>,
-    set: &SetFile,
-    encode: &dyn Fn(&Document, usize) -> Result<Vec<u32>, SetError>,
-) -> Result<Sample, SetError> {
+/// The ids of a document, whose number, from 1, is for messages.
+pub(super) type Encode<'a> = dyn Fn(&Document, usize) -> Result<Vec<u32>, SetError> + 'a;
+
+/// Takes the set's sequences from its documents.
+pub(super) fn sample(documents: Vec<Document>, set: &SetFile, encode: &Encode<'_>) -> Result<Sample, SetError> {
     let mut random = Pcg64::seed_from_u64(set.seed);
     let mut numbered: Vec<(usize, Document)> = (1..).zip(documents).collect();
     let (Some(samples), Some(length)) = (set.samples, set.length) else {
@@ -39,7 +37,7 @@ fn as_they_are(
     documents: Vec<(usize, Document)>,
     set: &SetFile,
     random: &mut Pcg64,
-    encode: &dyn Fn(&Document, usize) -> Result<Vec<u32>, SetError>,
+    encode: &Encode<'_>,
 ) -> Result<Sample, SetError> {
     let mut sequences = documents.iter().map(|(number, document)| encode(document, *number)).collect::<Result<Vec<_>, _>>()?;
     let all = sequences.len();
@@ -60,7 +58,7 @@ fn packed(
     samples: usize,
     length: usize,
     random: &mut Pcg64,
-    encode: &dyn Fn(&Document, usize) -> Result<Vec<u32>, SetError>,
+    encode: &Encode<'_>,
 ) -> Result<Sample, SetError> {
     let enough = samples.saturating_mul(length);
     let mut stream = Vec::new();
@@ -75,12 +73,7 @@ fn packed(
 }
 
 /// The beginning of each document that is long enough.
-fn separate(
-    documents: &[(usize, Document)],
-    samples: usize,
-    length: usize,
-    encode: &dyn Fn(&Document, usize) -> Result<Vec<u32>, SetError>,
-) -> Result<Sample, SetError> {
+fn separate(documents: &[(usize, Document)], samples: usize, length: usize, encode: &Encode<'_>) -> Result<Sample, SetError> {
     let mut sample = Sample { sequences: Vec::new(), too_short: 0 };
     for (number, document) in documents {
         if sample.sequences.len() == samples {

@@ -15,6 +15,9 @@ use crate::record::CalibrationRecord;
 /// Digits of a tokenizer's hash by which a set's expected hash is found.
 const TOKENIZER_DIGITS: usize = 16;
 
+/// Words of a shared passage that an error quotes.
+const QUOTED_WORDS: usize = 20;
+
 /// Sequences that a model is calibrated on.
 #[derive(Debug, Clone)]
 pub struct CalibrationSet {
@@ -109,9 +112,14 @@ fn refuse(passages: &Fingerprint, set: &str, dataset: &Dataset, evaluation: &str
     let Some(leak) = passages.find(evaluation_texts(dataset)) else { return Ok(()) };
     let document = match leak.documents {
         1 => leak.document,
-        many => format!("{} (and {} others)", leak.document, many - 1),
+        many => format!("{} (and {} more)", leak.document, many - 1),
     };
-    Err(SetError::Leak { set: set.to_owned(), evaluation: evaluation.to_owned(), document, words: leak.words })
+    let words: Vec<&str> = leak.words.split(' ').collect();
+    let mut quote = words[..words.len().min(QUOTED_WORDS)].join(" ");
+    if words.len() > QUOTED_WORDS {
+        quote += " …";
+    }
+    Err(SetError::Leak { set: set.to_owned(), evaluation: evaluation.to_owned(), document, quote, words: words.len() })
 }
 
 /// The set as written, and what its file names are relative to.

@@ -1,5 +1,6 @@
 //! From a set's source to documents: local files, files compiled in, files of a hub data set.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,19 @@ enum DataFile {
     Disk(PathBuf),
     Embedded { name: String, text: &'static str },
 }
+
+/// Where in a file, counted from 1.
+#[derive(Clone, Copy)]
+struct Place(&'static str, usize);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, self.1)
+    }
+}
+
+/// What is done with each row.
+type Visit<'a> = dyn FnMut(Place, Value) -> Result<(), SetError> + 'a;
 
 /// The files of a source, and what it is called in records.
 pub(super) struct Located {
@@ -107,8 +121,8 @@ impl DataFile {
         SetError::Unreadable { file: self.name(), source }
     }
 
-    fn content(&self, place: String, expected: &str, got: String) -> SetError {
-        SetError::Content { file: self.name(), place, expected: expected.to_owned(), got }
+    fn content(&self, place: impl fmt::Display, expected: &str, got: String) -> SetError {
+        SetError::Content { file: self.name(), place: place.to_string(), expected: expected.to_owned(), got }
     }
 
     /// Its contents, unpacked.
@@ -164,7 +178,7 @@ impl DataFile {
         }
         let trimmed = documents.iter().map(|document| document.trim()).filter(|document| !document.is_empty());
         for (index, document) in trimmed.enumerate() {
-            all.push(Document::Text(self.checked(document.to_owned(), set.form, || format!("document {}", index + 1))?));
+            all.push(Document::Text(self.checked(document.to_owned(), set.form, Place("document", index + 1))?));
         }
         Ok(())
     }
@@ -182,13 +196,13 @@ impl DataFile {
 
     /// `{"sequences": [[id, …], …]}`, or the list alone.
     fn read_ids(&self, all: &mut Vec<Document>) -> Result<(), SetError> {
-        let document: Value = serde_json::from_slice(&self.bytes()?)
-            .map_err(|error| self.content("the file".to_owned(), "JSON", error.to_string()))?;
+        let document: Value =
+            serde_json::from_slice(&self.bytes()?).map_err(|error| self.content("the file", "JSON", error.to_string()))?;
         let list = document.get("sequences").unwrap_or(&document);
         let expected = "{\"sequences\": [[token id, …], …]}";
-        let list = list.as_array().ok_or_else(|| self.content("the file".to_owned(), expected, excerpt(list)))?;
+        let list = list.as_array().ok_or_else(|| self.content("the file", expected, excerpt(list)))?;
         for (index, sequence) in list.iter().enumerate() {
-            all.push(Document::Ids(self.ids(sequence, || format!("sequence {}", index + 1))?));
+            all.push(Document::Ids(self.ids(sequence, Place("sequence", index + 1))?));
         }
         Ok(())
     }
@@ -200,37 +214,37 @@ impl DataFile {
             let expected = |kind: &str| format!("{kind} in field `{field}`");
             all.push(match set.form {
                 Form::Text | Form::Coqa => {
-                    let text = value.as_str().ok_or_else(|| self.content(place(), &expected("a string"), excerpt(&row)))?;
-                    Document::Text(self.checked(text.to_owned(), set.form, &place)?)
+                    let text = value.as_str().ok_or_else(|| self.content(place, &expected("a string"), excerpt(&row)))?;
+                    Document::Text(self.checked(text.to_owned(), set.form, place)?)
                 }
                 Form::Chat => {
                     let messages = serde_json::from_value(value.clone());
                     let kind = "a list of {\"role\", \"content\"}";
-                    Document::Chat(messages.map_err(|_| self.content(place(), &expected(kind), excerpt(&row)))?)
+                    Document::Chat(messages.map_err(|_| self.content(place, &expected(kind), excerpt(&row)))?)
                 }
-                Form::Ids => Document::Ids(self.ids(value, &place)?),
+                Form::Ids => Document::Ids(self.ids(value, place)?),
             });
             Ok(())
         })
     }
 
     /// Visits each row of a parquet file, of JSON lines, or of a JSON list.
-    fn rows(&self, visit: &mut dyn FnMut(&dyn Fn() -> String, Value) -> Result<(), SetError>) -> Result<(), SetError> {
-        let json = |place: String, error: serde_json::Error| self.content(place, "JSON", error.to_string());
+    fn rows(&self, visit: &mut Visit<'_>) -> Result<(), SetError> {
+        let json = |place: &dyn fmt::Display, error: serde_json::Error| self.content(place, "JSON", error.to_string());
         if self.has_ending(".parquet") {
             let rows = parquet::rows(&self.bytes()?, &self.name())?;
-            return rows.into_iter().enumerate().try_for_each(|(index, row)| visit(&|| format!("row {}", index + 1), row));
+            return rows.into_iter().enumerate().try_for_each(|(index, row)| visit(Place("row", index + 1), row));
         }
         if self.has_ending(".json") && self.is_list()? {
-            let rows: Vec<Value> = serde_json::from_slice(&self.bytes()?).map_err(|error| json("the file".to_owned(), error))?;
-            return rows.into_iter().enumerate().try_for_each(|(index, row)| visit(&|| format!("entry {}", index + 1), row));
+            let rows: Vec<Value> = serde_json::from_slice(&self.bytes()?).map_err(|error| json(&"the file", error))?;
+            return rows.into_iter().enumerate().try_for_each(|(index, row)| visit(Place("entry", index + 1), row));
         }
         for (index, line) in self.open()?.lines().enumerate() {
             let line = line.map_err(|source| self.unreadable(source))?;
             if !line.trim().is_empty() {
-                let place = || format!("line {}", index + 1);
-                let row = serde_json::from_str(&line).map_err(|error| json(place(), error))?;
-                visit(&place, row)?;
+                let place = Place("line", index + 1);
+                let row = serde_json::from_str(&line).map_err(|error| json(&place, error))?;
+                visit(place, row)?;
             }
         }
         Ok(())
@@ -247,19 +261,19 @@ impl DataFile {
         Ok(false)
     }
 
-    fn ids(&self, value: &Value, place: impl Fn() -> String) -> Result<Vec<u32>, SetError> {
+    fn ids(&self, value: &Value, place: Place) -> Result<Vec<u32>, SetError> {
         let expected = "a list of token ids";
-        let list = value.as_array().ok_or_else(|| self.content(place(), expected, excerpt(value)))?;
+        let list = value.as_array().ok_or_else(|| self.content(place, expected, excerpt(value)))?;
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        list.iter().map(|value| id(value).ok_or_else(|| self.content(place(), expected, excerpt(value)))).collect()
+        list.iter().map(|value| id(value).ok_or_else(|| self.content(place, expected, excerpt(value)))).collect()
     }
 
     /// Refuses a text that should be a written-out CoQA prompt and is not.
-    fn checked(&self, text: String, form: Form, place: impl Fn() -> String) -> Result<String, SetError> {
+    fn checked(&self, text: String, form: Form, place: Place) -> Result<String, SetError> {
         let is_prompt = || text.find("\n\nQ: ").is_some_and(|question| text[question..].contains("\n\nA: "));
         if form == Form::Coqa && !is_prompt() {
             let expected = "a story, then \"\\n\\nQ: question\\n\\nA: answer\" turns";
-            return Err(self.content(place(), expected, excerpt(&Value::String(text))));
+            return Err(self.content(place, expected, excerpt(&Value::String(text))));
         }
         Ok(text)
     }

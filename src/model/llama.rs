@@ -21,12 +21,15 @@ pub struct GraphOptions {
     pub activation: DType,
     /// Rows of the rotary tables: the most positions a prompt and its continuation may take together.
     pub max_context: usize,
+    /// A tied head reads the final norm through a matrix `model.norm.rotation.weight`, `[hidden_size, hidden_size]`: a rotated
+    /// model's table is rotated, so what belongs to the head alone stands before it.
+    pub rotated_head: bool,
 }
 
 impl GraphOptions {
     /// As many positions as the model was trained for, 8192 at most.
     pub fn of(cfg: &LlamaConfig, activation: DType) -> GraphOptions {
-        GraphOptions { activation, max_context: cfg.max_position_embeddings.min(DEFAULT_MAX_CONTEXT) }
+        GraphOptions { activation, max_context: cfg.max_position_embeddings.min(DEFAULT_MAX_CONTEXT), rotated_head: false }
     }
 }
 
@@ -68,6 +71,7 @@ fn causal_lm(m: &Module, cfg: &LlamaConfig, options: &GraphOptions) -> Vec<Value
     }
     let (h, _) = norm(&model, "norm", cfg, stream);
     let h = graph.rename(h, names::FINAL_HIDDEN);
+    let h = if options.rotated_head { model.child("norm").linear("rotation", h, cfg.hidden_size, false) } else { h };
     let logits = match cfg.tie_word_embeddings {
         true => m.child("lm_head").project(table, h),
         false => m.linear("lm_head", h, cfg.vocab_size, false),

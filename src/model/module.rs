@@ -1,12 +1,11 @@
 //! One part of the model while its graph is written: a path, the graph, and what the planner wants of each weight.
 //!
-//! This is the only file that knows how a weight lies in the artifact.
+//! This file and [`super::quantized`] are the only ones that know how a weight lies in the artifact.
 
 use std::cell::RefCell;
 
-use super::stored::{CodeLayout, Order, StoredForm, StoredWeight, WeightForm};
+use super::stored::{Order, StoredForm, StoredWeight, WeightForm};
 use crate::onnx::{Graph, GraphCause, NBits, Ops, QuantizedOperand, Shape, Type, Value};
-use crate::quant::{Granularity, Scheme};
 use crate::tensor::DType;
 
 /// What all modules of one graph share.
@@ -66,11 +65,11 @@ impl<'a> Module<'a> {
             let y = m.op().matmul_transposed(x, m.given("weight", &shape));
             return if bias { m.op().add(y, m.vector("bias", out_features)) } else { y };
         }
-        let w = match m.form("weight") {
-            WeightForm::Dense(dtype) => m.dense("weight", &shape, dtype, Order::InOut),
-            WeightForm::Quantized(scheme) => m.dequantized("weight", shape, scheme),
+        let y = match m.form("weight") {
+            WeightForm::Dense(dtype) => m.op().matmul(x, m.dense("weight", &shape, dtype, Order::InOut)),
+            WeightForm::Quantized(scheme) => m.quantized(x, shape, scheme, 0),
+            WeightForm::Outliers { scheme, outliers } => m.quantized(x, shape, scheme, outliers),
         };
-        let y = m.op().matmul(x, w);
         if bias { m.op().add(y, m.vector("bias", out_features)) } else { y }
     }
 
@@ -102,7 +101,10 @@ impl<'a> Module<'a> {
         let (m, shape) = (self.child(name), [vocab_size, hidden_size]);
         match m.form("weight") {
             WeightForm::Dense(dtype) => Table::Dense(m.dense("weight", &shape, dtype, Order::OutIn)),
-            WeightForm::Quantized(scheme) => m.packed_table("weight", shape, scheme),
+            WeightForm::Quantized(scheme) => m.packed_table(shape, scheme),
+            WeightForm::Outliers { .. } => {
+                Table::Dense(m.refuse("table", "outliers", "none in the embedding table, which is no product", "some"))
+            }
         }
     }
 
@@ -144,7 +146,7 @@ impl<'a> Module<'a> {
     fn vector(&self, name: &str, size: usize) -> Value {
         match self.form(name) {
             WeightForm::Dense(dtype) => self.dense(name, &[size], dtype, Order::OutIn),
-            WeightForm::Quantized(_) => self.refuse("vector", "weight form", "dense for norms and biases", "quantized"),
+            _ => self.refuse("vector", "weight form", "dense for norms and biases", "quantized"),
         }
     }
 
@@ -171,86 +173,28 @@ impl<'a> Module<'a> {
         self.op().cast(w, self.build.activation) // folded when a session is created
     }
 
-    /// A quantized linear's weight as standard DequantizeLinear: `[in_features, out_features]`.
-    #[track_caller]
-    fn dequantized(&self, name: &str, shape: [usize; 2], scheme: Scheme) -> Value {
-        let [out_features, in_features] = shape;
-        let bits = scheme.format.bits();
-        if bits == 2 && !out_features.is_multiple_of(4) {
-            // ONNX Runtime 1.31 and 1.32 fuse such weights to wrong numbers without a word.
-            return self.refuse("linear", "out_features", "a multiple of 4 with 2-bit codes", &out_features.to_string());
-        }
-        let block_size = match scheme.granularity {
-            Granularity::PerChannel => None,
-            Granularity::PerGroup(size) if size.is_power_of_two() && (16..=256).contains(&size) => Some(size),
-            Granularity::PerGroup(size) => {
-                return self.refuse("linear", "group_size", "a power of two from 16 to 256", &size.to_string());
-            }
-        };
-        let scales_shape = match block_size {
-            Some(size) => vec![in_features.div_ceil(size), out_features],
-            None => vec![out_features],
-        };
-        let codes_name = format!("{}.{name}", self.path);
-        let (scales_name, zero_points_name) = (format!("{codes_name}.scales"), format!("{codes_name}.zero_points"));
-        let graph = self.build.graph;
-        let codes = graph.declare(&codes_name, scheme.format.code_dtype(), &[in_features, out_features]);
-        let scales = graph.declare(&scales_name, SCALE_DTYPE, &scales_shape);
-        let has_zero_points = scheme.format.has_zero_points();
-        let zero_points = has_zero_points.then(|| graph.declare(&zero_points_name, scheme.format.code_dtype(), &scales_shape));
-        let form = StoredForm::Quantized {
-            scheme,
-            codes: codes_name.clone(),
-            scales: scales_name,
-            scale_dtype: SCALE_DTYPE,
-            zero_points: has_zero_points.then_some(zero_points_name),
-            layout: CodeLayout::DequantizeLinear,
-        };
-        self.store(codes_name, &shape, form);
-        let scales = self.op().cast(scales, self.build.activation);
-        self.op().dequantize_linear(QuantizedOperand { codes, scales, zero_points }, block_size)
+    /// Full name of one of this module's initializers.
+    pub(super) fn initializer(&self, name: &str) -> String {
+        format!("{}.{name}", self.path)
     }
 
-    /// A quantized table as MatMulNBits and GatherBlockQuantized share it.
+    /// An initializer whose bytes arrive later.
     #[track_caller]
-    fn packed_table(&self, name: &str, shape: [usize; 2], scheme: Scheme) -> Table {
-        let [out_features, in_features] = shape;
-        let (bits, symmetric) = (scheme.format.bits(), !scheme.format.has_zero_points());
-        let block_size = scheme.granularity.group_size(in_features);
-        let n = NBits { bits: usize::from(bits), block_size, in_features, out_features };
-        if !symmetric {
-            return Table::Dense(self.refuse("table", "format", "symmetric for the embedding table", "asymmetric"));
-        }
-        if !in_features.is_multiple_of(block_size) {
-            let expected = "a divisor of hidden_size for the embedding table";
-            return Table::Dense(self.refuse("table", "group_size", expected, &block_size.to_string()));
-        }
-        let codes_name = format!("{}.{name}", self.path);
-        let scales_name = format!("{codes_name}.scales");
-        let codes = self.build.graph.declare(&codes_name, DType::U8, &n.packed_shape());
-        let scales = self.build.graph.declare(&scales_name, SCALE_DTYPE, &[out_features, n.blocks(), 1]);
-        let form = StoredForm::Quantized {
-            scheme,
-            codes: codes_name.clone(),
-            scales: scales_name,
-            scale_dtype: SCALE_DTYPE,
-            zero_points: None,
-            layout: CodeLayout::MatMulNBits,
-        };
-        self.store(codes_name, &shape, form);
-        Table::Packed { codes, scales: self.op().cast(scales, self.build.activation), shape: n }
+    pub(super) fn declare(&self, name: &str, dtype: DType, shape: &[usize]) -> Value {
+        self.build.graph.declare(name, dtype, shape)
     }
 
-    fn store(&self, weight: String, shape: &[usize], form: StoredForm) {
+    pub(super) fn activation(&self) -> DType {
+        self.build.activation
+    }
+
+    pub(super) fn store(&self, weight: String, shape: &[usize], form: StoredForm) {
         self.build.stored.borrow_mut().push(StoredWeight { weight, shape: shape.to_vec(), form });
     }
 
     #[track_caller]
-    fn refuse(&self, op: &'static str, name: &'static str, expected: &str, got: &str) -> Value {
+    pub(super) fn refuse(&self, op: &'static str, name: &'static str, expected: &str, got: &str) -> Value {
         let cause = GraphCause::Attribute { name, expected: expected.to_owned(), got: got.to_owned() };
         self.build.graph.refuse(&self.path, op, cause)
     }
 }
-
-/// Scales are stored in 16 bits whatever the activations are; a Cast that is folded at load widens them.
-const SCALE_DTYPE: DType = DType::F16;

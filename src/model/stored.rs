@@ -1,4 +1,6 @@
-use crate::quant::Scheme;
+use crate::onnx::Planes;
+use crate::onnx::bnb4::NESTED_BLOCK;
+use crate::quant::{Granularity, Scheme};
 use crate::tensor::DType;
 
 /// What a planner asks for one weight of the checkpoint.
@@ -8,6 +10,8 @@ pub enum WeightForm {
     Dense(DType),
     /// Quantized; shape of the weight is `[out_features, in_features]`.
     Quantized(Scheme),
+    /// Quantized but for so many input features, which stay f16.
+    Outliers { scheme: Scheme, outliers: usize },
 }
 
 /// How the artifact stores one weight of the checkpoint: the list of these, made while the graph is written, is all
@@ -21,44 +25,6 @@ pub struct StoredWeight {
     pub form: StoredForm,
 }
 
-impl StoredWeight {
-    /// Number of weights.
-    pub fn elements(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// Bits that the weight takes in the artifact: codes, scales and zero points, alignment excluded.
-    pub fn stored_bits(&self) -> usize {
-        match &self.form {
-            StoredForm::Dense { dtype, .. } => self.elements() * dtype.bits(),
-            StoredForm::Quantized { scheme, scale_dtype, layout, .. } => {
-                let (out_features, in_features) = (self.shape[0], self.shape[1]);
-                let (code, groups) = (scheme.format.code_dtype(), scheme.granularity.groups(in_features));
-                let padded = match layout {
-                    CodeLayout::DequantizeLinear => in_features,
-                    CodeLayout::MatMulNBits => groups * scheme.granularity.group_size(in_features),
-                };
-                let zero_point_bits = if scheme.format.has_zero_points() { code.bits() } else { 0 };
-                out_features * (padded * code.bits() + groups * (scale_dtype.bits() + zero_point_bits))
-            }
-        }
-    }
-
-    /// Names of all its initializers.
-    pub fn initializers(&self) -> impl Iterator<Item = &str> {
-        let (first, more) = match &self.form {
-            StoredForm::Dense { initializer, .. } => (initializer, [None, None]),
-            StoredForm::Quantized { codes, scales, zero_points, .. } => (codes, [Some(scales), zero_points.as_ref()]),
-        };
-        std::iter::once(first).chain(more.into_iter().flatten()).map(String::as_str)
-    }
-
-    /// Whether this is one of a decoder layer's seven linears.
-    pub fn is_decoder_linear(&self) -> bool {
-        self.shape.len() == 2 && self.weight.starts_with("model.layers.")
-    }
-}
-
 /// Names are those of the graph's initializers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoredForm {
@@ -69,11 +35,11 @@ pub enum StoredForm {
     },
     Quantized {
         scheme: Scheme,
-        codes: String,
-        scales: String,
-        scale_dtype: DType,
+        codes: StoredCodes,
+        scales: StoredScales,
+        /// Of the type that a runtime holds codes in, laid out like the scales.
         zero_points: Option<String>,
-        layout: CodeLayout,
+        outliers: Option<StoredOutliers>,
     },
 }
 
@@ -86,14 +52,148 @@ pub enum Order {
     InOut,
 }
 
-/// Where the codes of a quantized matrix lie in its initializer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CodeLayout {
+/// Where the codes of a quantized matrix lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoredCodes {
     /// Standard DequantizeLinear on axis 0: codes `[in_features, out_features]`, scales `[groups, out_features]` (or
     /// `[out_features]` per channel), sub-byte codes packed along the last axis, low bits first.
-    DequantizeLinear,
+    DequantizeLinear(String),
+    /// The same of codes that are put together from two planes when a session is made ([`Planes`]).
+    Planes { low: String, high: String },
     /// MatMulNBits and GatherBlockQuantized: unsigned codes `[out_features, groups, group_size·bits/8]`, low bits
     /// first, the last group padded with the zero point; scales `[out_features, groups]`; a symmetric code is stored
     /// plus `2^(bits−1)`.
-    MatMulNBits,
+    MatMulNBits(String),
+    /// Codes of a codebook in the checkpoint's order, the first of each pair in the high bits; scales `[out_features · groups]`.
+    MatMulBnb4(String),
+}
+
+/// Where the scales of a quantized matrix lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoredScales {
+    F16(String),
+    /// uint8 codes in the order of `[out_features, groups]`, an f32 for each 256 of them, and an f32 added to all.
+    Nested { codes: String, absmax: String, offset: String },
+}
+
+/// Input features that are not quantized.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredOutliers {
+    pub count: usize,
+    /// int32 `[count]`, ascending.
+    pub in_features: String,
+    /// f16 `[count, out_features]`
+    pub weights: String,
+}
+
+/// Scales and outliers are stored in 16 bits whatever the activations are; a Cast that is folded at load widens them.
+pub(super) const STORED_FLOAT: DType = DType::F16;
+/// Weights that share a scale in memory where a file has one for each output feature: ONNX Runtime repeats it when it fuses.
+const FUSED_CHANNEL_BLOCK: usize = 32;
+
+impl StoredWeight {
+    /// Number of weights.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Bits that the weight takes in the artifact: codes, scales, zero points and outliers; alignment, and the few constants
+    /// that all weights share, excluded.
+    pub fn stored_bits(&self) -> usize {
+        let StoredForm::Quantized { scheme, codes, scales, zero_points, outliers } = &self.form else {
+            return self.dense_bits(None);
+        };
+        let (out_features, in_features) = (self.shape[0], self.shape[1]);
+        let groups = scheme.granularity.groups(in_features);
+        let row = match codes {
+            StoredCodes::MatMulNBits(_) => groups * scheme.granularity.group_size(in_features),
+            _ => in_features,
+        };
+        let scale_bits = match scales {
+            StoredScales::F16(_) => out_features * groups * STORED_FLOAT.bits(),
+            StoredScales::Nested { .. } => out_features * groups * 8 + (out_features * groups).div_ceil(NESTED_BLOCK) * 32 + 32,
+        };
+        let zero_point_bits = if zero_points.is_some() { out_features * groups * scheme.format.code_dtype().bits() } else { 0 };
+        let outlier_bits = outliers.as_ref().map_or(0, |outliers| outliers.bits(out_features, STORED_FLOAT));
+        out_features * row * usize::from(scheme.format.bits()) + scale_bits + zero_point_bits + outlier_bits
+    }
+
+    /// Bits that a runtime with activations of type `activation` holds once it has loaded the weight: codes of odd widths at
+    /// the next of 2, 4 and 8 bits, everything that is not a code in the activation type, a scale per channel repeated for each
+    /// 32 weights.
+    pub fn memory_bits(&self, activation: DType) -> usize {
+        let StoredForm::Quantized { scheme, codes, zero_points, outliers, .. } = &self.form else {
+            return self.dense_bits(Some(activation));
+        };
+        let (out_features, in_features) = (self.shape[0], self.shape[1]);
+        let group_size = match (codes, scheme.granularity) {
+            (StoredCodes::DequantizeLinear(_) | StoredCodes::Planes { .. }, Granularity::PerChannel) => FUSED_CHANNEL_BLOCK,
+            _ => scheme.granularity.group_size(in_features),
+        };
+        let (groups, code) = (in_features.div_ceil(group_size), scheme.format.code_dtype().bits());
+        let zero_point = if zero_points.is_some() { code } else { 0 };
+        let outlier_bits = outliers.as_ref().map_or(0, |outliers| outliers.bits(out_features, activation));
+        out_features * groups * (group_size * code + activation.bits() + zero_point) + outlier_bits
+    }
+
+    fn dense_bits(&self, activation: Option<DType>) -> usize {
+        let stored = match &self.form {
+            StoredForm::Dense { dtype, .. } => *dtype,
+            StoredForm::Quantized { .. } => unreachable!("called for dense weights"),
+        };
+        self.elements() * activation.unwrap_or(stored).bits()
+    }
+
+    /// Names of all its initializers.
+    pub fn initializers(&self) -> impl Iterator<Item = &str> {
+        let mut names = Vec::new();
+        match &self.form {
+            StoredForm::Dense { initializer, .. } => names.push(initializer.as_str()),
+            StoredForm::Quantized { codes, scales, zero_points, outliers, .. } => {
+                names.extend(codes.initializers());
+                match scales {
+                    StoredScales::F16(scales) => names.push(scales),
+                    StoredScales::Nested { codes, absmax, offset } => names.extend([codes.as_str(), absmax, offset]),
+                }
+                names.extend(zero_points.as_deref());
+                names.extend(outliers.iter().flat_map(|outliers| [outliers.in_features.as_str(), outliers.weights.as_str()]));
+            }
+        }
+        names.into_iter()
+    }
+
+    /// How the codes lie in two planes, where they do.
+    pub fn planes(&self) -> Option<Planes> {
+        let StoredForm::Quantized { scheme, codes: StoredCodes::Planes { .. }, .. } = &self.form else { return None };
+        let &[out_features, in_features] = self.shape.as_slice() else { return None };
+        Some(planes_of(scheme, [out_features, in_features]))
+    }
+
+    /// Whether this is one of a decoder layer's seven linears.
+    pub fn is_decoder_linear(&self) -> bool {
+        self.shape.len() == 2 && self.weight.starts_with("model.layers.")
+    }
+}
+
+impl StoredCodes {
+    /// Names of the initializers, the one that stands for the weight first.
+    pub fn initializers(&self) -> impl Iterator<Item = &str> {
+        let (first, second) = match self {
+            StoredCodes::DequantizeLinear(codes) | StoredCodes::MatMulNBits(codes) | StoredCodes::MatMulBnb4(codes) => (codes, None),
+            StoredCodes::Planes { low, high } => (low, Some(high)),
+        };
+        std::iter::once(first).chain(second).map(String::as_str)
+    }
+}
+
+impl StoredOutliers {
+    fn bits(&self, out_features: usize, weight: DType) -> usize {
+        self.count * (DType::I32.bits() + out_features * weight.bits())
+    }
+}
+
+/// The planes of a weight `[out_features, in_features]` of an odd width.
+pub(super) fn planes_of(scheme: &Scheme, [out_features, in_features]: [usize; 2]) -> Planes {
+    let (bits, signed) = (usize::from(scheme.format.bits()), !scheme.format.has_zero_points());
+    Planes { bits, in_features, out_features, signed }
 }

@@ -183,7 +183,7 @@ impl Ops<'_> {
     }
 
     #[track_caller]
-    fn microsoft(
+    pub(super) fn microsoft(
         &self,
         op_type: &'static str,
         inputs: Vec<Value>,

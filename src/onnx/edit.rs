@@ -18,6 +18,8 @@ pub enum EditError {
     NotComputed(String),
     #[error("value {0} is not an output of the model")]
     NotAnOutput(String),
+    #[error("no DequantizeLinear and no MatMulBnb4 reads {0}; export the artifact again with this version of qonnx")]
+    NoWeight(String),
     #[error("no {op_type} node has an input {index}")]
     NoNodeInput { op_type: String, index: usize },
     #[error("the name {0} is taken; give every value its own")]

@@ -122,6 +122,20 @@ impl Graph {
         self.shared(&format!("{value:e}"), DType::F32, &[], value.to_le_bytes().to_vec(), Location::caller())
     }
 
+    /// As [`Self::shared_i64`], of bytes.
+    #[track_caller]
+    pub fn shared_u8(&self, shape: &[usize], values: &[u8]) -> Value {
+        let list: Vec<String> = values.iter().map(u8::to_string).collect();
+        self.shared(&list.join("_"), DType::U8, shape, values.to_vec(), Location::caller())
+    }
+
+    /// A constant with a name of its own, shared by all who ask for it.
+    #[track_caller]
+    pub fn shared_table(&self, label: &str, values: &[f32]) -> Value {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.shared(label, DType::F32, &[values.len()], bytes, Location::caller())
+    }
+
     /// Element type and shape of a value; `None` once the graph has failed.
     pub fn type_of(&self, value: Value) -> Option<Type> {
         let state = self.state.borrow();

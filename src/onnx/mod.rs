@@ -1,21 +1,27 @@
 //! ONNX models: built, laid out, written, read back and edited. Knows no Llama and no quantization method.
 
+pub mod bnb4;
 mod contrib;
 mod edit;
 mod external_data;
+mod extract;
 mod graph;
 mod indexing;
 mod ir;
 mod ops;
 pub mod pack;
+mod planes;
 mod products;
 mod proto;
 mod text;
 
+pub use bnb4::{Bnb4, Bnb4Levels, NestedOperand};
 pub use contrib::{GroupQueryAttention, NBits};
 pub use edit::EditError;
 pub use external_data::{DATA_FILE, DataError, DataFile, Layout, MODEL_FILE};
+pub use extract::{IDENTITY, Reading, WeightModel};
 pub use graph::{Graph, GraphCause, GraphError};
 pub use ir::{Attribute, Content, Dim, Domain, FileRange, Initializer, Model, Node, Shape, Type, Typed, Value};
 pub use ops::{Ops, QuantizedOperand};
+pub use planes::Planes;
 pub use proto::{ProtoError, decode, encode};

@@ -49,6 +49,20 @@ impl<'g> Ops<'g> {
         })
     }
 
+    /// `x[…, indices]` on the last axis. ONNX Gather-13: `x [rest…, n]`, `indices [m]`, int32 or int64 → `[rest…, m]`.
+    #[track_caller]
+    pub fn gather_last(&self, x: Value, indices: Value) -> Value {
+        self.onnx("Gather", [x, indices], [("axis", Attribute::Int(-1))], |types| {
+            integer("indices", &types[1])?;
+            at_least("x", &types[0], 1)?;
+            let (leading, _) = split_last(&types[0].shape);
+            match types[1].shape.0.as_slice() {
+                [count] => Ok(Type::new(types[0].dtype, extended(leading, count.clone()))),
+                _ => Err(shape_cause("indices", "[m]".to_owned(), &types[1])),
+            }
+        })
+    }
+
     /// `x · w`. ONNX MatMul-13: `x [batch…, m, k]`, `w [k, n]` → `[batch…, m, n]`.
     #[track_caller]
     pub fn matmul(&self, x: Value, w: Value) -> Value {
@@ -238,7 +252,7 @@ fn reshaped(x: &Type, dims: &[usize]) -> Result<Type, GraphCause> {
     Ok(Type::new(x.dtype, Shape(shape)))
 }
 
-fn broadcast(types: &[Type]) -> Result<Type, GraphCause> {
+pub(super) fn broadcast(types: &[Type]) -> Result<Type, GraphCause> {
     let (left, right) = (&types[0], &types[1]);
     same_dtype("b", right, left)?;
     let rank = left.shape.rank().max(right.shape.rank());

@@ -11,6 +11,7 @@ pub mod evaluate;
 pub mod export;
 pub mod generate;
 pub mod inspect;
+pub mod packing;
 pub mod plan;
 pub mod quantize;
 pub mod verify;

@@ -6,9 +6,9 @@ use super::calibrate;
 use super::source::Source;
 use crate::checkpoint::Index;
 use crate::fault::Fault;
-use crate::model::{self, DecoderGraph, ExpectedTensor, GraphOptions, LlamaConfig, StoredForm, StoredWeight, WeightForm};
+use crate::model::{self, DecoderGraph, ExpectedTensor, GraphOptions, LlamaConfig, LlamaRotation, StoredForm, StoredWeight, WeightForm};
 use crate::onnx::{DATA_FILE, Layout, MODEL_FILE};
-use crate::quant::{Codebook, Format};
+use crate::quant::{Codebook, Format, ScaleStorage};
 use crate::recipe::{CalibrationRecipe, Module, ModuleKind, Override, Recipe, WeightRecipe};
 use crate::record::{FileRecord, MANIFEST_SCHEMA, Manifest, ModelRecord, Sizes, WeightRecord};
 use crate::tensor::DType;
@@ -115,11 +115,12 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
     let forms = Forms::resolve(&recipe, &expected, &dense)?;
     let max_context = max_context(request.max_context, config.max_position_embeddings)?;
     let copied = source.companions()?;
-    let options = GraphOptions { activation: request.activation, max_context };
+    let rotated_head = rotation.as_ref().is_some_and(LlamaRotation::has_head_matrix);
+    let options = GraphOptions { activation: request.activation, max_context, rotated_head };
     let graph = model::decoder(&config, &options, &|weight| forms.of(weight))?;
     let layout = Layout::of(&graph.model);
     let (model_bytes, data_bytes) = (layout.total_bytes(), layout.data_bytes());
-    let weights: Vec<WeightRecord> = graph.weights.iter().map(draft_record).collect();
+    let weights: Vec<WeightRecord> = graph.weights.iter().map(|weight| draft_record(weight, request.activation)).collect();
     let manifest = Manifest {
         schema: MANIFEST_SCHEMA,
         qonnx_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -127,7 +128,7 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
             source: source.name.clone(),
             revision: source.revision.clone(),
             architecture: "LlamaForCausalLM".to_owned(),
-            parameters: graph.weights.iter().map(|weight| weight.elements() as u64).sum(),
+            parameters: expected.iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum(),
         },
         activation: request.activation.name().to_owned(),
         max_context,
@@ -135,7 +136,7 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
         recipe,
         calibration: None,
         budget: None,
-        sizes: sizes(&graph.weights, model_bytes),
+        sizes: sizes(&graph.weights, request.activation, model_bytes),
         inputs: index.files().iter().map(|file| draft_file(&file.name, file.bytes)).collect(),
         outputs: Vec::new(),
         weights,
@@ -168,14 +169,18 @@ impl Forms {
         let recipes: BTreeMap<String, WeightRecipe> =
             modules.iter().map(|module| format!("{}.weight", module.names[0])).zip(resolved).collect();
         let form = |name: &str| match recipes.get(name).and_then(WeightRecipe::scheme) {
-            Some(scheme) => WeightForm::Quantized(scheme),
+            Some(scheme) => match dense.facts.outliers.get(name) {
+                Some(&outliers) => WeightForm::Outliers { scheme, outliers },
+                None => WeightForm::Quantized(scheme),
+            },
             None => WeightForm::Dense(dense.dtype(name)),
         };
         Ok(Forms { forms: expected.iter().map(|tensor| (tensor.name.clone(), form(&tensor.name))).collect(), recipes })
     }
 
     fn of(&self, weight: &str) -> WeightForm {
-        self.forms[weight]
+        // What a rotation puts before a tied head is no weight of the checkpoint.
+        self.forms.get(weight).copied().unwrap_or(WeightForm::Dense(DType::F16))
     }
 }
 
@@ -250,13 +255,15 @@ fn draft_file(name: &str, bytes: u64) -> FileRecord {
     FileRecord { file: name.to_owned(), bytes, blake3: "0".repeat(64) }
 }
 
-fn draft_record(weight: &StoredWeight) -> WeightRecord {
+fn draft_record(weight: &StoredWeight, activation: DType) -> WeightRecord {
     let bits = weight.stored_bits();
-    let (format, group_size) = match &weight.form {
-        StoredForm::Dense { dtype, .. } => (dtype.name().to_owned(), None),
-        StoredForm::Quantized { scheme, .. } => (
+    let (format, group_size, double_quantization, outliers) = match &weight.form {
+        StoredForm::Dense { dtype, .. } => (dtype.name().to_owned(), None, false, 0),
+        StoredForm::Quantized { scheme, outliers, .. } => (
             format_name(scheme.format),
             Some(scheme.granularity.group_size(*weight.shape.last().expect("a quantized weight is a matrix"))),
+            scheme.scale_storage == ScaleStorage::Nested,
+            outliers.as_ref().map_or(0, |outliers| outliers.count),
         ),
     };
     WeightRecord {
@@ -264,10 +271,10 @@ fn draft_record(weight: &StoredWeight) -> WeightRecord {
         shape: weight.shape.clone(),
         format,
         group_size,
-        double_quantization: false,
-        outliers: 0,
+        double_quantization,
+        outliers,
         bits_per_weight: bits as f64 / weight.elements() as f64,
-        memory_bits_per_weight: bits as f64 / weight.elements() as f64,
+        memory_bits_per_weight: weight.memory_bits(activation) as f64 / weight.elements() as f64,
         bytes: (bits as u64).div_ceil(8),
         relative_error: 0.0,
         calibrated: None,
@@ -285,17 +292,17 @@ fn format_name(format: Format) -> String {
     }
 }
 
-fn sizes(weights: &[StoredWeight], model_bytes: u64) -> Sizes {
-    let mean_bits = |weights: &[&StoredWeight]| {
-        let bits: usize = weights.iter().map(|weight| weight.stored_bits()).sum();
+fn sizes(weights: &[StoredWeight], activation: DType, model_bytes: u64) -> Sizes {
+    let mean_bits = |weights: &[&StoredWeight], bits: &dyn Fn(&StoredWeight) -> usize| {
         let elements: usize = weights.iter().map(|weight| weight.elements()).sum();
-        bits as f64 / elements as f64
+        weights.iter().map(|weight| bits(weight)).sum::<usize>() as f64 / elements as f64
     };
+    let all: Vec<_> = weights.iter().collect();
     let linears: Vec<_> = weights.iter().filter(|weight| weight.is_decoder_linear()).collect();
     Sizes {
-        bits_per_weight_linears: mean_bits(&linears),
-        bits_per_weight_model: mean_bits(&weights.iter().collect::<Vec<_>>()),
-        memory_bits_per_weight_linears: mean_bits(&linears),
+        bits_per_weight_linears: mean_bits(&linears, &StoredWeight::stored_bits),
+        bits_per_weight_model: mean_bits(&all, &StoredWeight::stored_bits),
+        memory_bits_per_weight_linears: mean_bits(&linears, &|weight| weight.memory_bits(activation)),
         model_bytes,
     }
 }

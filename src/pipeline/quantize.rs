@@ -5,17 +5,16 @@
 
 use anyhow::Context;
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::calibrate::Prepared;
+use super::packing;
 use crate::checkpoint::TensorView;
-use crate::model::{CodeLayout, Order, StoredForm, StoredWeight};
+use crate::model::{Order, StoredForm, StoredWeight};
 use crate::onnx::DataFile;
-use crate::onnx::pack::{self, Blocks};
-use crate::quant::{Codes, QuantError, QuantizedTensor, Rounding, Rtn, Scheme, squared_error};
+use crate::quant::{Codes, QuantError, QuantizedTensor, Rounding, Rtn, ScaleStorage, Scheme, squared_error};
 use crate::tensor::{self, DType};
 
 /// Elements of a chunk: 1 MiB of f32.
@@ -44,8 +43,7 @@ pub fn write(view: TensorView<'_>, stored: &StoredWeight, data: &DataFile<'_>) -
         }
         StoredForm::Quantized { scheme, .. } => {
             let (quantized, relative_error) = quantize(view, scheme, &Rtn).with_context(place)?;
-            write_quantized(&quantized, &stored.form, data)?;
-            Ok(Written { relative_error, digest: digest_of_codes(&quantized) })
+            Ok(Written { relative_error, digest: packing::write(&quantized, stored, data)? })
         }
     }
 }
@@ -54,8 +52,7 @@ pub fn write(view: TensorView<'_>, stored: &StoredWeight, data: &DataFile<'_>) -
 pub fn write_prepared(prepared: &Prepared, stored: &StoredWeight, data: &DataFile<'_>) -> anyhow::Result<Written> {
     match prepared {
         Prepared::Quantized(tensor, found) => {
-            write_quantized(tensor, &stored.form, data)?;
-            Ok(Written { relative_error: found.relative_error, digest: digest_of_codes(tensor) })
+            Ok(Written { relative_error: found.relative_error, digest: packing::write(tensor, stored, data)? })
         }
         Prepared::Dense(shape, values) => {
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -125,8 +122,37 @@ fn convert(bytes: &[u8], from: DType, to: DType, first: usize) -> anyhow::Result
     Ok(converted)
 }
 
-/// Rounds in chunks of whole rows; the second value is the relative squared error.
+/// Rounds to nearest; the second value is the relative squared error.
 fn quantize(view: TensorView<'_>, scheme: &Scheme, rounding: &(dyn Rounding + Sync)) -> anyhow::Result<(QuantizedTensor, f64)> {
+    let (quantized, error, norm) = match scheme.scale_storage {
+        ScaleStorage::F16 => in_chunks(view, scheme, rounding)?,
+        ScaleStorage::Nested => in_one_piece(view, scheme, rounding)?,
+    };
+    refuse_lost_weights(&quantized, error, norm)?;
+    Ok((quantized, if norm > 0.0 { error / norm } else { 0.0 }))
+}
+
+/// Scales that are quantized together need the whole weight at once.
+fn in_one_piece(
+    view: TensorView<'_>,
+    scheme: &Scheme,
+    rounding: &(dyn Rounding + Sync),
+) -> anyhow::Result<(QuantizedTensor, f64, f64)> {
+    let &[out_features, in_features] = view.shape else { unreachable!("only matrices are planned as quantized") };
+    let mut weights = vec![0f32; out_features * in_features];
+    tensor::convert::decode(view.dtype, view.bytes, &mut weights)?;
+    let w = ArrayView2::from_shape((out_features, in_features), &weights).expect("a whole matrix");
+    let quantized = rounding.quantize(w, scheme, None)?.tensor;
+    let (error, norm) = squared_error(&weights, &quantized);
+    Ok((quantized, error, norm))
+}
+
+/// Rounds in chunks of whole rows.
+fn in_chunks(
+    view: TensorView<'_>,
+    scheme: &Scheme,
+    rounding: &(dyn Rounding + Sync),
+) -> anyhow::Result<(QuantizedTensor, f64, f64)> {
     let &[out_features, in_features] = view.shape else { unreachable!("only matrices are planned as quantized") };
     let groups = scheme.granularity.groups(in_features);
     let rows = (CHUNK / in_features).max(1);
@@ -158,9 +184,7 @@ fn quantize(view: TensorView<'_>, scheme: &Scheme, rounding: &(dyn Rounding + Sy
         })
         .try_reduce(|| (0.0, 0.0), |a, b| Ok::<_, anyhow::Error>((a.0 + b.0, a.1 + b.1)))?;
     let zero_points = scheme.format.has_zero_points().then_some(zero_points);
-    let quantized = QuantizedTensor::new(*scheme, out_features, in_features, Codes { codes, scales, zero_points });
-    refuse_lost_weights(&quantized, error, norm)?;
-    Ok((quantized, if norm > 0.0 { error / norm } else { 0.0 }))
+    Ok((QuantizedTensor::new(*scheme, out_features, in_features, Codes { codes, scales, zero_points }), error, norm))
 }
 
 /// Scales are clipped to f16's range (see [`Scheme::fit`]). That may cost single groups; a weight that it clips or
@@ -175,73 +199,6 @@ pub(super) fn refuse_lost_weights(quantized: &QuantizedTensor, error: f64, norm:
         return Err(QuantError::ScaleTooSmall);
     }
     Ok(())
-}
-
-fn blocks_of(scheme: &Scheme, out_features: usize, in_features: usize) -> Blocks {
-    let (block_size, bits) = (scheme.granularity.group_size(in_features), scheme.format.code_dtype().bits());
-    Blocks { out_features, in_features, block_size, bits }
-}
-
-/// Packs as the form's layout says.
-fn write_quantized(quantized: &QuantizedTensor, form: &StoredForm, data: &DataFile<'_>) -> anyhow::Result<()> {
-    let StoredForm::Quantized { scheme, codes, scales, zero_points, layout, .. } = form else {
-        unreachable!("called for quantized weights");
-    };
-    let (out_features, in_features, groups) = (quantized.out_features, quantized.in_features, quantized.groups());
-    let dtype = scheme.format.code_dtype();
-    let blocks = Blocks { out_features, in_features, block_size: scheme.granularity.group_size(in_features), bits: dtype.bits() };
-    let packed = match layout {
-        CodeLayout::DequantizeLinear => pack::pack_dequantize_linear(&quantized.codes, out_features, in_features, dtype),
-        CodeLayout::MatMulNBits => pack::pack_matmul_nbits(&quantized.codes, quantized.zero_points.as_deref(), blocks),
-    };
-    data.write(codes, &packed)?;
-    let half: Vec<u8> = quantized.scales.iter().flat_map(|&scale| f16::from_f32(scale).to_le_bytes()).collect();
-    let half = match layout {
-        CodeLayout::DequantizeLinear => transpose(half, out_features, groups, 2),
-        CodeLayout::MatMulNBits => half,
-    };
-    data.write(scales, &half)?;
-    if let (Some(initializer), Some(points)) = (zero_points, &quantized.zero_points) {
-        let packed = match layout {
-            CodeLayout::DequantizeLinear => pack::pack_dequantize_linear(points, out_features, groups, dtype),
-            CodeLayout::MatMulNBits => pack::pack_zero_points(points, blocks),
-        };
-        data.write(initializer, &packed)?;
-    }
-    Ok(())
-}
-
-/// Digest of a quantized weight's numbers in logical order.
-pub fn digest_of_codes(quantized: &QuantizedTensor) -> String {
-    let mut scales = vec![f16::ZERO; quantized.scales.len()];
-    scales.convert_from_f32_slice(&quantized.scales);
-    let scale_bytes: Vec<u8> = scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
-    let parts =
-        [xxh3_128(&quantized.codes), xxh3_128(&scale_bytes), xxh3_128(quantized.zero_points.as_deref().unwrap_or_default())];
-    let bytes: Vec<u8> = parts.iter().flat_map(|part| part.to_le_bytes()).collect();
-    format!("{:032x}", xxh3_128(&bytes))
-}
-
-/// Inverse of packing: the weight's numbers in logical order.
-pub fn unpack(stored: &StoredWeight, codes: &[u8], scales: &[u8], zero_points: Option<&[u8]>) -> QuantizedTensor {
-    let StoredForm::Quantized { scheme, layout, .. } = &stored.form else { unreachable!("called for quantized weights") };
-    let &[out_features, in_features] = stored.shape.as_slice() else { unreachable!("quantized weights are matrices") };
-    let blocks = blocks_of(scheme, out_features, in_features);
-    let (dtype, groups) = (scheme.format.code_dtype(), scheme.granularity.groups(in_features));
-    let (codes, scales, zero_points) = match layout {
-        CodeLayout::DequantizeLinear => (
-            pack::unpack_dequantize_linear(codes, out_features, in_features, dtype),
-            transpose(scales.to_vec(), groups, out_features, 2),
-            zero_points.map(|points| pack::unpack_dequantize_linear(points, out_features, groups, dtype)),
-        ),
-        CodeLayout::MatMulNBits => (
-            pack::unpack_matmul_nbits(codes, blocks),
-            scales.to_vec(),
-            zero_points.map(|points| pack::unpack_zero_points(points, blocks)),
-        ),
-    };
-    let scales = scales.as_chunks::<2>().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect();
-    QuantizedTensor::new(*scheme, out_features, in_features, Codes { codes, scales, zero_points })
 }
 
 /// Digest of a dense weight's elements in the checkpoint's order.

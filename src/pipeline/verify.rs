@@ -6,19 +6,19 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use half::f16;
 use memmap2::Mmap;
 use serde::Serialize;
 
 use super::hashing;
-use super::quantize::{digest_of_codes, unpack};
-use super::{RuntimeChoice, progress};
+use super::{RuntimeChoice, packing, progress};
 use crate::generate::{Generate, GenerateOptions, Score};
-use crate::model::{self, CodeLayout, GraphOptions, LlamaConfig, StoredForm, StoredWeight, WeightForm};
+use crate::model::{self, GraphOptions, LlamaConfig, StoredCodes, StoredForm, StoredWeight, WeightForm};
 use crate::onnx::{self, Content, DATA_FILE, MODEL_FILE};
-use crate::quant::{Format, Granularity, QuantizedTensor, ScaleRule, ScaleStorage, Scheme};
+use crate::quant::{Codebook, Format, Granularity, QuantizedTensor, ScaleRule, ScaleStorage, Scheme};
 use crate::record::{Manifest, WeightRecord};
-use crate::runtime::{self, Blocked, Engine, EngineOptions, Weights};
-use crate::tensor::{self, DType};
+use crate::runtime::{self, Engine, EngineOptions, Weights};
+use crate::tensor::DType;
 
 /// Text that both ways of running the weights continue.
 const PROMPT: &str = "Once upon a time there was a little white cat who lived in a house near the river.";
@@ -81,6 +81,7 @@ fn hashes(artifact: &Path, manifest: &Manifest) -> anyhow::Result<Check> {
 fn weights(artifact: &Path, manifest: &Manifest) -> anyhow::Result<[Check; 2]> {
     let data = Data::open(artifact)?;
     let stored = stored_weights(artifact, manifest)?;
+    let activation = activation(manifest);
     let bar = progress::count(stored.len() as u64, "weights");
     let (mut changed, mut differing, mut compared) = (Vec::new(), Vec::new(), 0);
     for (stored, record) in stored.iter().zip(&manifest.weights) {
@@ -88,8 +89,8 @@ fn weights(artifact: &Path, manifest: &Manifest) -> anyhow::Result<[Check; 2]> {
         let (digest, same) = match &stored.form {
             StoredForm::Dense { .. } => (data.dense_digest(stored)?, None),
             StoredForm::Quantized { .. } => {
-                let quantized = data.quantized(stored)?;
-                (digest_of_codes(&quantized), data.same_in_onnxruntime(stored, &quantized)?)
+                let quantized = packing::read(stored, &|name| data.bytes(name))?;
+                (packing::digest(&quantized), data.same_in_onnxruntime(stored, &quantized, activation)?)
             }
         };
         if digest != record.digest {
@@ -104,7 +105,7 @@ fn weights(artifact: &Path, manifest: &Manifest) -> anyhow::Result<[Check; 2]> {
     bar.finish_and_clear();
     Ok([
         check("weights as computed", &changed, format!("{} weights", stored.len())),
-        check("ONNX Runtime's DequantizeLinear", &differing, format!("{compared} weights bit for bit")),
+        check("ONNX Runtime's dequantization", &differing, format!("{compared} weights bit for bit")),
     ])
 }
 
@@ -115,24 +116,30 @@ fn stored_weights(artifact: &Path, manifest: &Manifest) -> anyhow::Result<Vec<St
     let config = LlamaConfig::from_json(&text)?;
     let records: HashMap<&str, &WeightRecord> = manifest.weights.iter().map(|record| (record.name.as_str(), record)).collect();
     let form = |name: &str| records.get(name).and_then(|record| form_of(record)).unwrap_or(WeightForm::Dense(DType::F32));
-    let activation = if manifest.activation == "f32" { DType::F32 } else { DType::F16 };
-    let options = GraphOptions { activation, max_context: manifest.max_context };
+    let rotated_head = records.contains_key("model.norm.rotation.weight");
+    let options = GraphOptions { activation: activation(manifest), max_context: manifest.max_context, rotated_head };
     Ok(model::decoder(&config, &options, &form)?.weights)
+}
+
+fn activation(manifest: &Manifest) -> DType {
+    if manifest.activation == "f32" { DType::F32 } else { DType::F16 }
 }
 
 fn form_of(record: &WeightRecord) -> Option<WeightForm> {
     let dense = |dtype| Some(WeightForm::Dense(dtype));
-    let (bits, symmetric) = match record.format.as_str() {
+    let format = match record.format.as_str() {
         "f32" => return dense(DType::F32),
         "f16" => return dense(DType::F16),
         "bf16" => return dense(DType::BF16),
-        "int8" => (8, true),
-        "int4" => (4, true),
-        "int2" => (2, true),
-        "uint8" => (8, false),
-        "uint4" => (4, false),
-        "uint2" => (2, false),
-        _ => return None,
+        "nf4" => Format::Codebook(Codebook::Nf4),
+        "fp4" => Format::Codebook(Codebook::Fp4),
+        name => {
+            let (bits, symmetric) = match name.strip_prefix("uint") {
+                Some(bits) => (bits, false),
+                None => (name.strip_prefix("int")?, true),
+            };
+            Format::Int { bits: bits.parse().ok().filter(|bits| matches!(bits, 2..=6 | 8))?, symmetric }
+        }
     };
     let in_features = *record.shape.last()?;
     let granularity = match record.group_size? {
@@ -140,16 +147,18 @@ fn form_of(record: &WeightRecord) -> Option<WeightForm> {
         size => Granularity::PerGroup(size),
     };
     // The rule is of no meaning for what is already rounded.
-    Some(WeightForm::Quantized(Scheme {
-        format: Format::Int { bits, symmetric },
-        granularity,
-        scale_rule: ScaleRule::AbsMax,
-        scale_storage: ScaleStorage::F16,
-    }))
+    let scale_storage = if record.double_quantization { ScaleStorage::Nested } else { ScaleStorage::F16 };
+    let scheme = Scheme { format, granularity, scale_rule: ScaleRule::AbsMax, scale_storage };
+    Some(match record.outliers {
+        0 => WeightForm::Quantized(scheme),
+        outliers => WeightForm::Outliers { scheme, outliers },
+    })
 }
 
 /// An artifact's initializers by name.
 struct Data {
+    folder: PathBuf,
+    model: onnx::Model,
     map: Mmap,
     places: HashMap<String, Content>,
 }
@@ -162,7 +171,8 @@ impl Data {
         let map = unsafe { Mmap::map(&file)? };
         let model = onnx::decode(&std::fs::read(artifact.join(MODEL_FILE))?)?;
         let place = |initializer: &onnx::Initializer| (model.name_of(initializer.value).to_owned(), initializer.content.clone());
-        Ok(Data { map, places: model.initializers().iter().map(place).collect() })
+        let places = model.initializers().iter().map(place).collect();
+        Ok(Data { folder: artifact.to_owned(), model, map, places })
     }
 
     fn bytes(&self, name: &str) -> anyhow::Result<&[u8]> {
@@ -182,37 +192,32 @@ impl Data {
         Ok(super::quantize::digest_of_dense(self.bytes(initializer)?, &stored.shape, *dtype, *order))
     }
 
-    fn quantized(&self, stored: &StoredWeight) -> anyhow::Result<QuantizedTensor> {
-        let StoredForm::Quantized { codes, scales, zero_points, .. } = &stored.form else {
-            unreachable!("called for quantized weights");
-        };
-        let points = zero_points.as_ref().map(|name| self.bytes(name)).transpose()?;
-        Ok(unpack(stored, self.bytes(codes)?, self.bytes(scales)?, points))
-    }
-
-    /// `None` where the weight is not in DequantizeLinear's layout.
-    fn same_in_onnxruntime(&self, stored: &StoredWeight, quantized: &QuantizedTensor) -> anyhow::Result<Option<bool>> {
-        let StoredForm::Quantized { scheme, codes, scales, zero_points, layout: CodeLayout::DequantizeLinear, .. } = &stored.form
-        else {
+    /// `None` where only MatMulNBits and GatherBlockQuantized read the weight, whose shapes leave no way to see it alone.
+    fn same_in_onnxruntime(
+        &self,
+        stored: &StoredWeight,
+        quantized: &QuantizedTensor,
+        activation: DType,
+    ) -> anyhow::Result<Option<bool>> {
+        let StoredForm::Quantized { codes, .. } = &stored.form else { return Ok(None) };
+        if let StoredCodes::MatMulNBits(_) = codes {
             return Ok(None);
-        };
-        let shape = [quantized.in_features, quantized.out_features];
-        let theirs = runtime::dequantize(&Blocked {
-            codes: self.bytes(codes)?,
-            code_dtype: scheme.format.code_dtype(),
-            shape,
-            scales: self.bytes(scales)?,
-            zero_points: zero_points.as_ref().map(|name| self.bytes(name)).transpose()?,
-            block_size: match scheme.granularity {
-                Granularity::PerChannel => None,
-                Granularity::PerGroup(size) => Some(size),
-            },
-        })?;
-        let ours = quantized.dequantize();
-        let ours = tensor::transpose(ours.as_slice().expect("standard layout"), quantized.out_features, quantized.in_features);
+        }
+        let name = codes.initializers().next().expect("codes lie in at least one initializer");
+        let theirs = runtime::dequantize(&self.folder, &self.model, name)?;
+        let ours = as_computed(quantized, activation);
         // Added to zero on both sides: the sign of a zero is no difference.
-        Ok(Some(ours.iter().zip(&theirs).all(|(a, b)| (a + 0.0).to_bits() == b.to_bits())))
+        Ok(Some(ours.iter().zip(&theirs).all(|(a, b)| (a + 0.0).to_bits() == (b + 0.0).to_bits())))
     }
+}
+
+/// What a runtime with activations of that type computes from the codes: outliers have a product of their own, and the columns
+/// of their codes stand for zero.
+fn as_computed(quantized: &QuantizedTensor, activation: DType) -> Vec<f32> {
+    let round = |x: &f32| if activation == DType::F16 { f16::from_f32(*x).to_f32() } else { *x };
+    let scales = quantized.scales.iter().map(round).collect();
+    let quantized = QuantizedTensor { outliers: None, scales, ..quantized.clone() };
+    quantized.dequantize().iter().map(round).collect()
 }
 
 /// The artifact's kernels continue a text as its dequantized weights do.

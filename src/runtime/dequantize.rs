@@ -1,66 +1,61 @@
-//! ONNX Runtime's own DequantizeLinear on one weight's bytes: what any other program will see.
+//! ONNX Runtime's own numbers for a quantized weight of an artifact: what any other program will see.
 
-use ort::value::Tensor;
+use std::path::Path;
+
+use half::f16;
+use ort::session::{Session, SessionInputValue};
+use ort::value::{DynValue, Tensor};
 
 use super::locate::runtime;
 use super::session::{self, Placement, Products, SessionPlan};
 use super::{ExecutionProvider, RuntimeError, Weights};
-use crate::onnx::{Graph, GraphError, Model, QuantizedOperand, Type, encode};
-use crate::tensor::DType;
+use crate::onnx::{IDENTITY, MODEL_FILE, Model, Reading, WeightModel, encode};
+use crate::tensor::{DType, transpose};
 
-/// A weight as DequantizeLinear on axis 0 stores it.
-#[derive(Debug, Clone, Copy)]
-pub struct Blocked<'a> {
-    /// `[in_features, out_features]`, packed.
-    pub codes: &'a [u8],
-    pub code_dtype: DType,
-    pub shape: [usize; 2],
-    /// f16, `[⌈in_features / block_size⌉, out_features]`, or `[out_features]` without a block size.
-    pub scales: &'a [u8],
-    pub zero_points: Option<&'a [u8]>,
-    pub block_size: Option<usize>,
-}
-
-/// The weights `[in_features, out_features]` in f32, as ONNX Runtime's CPU kernel computes them.
+/// The weights `[out_features, in_features]` whose codes (or low plane of codes) the initializer `codes` of the artifact in `dir`
+/// holds, as ONNX Runtime's CPU kernels compute them with the artifact's own nodes: in f32, or rounded to f16 where activations
+/// are f16. `model` is the artifact's.
 ///
 /// # Errors
-/// ONNX Runtime is missing or refuses the tensor.
-pub fn dequantize(weight: &Blocked<'_>) -> Result<Vec<f32>, RuntimeError> {
+/// The initializer holds no codes; ONNX Runtime is missing or refuses the nodes.
+pub fn dequantize(dir: &Path, model: &Model, codes: &str) -> Result<Vec<f32>, RuntimeError> {
     let provider = ExecutionProvider::Cpu;
-    let model = graph(weight).map_err(|error| RuntimeError::Graph(Box::new(error)))?;
-    let bytes = encode(&model).map_err(|error| RuntimeError::Graph(Box::new(error)))?;
+    let layout = |what: String| RuntimeError::Layout { path: dir.join(MODEL_FILE), what };
+    let WeightModel { model, reading } = model.weight_of(codes).map_err(|error| layout(error.to_string()))?;
+    let bytes = encode(&model).map_err(|error| layout(error.to_string()))?;
     let plan = SessionPlan {
         provider,
         threads: None,
-        data: None,
+        data: Some(dir),
         weights: Weights::Fused,
         placement: Placement::AllOnProvider,
         products: Products::F32,
     };
-    let mut session = session::open(&runtime(provider)?, &plan, &bytes, "a DequantizeLinear node")?;
-    let mut inner = || {
-        let zero = Tensor::from_array(([0usize; 0], vec![0f32]))?;
-        let outputs = session.run(ort::inputs!["zero" => zero])?;
-        Ok(outputs["weights"].try_extract_tensor::<f32>()?.1.to_vec())
-    };
-    inner().map_err(RuntimeError::run("dequantizing a weight"))
+    let mut session = session::open(&runtime(provider)?, &plan, &bytes, codes)?;
+    let dtype = model.type_of(model.outputs()[0]).dtype;
+    let numbers = run(&mut session, reading, dtype).map_err(RuntimeError::run("dequantizing a weight"))?;
+    Ok(match reading {
+        Reading::Transposed { in_features, out_features } => transpose(&numbers, in_features, out_features),
+        Reading::OfIdentity { blocks, block_size } => transpose(&numbers, block_size, blocks),
+    })
 }
 
-/// `zero` is added so that the graph has an input; −0 + 0 is 0, so the sign of a zero is not compared.
-fn graph(weight: &Blocked<'_>) -> Result<Model, GraphError> {
-    let graph = Graph::new("dequantize");
-    let op = graph.at("");
-    let [in_features, out_features] = weight.shape;
-    let scales_shape = match weight.block_size {
-        Some(size) => vec![in_features.div_ceil(size), out_features],
-        None => vec![out_features],
+fn run(session: &mut Session, reading: Reading, dtype: DType) -> ort::Result<Vec<f32>> {
+    let outputs = match reading {
+        Reading::Transposed { .. } => session.run([] as [SessionInputValue<'_>; 0])?,
+        Reading::OfIdentity { block_size, .. } => session.run(ort::inputs![IDENTITY => identity(block_size, dtype)?])?,
     };
-    let codes = graph.constant("codes", weight.code_dtype, &weight.shape, weight.codes.to_vec());
-    let scales = op.cast(graph.constant("scales", DType::F16, &scales_shape, weight.scales.to_vec()), DType::F32);
-    let zero_points =
-        weight.zero_points.map(|bytes| graph.constant("zero_points", weight.code_dtype, &scales_shape, bytes.to_vec()));
-    let weights = op.dequantize_linear(QuantizedOperand { codes, scales, zero_points }, weight.block_size);
-    let zero = graph.input("zero", Type::new(DType::F32, []));
-    let weights = graph.rename(op.add(weights, zero), "weights");
-    graph.finish(&[weights])
+    Ok(match dtype {
+        DType::F16 => outputs[0].try_extract_tensor::<f16>()?.1.iter().map(|half| half.to_f32()).collect(),
+        _ => outputs[0].try_extract_tensor::<f32>()?.1.to_vec(),
+    })
+}
+
+fn identity(size: usize, dtype: DType) -> ort::Result<DynValue> {
+    let one = |index: usize| if index % (size + 1) == 0 { 1.0 } else { 0.0 };
+    let ones = (0..size * size).map(one);
+    Ok(match dtype {
+        DType::F16 => Tensor::from_array(([1, size, size], ones.map(f16::from_f32).collect::<Vec<_>>()))?.into_dyn(),
+        _ => Tensor::from_array(([1, size, size], ones.collect::<Vec<f32>>()))?.into_dyn(),
+    })
 }

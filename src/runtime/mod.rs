@@ -28,7 +28,7 @@ mod specialise;
 mod stage;
 mod text;
 
-pub use dequantize::{Blocked, dequantize};
+pub use dequantize::dequantize;
 pub use doctor::{Doctor, Gpu, Library, SharedLibrary, doctor};
 pub use engine::{Engine, EngineOptions, Timings, Weights};
 pub use error::RuntimeError;

@@ -31,8 +31,9 @@ fn a_calibration_set_names_a_hub_data_set() {
     let pinned = format!("revision = \"{COMMIT}\"\nfile = \"en/part one.json\"");
     let set = load(&setup, &pinned).expect("fetched");
     assert_eq!(set.record.source, format!("org/tiny@{COMMIT}: en/part one.json"));
-    let fetched = setup.server.take_log().into_iter().filter(|request| request.path.starts_with("/store/")).count();
-    assert_eq!(fetched, 1, "one file of three");
+    let gets = setup.server.take_log().into_iter().filter(|request| request.method == "GET");
+    let fetched: Vec<String> = gets.map(|request| request.path).filter(|path| path.contains("/resolve/")).collect();
+    assert_eq!(fetched, [format!("/datasets/org/tiny/resolve/{COMMIT}/en/part%20one.json")], "one file of three");
     assert_eq!(load(&setup, &pinned).expect("cached").hash(), set.hash());
     assert_eq!(setup.server.take_log(), [], "a cached file of a commit costs no request");
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use qonnx::model::{GraphOptions, LlamaConfig, StoredForm, StoredWeight, WeightForm, decoder};
+use qonnx::model::{GraphOptions, LlamaConfig, StoredCodes, StoredForm, StoredScales, StoredWeight, WeightForm, decoder};
 use qonnx::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
 use qonnx::quant::{Format, Granularity, ScaleRule, ScaleStorage, Scheme};
 use qonnx::tensor::DType;
@@ -59,13 +59,19 @@ fn fill(file: &DataFile<'_>, weight: &StoredWeight, random: &mut Random) {
             let value = |x: f32| if norm { 1.0 + 0.2 * x } else { 0.3 * x };
             file.write(initializer, &floats(elements, *dtype, random, value)).unwrap();
         }
-        StoredForm::Quantized { scheme, codes, scales, scale_dtype, .. } => {
+        StoredForm::Quantized {
+            scheme,
+            codes: StoredCodes::DequantizeLinear(codes),
+            scales: StoredScales::F16(scales),
+            ..
+        } => {
             let [out_features, in_features] = weight.shape[..] else { panic!("{weight:?}") };
             let packed: Vec<u8> = (0..elements / 2).map(|_| (random.next() * 128.0 + 128.0) as u8).collect();
             file.write(codes, &packed).unwrap();
             let groups = out_features * scheme.granularity.groups(in_features);
-            file.write(scales, &floats(groups, *scale_dtype, random, |x| 0.05 + 0.02 * x)).unwrap();
+            file.write(scales, &floats(groups, DType::F16, random, |x| 0.05 + 0.02 * x)).unwrap();
         }
+        other => panic!("{other:?}"),
     }
 }
 

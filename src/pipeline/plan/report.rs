@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::{Plan, Refused, Request, plan};
-use crate::model::{StoredForm, StoredWeight};
+use crate::model::StoredWeight;
 use crate::pipeline::UsageError;
 use crate::pipeline::source;
 use crate::pipeline::table::{size, table};
@@ -97,10 +97,7 @@ fn report(plan: &Plan, load: Load) -> PlanReport {
 fn vram(plan: &Plan, load: Load) -> Vram {
     let config = &plan.config;
     let element = plan.activation.bytes_of(1) as u64;
-    let held = |weight: &StoredWeight| match weight.form {
-        StoredForm::Dense { .. } => weight.elements() as u64 * element,
-        StoredForm::Quantized { .. } => (weight.stored_bits() as u64).div_ceil(8),
-    };
+    let held = |weight: &StoredWeight| (weight.memory_bits(plan.activation) as u64).div_ceil(8);
     let weights_bytes = plan.graph.weights.iter().map(held).sum();
     let cached = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim;
     // The load is the user's to choose; what no machine has needs no exact number.

@@ -10,7 +10,7 @@ use multiversion::multiversion;
 use super::tile::{Columns, Shared, Tile, nearest};
 use crate::quant::lanes::{LANES, LaneParams, Lanes};
 use crate::quant::scale::{f16_scale, qmax};
-use crate::quant::{Format, Scheme};
+use crate::quant::{Format, ScaleStorage, Scheme};
 
 /// Columns whose gradients are computed together, unless a group is longer.
 const COLUMNS: usize = 128;
@@ -69,8 +69,8 @@ struct Block<'a> {
 struct BlockGroup {
     group: usize,
     columns: std::ops::Range<usize>,
-    /// All of the group's columns are in the block.
-    whole: bool,
+    /// Whether its scale may change: all of its columns are in the block.
+    free: bool,
     /// `Σ_{j in group} H[j, k]` for each column `k` of the block.
     sums: Vec<f32>,
 }
@@ -81,8 +81,7 @@ impl Block<'_> {
         self.begin = begin;
         self.hessian.clear();
         for column in 0..width {
-            let gram = shared.gram.col(begin + column).get(begin..end);
-            self.hessian.extend(gram.iter());
+            self.hessian.extend(shared.gram.col(begin + column).get(begin..end).iter());
             self.hessian[column * width + column] += shared.factor.lambda;
         }
         self.groups.clear();
@@ -91,10 +90,13 @@ impl Block<'_> {
             let group = first / shared.group_size;
             let last = end.min((group + 1) * shared.group_size);
             let columns = first - begin..last - begin;
-            let whole = first == group * shared.group_size && last == shared.power.len().min((group + 1) * shared.group_size);
+            // Nested scales are quantized together, before any code.
+            let alone = shared.scheme.scale_storage == ScaleStorage::F16;
+            let free =
+                alone && first == group * shared.group_size && last == shared.power.len().min((group + 1) * shared.group_size);
             let rows = self.hessian.chunks_exact(width).skip(columns.start).take(columns.len());
             let sums = rows.fold(vec![0.0; width], |sums: Vec<f32>, row| sums.iter().zip(row).map(|(a, b)| a + b).collect());
-            self.groups.push(BlockGroup { group, columns, whole, sums });
+            self.groups.push(BlockGroup { group, columns, free, sums });
             first = last;
         }
     }
@@ -105,7 +107,7 @@ impl Block<'_> {
 fn descend_strip(block: &Block, strip: usize, groups: usize, gradient: &mut Columns<f32>, tile: &mut Tile) {
     for group in &block.groups {
         let index = strip * groups + group.group;
-        if group.whole {
+        if group.free {
             tile.params[index] = refit(block, group, strip, tile.params[index], gradient, tile);
         }
         let params = tile.params[index];
@@ -163,7 +165,7 @@ fn refit(
             let (code, zero_point) = (tile.codes.lanes(block.begin + column, strip), &params.zero_point);
             match block.scheme.format {
                 Format::Int { .. } => from_fn(|lane| f32::from(code[lane]) - zero_point[lane]),
-                Format::Codebook(codebook) => from_fn(|lane| codebook.levels()[usize::from(code[lane])]),
+                Format::Codebook(codebook) => from_fn(|lane| codebook.levels()[usize::from(code[lane] & 0xF)]),
             }
         })
         .collect();

@@ -12,12 +12,13 @@ use rayon::prelude::*;
 
 use super::descent::Descent;
 use super::{Gptq, GroupScales, ScaleFit, weighted};
+use crate::quant::codebook::{self, nearest_fp4, nearest_nf4};
 use crate::quant::lanes::{LANES, LaneParams, Lanes};
 use crate::quant::linalg::Factor;
 use crate::quant::rtn::rtn;
 use crate::quant::scale::{level, qmax};
 use crate::quant::tensor::Codes;
-use crate::quant::{Format, Params, QuantizedTensor, Scheme};
+use crate::quant::{Codebook, Format, Params, QuantizedTensor, Scheme};
 
 /// Rows that a thread takes at a time: the same on every machine, so that the result is too.
 const ROWS: usize = 64;
@@ -29,7 +30,7 @@ pub(super) struct Shared<'a> {
     pub factor: &'a Factor,
     /// In storage order, symmetric.
     pub gram: MatRef<'a, f32>,
-    /// `diag(G) + λ`, in storage order.
+    /// `D` of each feature, in storage order: what its rounding error costs once all later ones have made up for it.
     pub power: Vec<f32>,
     /// Features that share a scale.
     pub group_size: usize,
@@ -51,36 +52,31 @@ pub(super) fn round(
     scheme: &Scheme,
     options: &Gptq,
 ) -> QuantizedTensor {
-    let (out_features, in_features) = w.dim();
-    let groups = scheme.granularity.groups(in_features);
+    let in_features = w.ncols();
     let shared = Shared {
         scheme,
         options,
         factor,
         gram: MatRef::from_column_major_slice(gram.to_slice().expect("standard layout"), in_features, in_features),
-        power: gram.diag().iter().map(|d| d + factor.lambda).collect(),
+        power: factor.pivots_by_feature(),
         group_size: scheme.granularity.group_size(in_features),
-        groups,
+        groups: scheme.granularity.groups(in_features),
     };
-    let w = w.to_slice().expect("standard layout");
-    // Round to nearest leaves the scheme's own scales behind; the codes are overwritten.
-    let QuantizedTensor { mut codes, mut scales, zero_points, .. } = match options.scale_fit {
-        ScaleFit::Rule => rtn(w, in_features, scheme),
-        ScaleFit::Gram => QuantizedTensor::new(
-            *scheme,
-            out_features,
-            in_features,
-            Codes { codes: vec![0; w.len()], scales: vec![1.0; out_features * groups], zero_points: None },
-        ),
+    let rows = w.to_slice().expect("standard layout");
+    let mut tensor = match options.scale_fit {
+        ScaleFit::Rule => rtn(rows, in_features, scheme),
+        ScaleFit::Gram => shared.fit(rows),
     };
-    let mut zero_points = zero_points.unwrap_or_else(|| vec![scheme.format.symmetric_zero_point(); out_features * groups]);
-    let slots = (codes.par_chunks_mut(ROWS * in_features))
-        .zip(scales.par_chunks_mut(ROWS * groups))
+    let groups = shared.groups;
+    let zero_points = tensor.zero_points.take();
+    let mut zero_points = zero_points.unwrap_or_else(|| vec![scheme.format.symmetric_zero_point(); tensor.scales.len()]);
+    let slots = (tensor.codes.par_chunks_mut(ROWS * in_features))
+        .zip(tensor.scales.par_chunks_mut(ROWS * groups))
         .zip(zero_points.par_chunks_mut(ROWS * groups))
         .map(|((codes, scales), zero_points)| Slots { codes, scales, zero_points });
-    w.par_chunks(ROWS * in_features).zip(slots).for_each(|(w, slots)| shared.round_rows(w, slots));
-    let zero_points = scheme.format.has_zero_points().then_some(zero_points);
-    QuantizedTensor::new(*scheme, out_features, in_features, Codes { codes, scales, zero_points })
+    rows.par_chunks(ROWS * in_features).zip(slots).for_each(|(rows, slots)| shared.round_rows(rows, slots));
+    tensor.zero_points = scheme.format.has_zero_points().then_some(zero_points);
+    tensor
 }
 
 /// A matrix of some rows, column by column, the rows padded with zeros to whole [`Lanes`].
@@ -155,10 +151,32 @@ pub(super) struct Tile {
 }
 
 impl Shared<'_> {
+    /// Scales of all groups, fitted to the weights as they are and as they are stored; no codes yet.
+    fn fit(&self, rows: &[f32]) -> QuantizedTensor {
+        let in_features = self.power.len();
+        let out_features = rows.len() / in_features;
+        let mut scales = vec![0.0; out_features * self.groups];
+        let mut zero_points = vec![0; scales.len()];
+        let slots = scales.par_chunks_mut(ROWS * self.groups).zip(zero_points.par_chunks_mut(ROWS * self.groups));
+        rows.par_chunks(ROWS * in_features).zip(slots).for_each(|(rows, (scales, zero_points))| {
+            let w = Columns::gather(rows, 0..in_features);
+            let of = |strip, group| self.fit_group(&w, strip, group * self.group_size, group);
+            let params: Vec<_> = self.strips_and_groups(&w).map(|(strip, group)| of(strip, group)).collect();
+            self.store_params(&params, scales, zero_points);
+        });
+        let zero_points = self.scheme.format.has_zero_points().then_some(zero_points);
+        QuantizedTensor::new(*self.scheme, out_features, in_features, Codes { codes: vec![0; rows.len()], scales, zero_points })
+    }
+
+    fn strips_and_groups<T: Copy + Default>(&self, of: &Columns<T>) -> impl Iterator<Item = (usize, usize)> {
+        let groups = self.groups;
+        (0..of.strips()).flat_map(move |strip| (0..groups).map(move |group| (strip, group)))
+    }
+
     fn round_rows(&self, rows: &[f32], slots: Slots<'_>) {
         let order = &self.factor.order;
         let w = Columns::gather(rows, order.iter().copied());
-        let params = self.static_params(rows, &w, &slots);
+        let params = self.strips_and_groups(&w).map(|(strip, group)| self.stored_params(&slots, strip, group)).collect();
         let (delta, codes) = (Columns::new(w.stride, order.len()), Columns::new(w.stride, order.len()));
         let mut tile = Tile { w, delta, codes, params };
         self.gptq(&mut tile);
@@ -170,33 +188,30 @@ impl Shared<'_> {
             params: tile.params,
         };
         Descent::new(self).run(&mut tile, self.options.sweeps);
-        self.store(&tile, slots);
+        let in_features = self.power.len();
+        for (row, codes) in slots.codes.chunks_exact_mut(in_features).enumerate() {
+            let column = tile.codes.entries[row..].iter().step_by(tile.codes.stride);
+            codes.iter_mut().zip(column).for_each(|(to, &from)| *to = from);
+        }
+        self.store_params(&tile.params, slots.scales, slots.zero_points);
     }
 
-    /// Scales and zero points by strip and group, fitted to the weights as they are.
-    fn static_params(&self, rows: &[f32], w: &Columns<f32>, slots: &Slots<'_>) -> Vec<LaneParams> {
-        let strips = 0..w.strips();
-        match self.options.scale_fit {
-            ScaleFit::Rule => {
-                let padded = |of: &dyn Fn(usize) -> f32, group: usize, strip: usize| -> Lanes {
-                    let rows = slots.scales.len() / self.groups;
-                    from_fn(|lane| {
-                        Some(strip * LANES + lane).filter(|&row| row < rows).map_or(1.0, |row| of(row * self.groups + group))
-                    })
-                };
-                let of = |strip, group| LaneParams {
-                    scale: padded(&|index| slots.scales[index], group, strip),
-                    zero_point: padded(&|index| f32::from(slots.zero_points[index]), group, strip),
-                };
-                strips.flat_map(|strip| (0..self.groups).map(move |group| (strip, group))).map(|(s, g)| of(s, g)).collect()
-            }
-            ScaleFit::Gram => {
-                let stored = Columns::gather(rows, 0..self.power.len());
-                let fitted = strips.map(|strip| {
-                    let groups = (0..self.groups).map(|group| self.fit_group(&stored, strip, group * self.group_size, group));
-                    groups.collect::<Vec<_>>()
-                });
-                fitted.collect::<Vec<_>>().concat()
+    /// Of 16 rows; 1 where there are fewer.
+    fn stored_params(&self, slots: &Slots<'_>, strip: usize, group: usize) -> LaneParams {
+        let index = |lane| (strip * LANES + lane) * self.groups + group;
+        LaneParams {
+            scale: from_fn(|lane| slots.scales.get(index(lane)).copied().unwrap_or(1.0)),
+            zero_point: from_fn(|lane| slots.zero_points.get(index(lane)).copied().map_or(1.0, f32::from)),
+        }
+    }
+
+    fn store_params(&self, params: &[LaneParams], scales: &mut [f32], zero_points: &mut [u8]) {
+        let rows = scales.chunks_exact_mut(self.groups).zip(zero_points.chunks_exact_mut(self.groups));
+        for (row, (scales, zero_points)) in rows.enumerate() {
+            let (strip, lane) = (row / LANES, row % LANES);
+            let params = &params[strip * self.groups..][..self.groups];
+            for (params, (scale, zero_point)) in params.iter().zip(scales.iter_mut().zip(zero_points)) {
+                (*scale, *zero_point) = (params.scale[lane], params.zero_point[lane] as u8);
             }
         }
     }
@@ -210,7 +225,8 @@ impl Shared<'_> {
             ScaleFit::Rule => {
                 let of = |lane: usize| self.scheme.fit(&lanes.iter().map(|w| w[lane]).collect::<Vec<_>>());
                 let params: [Params; LANES] = from_fn(of);
-                LaneParams { scale: params.map(|p| p.scale), zero_point: params.map(|p| f32::from(p.zero_point)) }
+                let scale = params.map(|params| self.scheme.stored_scale(params.scale));
+                LaneParams { scale, zero_point: params.map(|params| f32::from(params.zero_point)) }
             }
         }
     }
@@ -280,22 +296,6 @@ impl Shared<'_> {
         correction.entries.iter_mut().zip(w).for_each(|(correction, w)| *correction += w);
         correction
     }
-
-    fn store(&self, tile: &Tile, slots: Slots<'_>) {
-        let in_features = self.power.len();
-        for (row, codes) in slots.codes.chunks_exact_mut(in_features).enumerate() {
-            let column = tile.codes.entries[row..].iter().step_by(tile.codes.stride);
-            codes.iter_mut().zip(column).for_each(|(to, &from)| *to = from);
-        }
-        let params = slots.scales.chunks_exact_mut(self.groups).zip(slots.zero_points.chunks_exact_mut(self.groups));
-        for (row, (scales, zero_points)) in params.enumerate() {
-            let (strip, lane) = (row / LANES, row % LANES);
-            let params = &tile.params[strip * self.groups..][..self.groups];
-            for (params, (scale, zero_point)) in params.iter().zip(scales.iter_mut().zip(zero_points)) {
-                (*scale, *zero_point) = (params.scale[lane], params.zero_point[lane] as u8);
-            }
-        }
-    }
 }
 
 /// The lower triangle of `L[begin…end, begin…end]`, row by row.
@@ -361,8 +361,12 @@ pub(super) fn nearest(scheme: &Scheme, w: &Lanes, params: &LaneParams) -> ([u8; 
             (code, from_fn(|lane| scale[lane] * level[lane]))
         }
         Format::Codebook(codebook) => {
-            let code: [u8; LANES] = from_fn(|lane| codebook.nearest(w[lane] / scale[lane]));
-            (code, from_fn(|lane| scale[lane] * codebook.levels()[usize::from(code[lane])]))
+            let inverse: Lanes = from_fn(|lane| codebook::inverse(scale[lane]));
+            let code: [u8; LANES] = match codebook {
+                Codebook::Nf4 => from_fn(|lane| nearest_nf4(w[lane] * inverse[lane])),
+                Codebook::Fp4 => from_fn(|lane| nearest_fp4(w[lane] * inverse[lane])),
+            };
+            (code, from_fn(|lane| scale[lane] * codebook.levels()[usize::from(code[lane] & 0xF)]))
         }
     }
 }
