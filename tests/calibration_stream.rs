@@ -227,13 +227,15 @@ fn statistics_of_a_quantized_model_and_their_cross_with_the_unquantized_one_are_
     compare(&statistics, &golden["rounded"]);
 }
 
-/// Largest difference relative to the diagonal.
+/// Largest difference, of matrices relative to the diagonal.
 fn difference(a: &InputStats, b: &InputStats) -> f32 {
     let scale = |i: usize, j: usize| (a.gram[[i, i]] * a.gram[[j, j]]).sqrt();
     let gram = a.gram.indexed_iter().map(|((i, j), v)| (v - b.gram[[i, j]]).abs() / scale(i, j).max(f32::MIN_POSITIVE));
     let mean = a.mean_abs.iter().zip(&b.mean_abs).map(|(a, b)| (a - b).abs() / a);
     let max = a.max_abs.iter().zip(&b.max_abs).map(|(a, b)| (a - b).abs() / a);
-    gram.chain(mean).chain(max).fold(0.0, f32::max)
+    let crossed = a.cross.iter().zip(&b.cross).flat_map(|(a, b)| a.indexed_iter().zip(b));
+    let cross = crossed.map(|(((i, j), a), b)| (a - b).abs() / scale(i, j).max(f32::MIN_POSITIVE));
+    gram.chain(mean).chain(max).chain(cross).fold(0.0, f32::max)
 }
 
 #[test]
@@ -254,15 +256,19 @@ fn batches_do_not_change_results() {
 fn replay_leads_to_what_the_first_pass_saw() {
     let (model, beside, sequences) = (Model::tiny(rounded), Model::tiny(same), sequences(&golden()));
     let first = model.statistics(Some(&beside), &options(), &sequences);
+    // CUDA adds up |x| in no certain order.
+    let tolerance = if bar().provider == ExecutionProvider::Cpu { 0.0 } else { 1e-5 };
     let options = StreamOptions { reference: true, ..options() };
     let mut stream = model.start(&options, &sequences, silent()).unwrap_or_else(|error| panic!("{error}"));
     stream.replay_enter(&model.first_norm()).unwrap_or_else(|error| panic!("{error}"));
     for layer in 0..model.cfg.num_hidden_layers {
         assert_eq!(stream.layer(), layer);
-        assert_eq!(stream.statistics().unwrap_or_else(|error| panic!("{error}")), first[4 * layer]);
+        let again = stream.statistics().unwrap_or_else(|error| panic!("{error}"));
+        assert!(difference(&again, &first[4 * layer]) <= tolerance && again.tokens == 869, "layer {layer}");
         stream.replay(&model.layer(Some(&beside), layer)).unwrap_or_else(|error| panic!("{error}"));
     }
-    assert_eq!(stream.statistics().unwrap_or_else(|error| panic!("{error}")), first[24]);
+    let last = stream.statistics().unwrap_or_else(|error| panic!("{error}"));
+    assert!(difference(&last, &first[24]) <= tolerance);
 }
 
 fn engine() -> Engine {
@@ -432,4 +438,33 @@ fn a_scratch_folder_that_is_not_there_is_named() {
         }
         ExecutionProvider::Cuda => assert!(started.is_ok(), "activations stay on the device"),
     }
+}
+
+/// Sums of many tokens, in f32 as the runtime adds them, against f64. 65536 tokens of one sequence of activations each, all of
+/// one sign: the worst case, in which a sum only grows and every rounding is of the whole.
+#[test]
+fn sums_of_many_tokens_keep_their_digits() {
+    let tokens = 65536;
+    let model = Model::tiny(same);
+    let cfg = LlamaConfig { hidden_size: 32, intermediate_size: 32, ..model.cfg.clone() };
+    let value = |id: u32, channel: usize| 0.5 + ((id * 31 + channel as u32 * 17) % 101) as f32 / 128.0; // exact in f16
+    let mut embedding = |id: u32, row: &mut [f32]| row.iter_mut().enumerate().for_each(|(c, v)| *v = value(id, c));
+    let sequences: Vec<Vec<u32>> = (0..tokens / 64).map(|s| (0..64).map(|t| (s * 64 + t) as u32 % 4096).collect()).collect();
+    let mut stream = Stream::start(&cfg, &options(), &sequences, &mut embedding, silent()).unwrap_or_else(|e| panic!("{e}"));
+    let ours = stream.enter(&Both::same(&[1.0; 32])).unwrap_or_else(|error| panic!("{error}"));
+    let rows: Vec<Vec<f64>> = (0..4096u32)
+        .map(|id| {
+            let x: Vec<f64> = (0..32).map(|channel| f64::from(value(id, channel))).collect();
+            let rms = (x.iter().map(|x| x * x).sum::<f64>() / 32.0 + cfg.rms_norm_eps).sqrt();
+            x.iter().map(|x| x / rms).collect()
+        })
+        .collect();
+    let worst = (0..32).flat_map(|i| (0..32).map(move |j| (i, j))).map(|(i, j)| {
+        let exact = rows.iter().map(|x| x[i] * x[j]).sum::<f64>() / 4096.0;
+        (f64::from(ours.gram[[i, j]]) / exact - 1.0).abs()
+    });
+    let worst = worst.fold(0.0, f64::max);
+    println!("largest relative error of {tokens} tokens: {worst:.1e}");
+    let allowed = if bar().provider == ExecutionProvider::Cpu { 1e-5 } else { 1e-3 }; // f16 rounds x itself
+    assert!(worst <= allowed, "{worst}");
 }

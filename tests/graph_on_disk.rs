@@ -6,7 +6,7 @@ use std::path::Path;
 
 use qonnx::model::{DecoderGraph, GraphOptions, LlamaConfig, Order, StoredForm, WeightForm, decoder};
 use qonnx::onnx::{Content, DATA_FILE, DataError, DataFile, Layout, MODEL_FILE, ProtoError, decode, encode};
-use qonnx::quant::{Format, Granularity, ScaleRule, ScaleStorage, Scheme};
+use qonnx::quant::{Codebook, Format, Granularity, ScaleRule, ScaleStorage, Scheme};
 use qonnx::tensor::DType;
 
 const CONFIG: &str = r#"{
@@ -29,7 +29,8 @@ fn config() -> LlamaConfig {
 }
 
 fn build(cfg: &LlamaConfig, form: &dyn Fn(&str) -> WeightForm) -> DecoderGraph {
-    decoder(cfg, &GraphOptions { activation: DType::F32, max_context: 64, rotated_head: false }, form).expect("every scheme here fits the model")
+    decoder(cfg, &GraphOptions { activation: DType::F32, max_context: 64, rotated_head: false }, form)
+        .expect("every scheme here fits the model")
 }
 
 /// INT4 linears, an asymmetric down projection, a packed INT8 embedding table, an f16 LM head.
@@ -232,6 +233,29 @@ fn schemes_that_do_not_fit_are_refused_by_weight() {
     assert_eq!(refusal(&table(scheme(8, false, 32))), expected);
     let expected = format!("{embed} group_size must be a divisor of hidden_size for the embedding table, got 128");
     assert_eq!(refusal(&table(scheme(8, true, 128))), expected);
+    let of = |format, granularity, scale_storage| {
+        WeightForm::Quantized(Scheme { format, granularity, scale_rule: ScaleRule::AbsMax, scale_storage })
+    };
+    let (nf4, int3) = (Format::Codebook(Codebook::Nf4), Format::Int { bits: 3, symmetric: true });
+    let nf4_of = |group_size| of(nf4, Granularity::PerGroup(group_size), ScaleStorage::F16);
+    let expected = format!("{embed} format must be int8 or int4 for the embedding table, got a codebook");
+    assert_eq!(refusal(&table(nf4_of(32))), expected);
+    let expected = format!("{embed} bits must be 8 or 4 for the embedding table, whose rows are looked up packed, got 3");
+    assert_eq!(refusal(&table(scheme(3, true, 32))), expected);
+    let WeightForm::Quantized(int8) = scheme(8, true, 32) else { unreachable!("it is quantized") };
+    let expected = format!("{embed} outliers must be none in the embedding table, which is no product, got some");
+    assert_eq!(refusal(&table(WeightForm::Outliers { scheme: int8, outliers: 2 })), expected);
+    let q_proj = "model.layers.0.self_attn.q_proj: linear:";
+    let expected = format!("{q_proj} group_size must be a divisor of in_features 64 with a codebook, got 128");
+    assert_eq!(refusal(&linears(nf4_of(128))), expected);
+    let expected = format!("{q_proj} group_size must be a power of two from 16 to 256, got 0");
+    assert_eq!(refusal(&linears(nf4_of(0))), expected);
+    let expected = format!("{q_proj} granularity must be groups with a codebook, got one scale for each output feature");
+    assert_eq!(refusal(&linears(of(nf4, Granularity::PerChannel, ScaleStorage::F16))), expected);
+    let expected = format!("{q_proj} double quantization must be of a codebook's scales, got of an integer format's");
+    assert_eq!(refusal(&linears(of(int3, Granularity::PerChannel, ScaleStorage::Nested))), expected);
+    let expected = format!("{q_proj} outliers must be at most in_features 64, got 65");
+    assert_eq!(refusal(&linears(WeightForm::Outliers { scheme: int8, outliers: 65 })), expected);
     let expected = "model.norm: vector: weight form must be dense for norms and biases, got quantized";
     let norms = |weight: &str| if weight == "model.norm.weight" { scheme(8, true, 32) } else { WeightForm::Dense(DType::F16) };
     assert_eq!(refusal(&norms), expected);
@@ -240,5 +264,8 @@ fn schemes_that_do_not_fit_are_refused_by_weight() {
     let options = GraphOptions { activation: DType::F16, max_context: 64, rotated_head: false };
     let error = decoder(&odd, &options, &linears(scheme(2, true, 32))).expect_err("162 outputs of 2 bits");
     let expected = "model.layers.0.mlp.gate_proj: linear: out_features must be a multiple of 4 with 2-bit codes, got 162";
+    assert!(error.to_string().starts_with(expected), "{error}");
+    let error = decoder(&odd, &options, &linears(scheme(5, true, 32))).expect_err("162 inputs of 5 bits");
+    let expected = "model.layers.0.mlp.down_proj: from_planes: in_features must be a multiple of 8 with 5-bit codes, got 162";
     assert!(error.to_string().starts_with(expected), "{error}");
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use qonnx::model::{GraphOptions, LlamaConfig, WeightForm, decoder};
 use qonnx::onnx::Layout;
-use qonnx::quant::{Format, Granularity, ScaleRule, ScaleStorage, Scheme};
+use qonnx::quant::{Codebook, Format, Granularity, ScaleRule, ScaleStorage, Scheme};
 use qonnx::tensor::DType;
 
 /// fixtures/tiny-coqa with two of its six layers: the others repeat them.
@@ -28,15 +28,29 @@ fn int(bits: u8, symmetric: bool, granularity: Granularity) -> WeightForm {
     })
 }
 
+fn codebook(codebook: Codebook, scale_storage: ScaleStorage) -> WeightForm {
+    let (format, granularity) = (Format::Codebook(codebook), Granularity::PerGroup(64));
+    WeightForm::Quantized(Scheme { format, granularity, scale_rule: ScaleRule::AbsMax, scale_storage })
+}
+
+fn as_it_is(options: GraphOptions) -> GraphOptions {
+    options
+}
+
 #[track_caller]
 fn check(name: &str, activation: DType, linears: WeightForm, table: WeightForm) {
+    check_with(name, activation, linears, table, as_it_is);
+}
+
+#[track_caller]
+fn check_with(name: &str, activation: DType, linears: WeightForm, table: WeightForm, options: fn(GraphOptions) -> GraphOptions) {
     let cfg = LlamaConfig::from_json(TINY).expect("the tiny configuration is supported");
     let form = |weight: &str| match weight {
         "model.embed_tokens.weight" => table,
         weight if weight.ends_with("_proj.weight") => linears,
         _ => WeightForm::Dense(DType::F16),
     };
-    let options = GraphOptions { activation, max_context: 128, rotated_head: false };
+    let options = options(GraphOptions { activation, max_context: 128, rotated_head: false });
     let graph = decoder(&cfg, &options, &form).expect("every scheme here fits the tiny model");
     let layout = Layout::of(&graph.model);
     let sizes = format!("model.onnx {} bytes, model.onnx.data {} bytes\n", layout.model_bytes(), layout.data_bytes());
@@ -86,4 +100,38 @@ fn int2_group_64() {
 fn int4_with_a_tied_int4_table() {
     let int4 = int(4, true, Granularity::PerGroup(32));
     check("int4-g32-table-int4", DType::F16, int4, int4);
+}
+
+#[test]
+fn int3_group_64() {
+    check("int3-g64", DType::F16, int(3, true, Granularity::PerGroup(64)), WeightForm::Dense(DType::F16));
+}
+
+#[test]
+fn int6_asymmetric() {
+    check("int6-asym-g32-f32", DType::F32, int(6, false, Granularity::PerGroup(32)), WeightForm::Dense(DType::F16));
+}
+
+#[test]
+fn nf4() {
+    check("nf4-g64-f32", DType::F32, codebook(Codebook::Nf4, ScaleStorage::F16), WeightForm::Dense(DType::F16));
+}
+
+#[test]
+fn nf4_with_scales_in_eight_bits() {
+    check("nf4-g64-nested", DType::F16, codebook(Codebook::Nf4, ScaleStorage::Nested), WeightForm::Dense(DType::F16));
+}
+
+#[test]
+fn int8_with_outliers() {
+    let WeightForm::Quantized(scheme) = int(8, true, Granularity::PerChannel) else { unreachable!("it is quantized") };
+    let int8 = WeightForm::Outliers { scheme, outliers: 5 };
+    check("int8-channel-outliers", DType::F16, int8, WeightForm::Dense(DType::F16));
+}
+
+#[test]
+fn a_rotated_head() {
+    let int4 = int(4, true, Granularity::PerGroup(32));
+    let rotated = |options| GraphOptions { rotated_head: true, ..options };
+    check_with("int4-g32-rotated-head", DType::F16, int4, WeightForm::Dense(DType::F16), rotated);
 }

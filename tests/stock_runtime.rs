@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use qonnx::generate::{Generate, GenerateOptions};
+use qonnx::pipeline::plan::{Method, RecipeFlags};
 use qonnx::recipe::{FormatName, GranularityName};
 use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Weights};
 use qonnx::tensor::DType;
@@ -24,28 +25,28 @@ fn python() -> Command {
 }
 
 /// Each kind of artifact: its name, its flags, and the products of quantized weights in it.
-fn kinds() -> Vec<(&'static str, qonnx::pipeline::plan::RecipeFlags, u64)> {
+fn kinds() -> Vec<(&'static str, RecipeFlags, u64)> {
     let group = |format, size| {
         let granularity = Some(GranularityName::Group(size));
-        qonnx::pipeline::plan::RecipeFlags { granularity, ..tiny::bits(format) }
+        RecipeFlags { granularity, ..tiny::bits(format) }
     };
+    let codebook = |method, double_quantization| RecipeFlags { method, double_quantization, ..RecipeFlags::default() };
     vec![
         ("f16", tiny::bits(FormatName::F16), 0),
         ("int8-channel", tiny::bits(FormatName::Int8), LINEARS),
         ("int8-g32", group(FormatName::Int8, 32), LINEARS),
         ("int4-g32", group(FormatName::Int4, 32), LINEARS),
-        ("uint4-g128", qonnx::pipeline::plan::RecipeFlags { asymmetric: true, ..group(FormatName::Int4, 128) }, LINEARS),
+        ("uint4-g128", RecipeFlags { asymmetric: true, ..group(FormatName::Int4, 128) }, LINEARS),
         ("int2-g32", group(FormatName::Int2, 32), LINEARS),
-        (
-            "int8-embedding",
-            qonnx::pipeline::plan::RecipeFlags { embedding: Some(FormatName::Int8), ..tiny::bits(FormatName::Int4) },
-            43,
-        ),
-        (
-            "int4-embedding",
-            qonnx::pipeline::plan::RecipeFlags { embedding: Some(FormatName::Int4), ..tiny::bits(FormatName::Int4) },
-            43,
-        ),
+        ("int8-embedding", RecipeFlags { embedding: Some(FormatName::Int8), ..tiny::bits(FormatName::Int4) }, 43),
+        ("int4-embedding", RecipeFlags { embedding: Some(FormatName::Int4), ..tiny::bits(FormatName::Int4) }, 43),
+        ("int3-g64", group(FormatName::Int3, 64), LINEARS),
+        ("uint3-g32", RecipeFlags { asymmetric: true, ..group(FormatName::Int3, 32) }, LINEARS),
+        ("int5-g128", group(FormatName::Int5, 128), LINEARS),
+        ("int6-g32", group(FormatName::Int6, 32), LINEARS),
+        ("nf4", codebook(Method::Nf4, false), LINEARS),
+        ("fp4", codebook(Method::Fp4, false), LINEARS),
+        ("nf4-nested", codebook(Method::Nf4, true), LINEARS),
     ]
 }
 
@@ -91,8 +92,11 @@ fn every_kind_of_artifact_checks_fuses_and_answers_without_qonnx() {
     assert_eq!(results.len(), artifacts.len());
     for (((name, _, quantized), ours), theirs) in kinds().into_iter().zip(ours).zip(results) {
         assert_eq!((theirs["checker"].as_str(), theirs["finite"].as_bool()), (Some("ok"), Some(true)), "{name}");
-        assert_eq!(theirs["nodes"]["MatMulNBits"].as_u64(), Some(quantized), "{name}: {}", theirs["nodes"]);
-        assert_eq!(theirs["nodes"]["DequantizeLinear"].as_u64(), Some(0), "{name}: {}", theirs["nodes"]);
+        let nodes = |op: &str| theirs["nodes"][op].as_u64().expect("every operator is counted");
+        assert_eq!(nodes("MatMulNBits") + nodes("MatMulBnb4"), quantized, "{name}: {}", theirs["nodes"]);
+        for unpacking in ["DequantizeLinear", "BitShift", "BitwiseAnd", "BitwiseOr", "Slice"] {
+            assert_eq!(nodes(unpacking), 0, "{name}: {}", theirs["nodes"]);
+        }
         let ids: Vec<Vec<u32>> = serde_json::from_value(theirs["ids"].clone()).expect("ids are numbers");
         // The script does not know the end-of-sequence token and goes on behind it.
         for (ours, theirs) in ours.iter().zip(&ids) {
@@ -124,4 +128,27 @@ fn inspect_exits_with_1_where_a_weight_is_not_fused() {
     assert_eq!(output.status.code(), Some(1), "{shown}");
     assert!(shown.contains("NOT FUSED: 1 quantized weights, model.layers.0.self_attn.q_proj.weight first"), "{shown}");
     assert!(shown.contains("dequantized on each step"), "{shown}");
+}
+
+/// A plane that is an input of the graph as well as an initializer could change, so nothing is folded.
+const UNFOLD: &str = "
+import onnx, sys
+model = onnx.load(sys.argv[1], load_external_data=False)
+plane = next(tensor for tensor in model.graph.initializer if tensor.name.endswith('o_proj.weight.high'))
+model.graph.input.append(onnx.helper.make_tensor_value_info(plane.name, plane.data_type, plane.dims))
+open(sys.argv[1], 'wb').write(model.SerializeToString())
+";
+
+#[test]
+fn inspect_names_planes_that_are_put_together_on_each_step() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let artifact = folder.path().join("artifact");
+    tiny::export(&tiny::request(&tiny::model(), tiny::bits(FormatName::Int3), DType::F32), &artifact);
+    let unfolded = python().args(["-c", UNFOLD]).arg(artifact.join("model.onnx")).status();
+    assert!(unfolded.expect("QONNX_PYTHON can be run").success());
+    let output = Command::new(env!("CARGO_BIN_EXE_qonnx")).arg("inspect").arg(&artifact).output().expect("qonnx runs");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    assert!(shown.contains("NOT FUSED: 1 quantized weights, model.layers.0.self_attn.o_proj.weight first"), "{shown}");
+    assert!(shown.contains("put together on each step"), "{shown}");
 }

@@ -73,7 +73,11 @@ pub enum StoredCodes {
 pub enum StoredScales {
     F16(String),
     /// uint8 codes in the order of `[out_features, groups]`, an f32 for each 256 of them, and an f32 added to all.
-    Nested { codes: String, absmax: String, offset: String },
+    Nested {
+        codes: String,
+        absmax: String,
+        offset: String,
+    },
 }
 
 /// Input features that are not quantized.
@@ -179,7 +183,9 @@ impl StoredCodes {
     /// Names of the initializers, the one that stands for the weight first.
     pub fn initializers(&self) -> impl Iterator<Item = &str> {
         let (first, second) = match self {
-            StoredCodes::DequantizeLinear(codes) | StoredCodes::MatMulNBits(codes) | StoredCodes::MatMulBnb4(codes) => (codes, None),
+            StoredCodes::DequantizeLinear(codes) | StoredCodes::MatMulNBits(codes) | StoredCodes::MatMulBnb4(codes) => {
+                (codes, None)
+            }
             StoredCodes::Planes { low, high } => (low, Some(high)),
         };
         std::iter::once(first).chain(second).map(String::as_str)

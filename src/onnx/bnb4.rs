@@ -1,9 +1,11 @@
 //! MatMulBnb4, the operator of bitsandbytes' 4-bit codebooks, and scales that are codes themselves.
 
+use super::Shape;
 use super::graph::GraphCause;
 use super::ir::{Attribute, Dim, Type, Value};
-use super::ops::{Ops, at_least, attribute_cause, expect_dtype, expect_shape, extended, floating, same_dtype, shape_cause, split_last};
-use super::Shape;
+use super::ops::{
+    Ops, at_least, attribute_cause, expect_dtype, expect_shape, extended, floating, same_dtype, shape_cause, split_last,
+};
 use crate::tensor::DType;
 
 /// Scales that share one f32 of the scales' scales.

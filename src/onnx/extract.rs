@@ -119,7 +119,10 @@ mod tests {
         assert_eq!(reading, Reading::Transposed { in_features: 64, out_features: 128 });
         assert!(model.inputs().is_empty());
         let last = model.nodes().last().expect("nodes are left");
-        assert_eq!((last.op_type.as_str(), model.type_of(model.outputs()[0]).to_string().as_str()), ("DequantizeLinear", "f16[64, 128]"));
+        assert_eq!(
+            (last.op_type.as_str(), model.type_of(model.outputs()[0]).to_string().as_str()),
+            ("DequantizeLinear", "f16[64, 128]")
+        );
         assert!(model.nodes().iter().all(|node| node.op_type != "MatMul"));
     }
 

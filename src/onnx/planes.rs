@@ -190,7 +190,8 @@ impl Ops<'_> {
     #[track_caller]
     fn fields(&self, bytes: Value, plane: Plane, planes: Planes) -> Value {
         let Some(ty) = self.graph.type_of(bytes) else { return bytes };
-        let fits = expect_dtype("plane", &ty, DType::U8).and_then(|()| expect_shape("plane", &ty, &Shape::known(&planes.shape(plane))));
+        let fits =
+            expect_dtype("plane", &ty, DType::U8).and_then(|()| expect_shape("plane", &ty, &Shape::known(&planes.shape(plane))));
         if let Err(cause) = fits {
             return self.graph.refuse(self.path, "from_planes", cause);
         }

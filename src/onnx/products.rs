@@ -16,35 +16,42 @@ impl Ops<'_> {
         })
     }
 
-    /// `aᵀ · b + c`. ONNX Gemm-13 (transA = 1): `a [t, m]`, `b [t, n]`, `c [m, n]` → `[m, n]`.
+    /// `a · b + c`. ONNX Gemm-13: `a [m, t]`, `b [t, n]`, `c [m, n]` → `[m, n]`.
     #[track_caller]
-    pub fn add_product_over_rows(&self, a: Value, b: Value, c: Value) -> Value {
-        self.onnx("Gemm", [a, b, c], [("transA", Attribute::Int(1))], |types| {
+    pub fn add_product(&self, a: Value, b: Value, c: Value) -> Value {
+        self.onnx("Gemm", [a, b, c], [], |types| {
             floating("a", &types[0])?;
             same_dtype("b", &types[1], &types[0])?;
             same_dtype("c", &types[2], &types[0])?;
             match (types[0].shape.0.as_slice(), types[1].shape.0.as_slice()) {
-                ([t, m], [same, n]) if t == same => {
+                ([m, t], [same, n]) if t == same => {
                     expect_shape("c", &types[2], &Shape(vec![m.clone(), n.clone()]))?;
                     Ok(types[2].clone())
                 }
-                _ => Err(shape_cause("b", format!("[t, n] with the rows of a {}", types[0].shape), &types[1])),
+                _ => Err(shape_cause("b", format!("[t, n] with the columns of a {}", types[0].shape), &types[1])),
             }
         })
     }
 
-    /// Some columns. ONNX Slice-13 (axis 1): `x [rows, k]` → `[rows, columns]`.
+    /// Rows for columns. ONNX Transpose-21: `x [m, n]` → `[n, m]`.
+    #[track_caller]
+    pub fn transposed(&self, x: Value) -> Value {
+        self.onnx("Transpose", [x], [("perm", Attribute::Ints(vec![1, 0]))], |types| match types[0].shape.0.as_slice() {
+            [rows, columns] => Ok(Type::new(types[0].dtype, [columns.clone(), rows.clone()])),
+            _ => Err(shape_cause("x", "[m, n]".to_owned(), &types[0])),
+        })
+    }
+
+    /// The first rows; no node where they are all. ONNX Slice-13 (axis 0): `x [n, k]` → `[rows, k]`.
+    #[track_caller]
+    pub fn first_rows(&self, x: Value, rows: usize) -> Value {
+        self.part(x, 0, 0..rows)
+    }
+
+    /// Some columns; no node where they are all. ONNX Slice-13 (axis 1): `x [rows, k]` → `[rows, columns]`.
     #[track_caller]
     pub fn columns(&self, x: Value, columns: Range<usize>) -> Value {
-        let list = |value: usize| self.graph().shared_i64(&[1], &[value as i64]);
-        let (start, end, axis) = (list(columns.start), list(columns.end), list(1));
-        self.onnx("Slice", [x, start, end, axis], [], |types| match types[0].shape.0.as_slice() {
-            [rows, Dim::Known(width)] if columns.start <= columns.end && columns.end <= *width => {
-                Ok(Type::new(types[0].dtype, [rows.clone(), columns.len().into()]))
-            }
-            [_, Dim::Known(_)] => Err(attribute_cause("columns", "inside x", columns.end)),
-            _ => Err(shape_cause("x", "[rows, a known size]".to_owned(), &types[0])),
-        })
+        self.part(x, 1, columns)
     }
 
     /// `|x|`. ONNX Abs-13: shape kept.
@@ -61,6 +68,25 @@ impl Ops<'_> {
             same_dtype("b", &types[1], &types[0])?;
             expect_shape("b", &types[1], &types[0].shape)?;
             Ok(types[0].clone())
+        })
+    }
+
+    #[track_caller]
+    fn part(&self, x: Value, axis: usize, range: Range<usize>) -> Value {
+        let whole = |ty: Type| ty.shape.0.get(axis) == Some(&Dim::Known(range.end)) && range.start == 0;
+        if self.graph().type_of(x).is_some_and(whole) {
+            return x;
+        }
+        let list = |value: usize| self.graph().shared_i64(&[1], &[value as i64]);
+        let operands = [x, list(range.start), list(range.end), list(axis)];
+        self.onnx("Slice", operands, [], |types| {
+            let mut shape = types[0].shape.clone();
+            match shape.0.get_mut(axis) {
+                Some(Dim::Known(size)) if range.start <= range.end && range.end <= *size => *size = range.len(),
+                Some(Dim::Known(_)) => return Err(attribute_cause("end", "inside x", range.end)),
+                _ => return Err(shape_cause("x", format!("a known size on axis {axis}"), &types[0])),
+            }
+            Ok(Type::new(types[0].dtype, shape))
         })
     }
 
@@ -100,27 +126,41 @@ mod tests {
         assert_eq!(outcome(|_, op, [x, _]| op.columns(op.flatten(x, "tokens"), 8..20)), "f32[tokens, 12]");
         assert_eq!(outcome(|_, op, [_, c]| op.reduce_max(op.abs(c), 0)), "f32[8]");
         assert_eq!(outcome(|_, op, [_, c]| op.max(c, c)), "f32[32, 8]");
+        assert_eq!(outcome(|_, op, [_, c]| op.first_rows(op.transposed(c), 3)), "f32[3, 32]");
         let product = outcome(|_, op, [x, c]| {
             let x = op.flatten(x, "tokens");
-            op.add_product_over_rows(x, op.columns(x, 0..8), c)
+            op.add_product(op.transposed(x), op.columns(x, 0..8), c)
         });
         assert_eq!(product, "f32[32, 8]");
     }
 
     #[test]
+    fn a_part_that_is_everything_takes_no_node() {
+        let graph = Graph::new("test");
+        let x = graph.input("x", Type::new(DType::F32, ["tokens".into(), 32.into()]));
+        let op = graph.at("part");
+        assert_eq!(op.columns(x, 0..32), x);
+        let y = op.transposed(x);
+        assert_eq!(op.first_rows(y, 32), y);
+        assert_ne!(op.first_rows(y, 31), y);
+    }
+
+    #[test]
     fn operators_refuse_operands_that_do_not_fit() {
-        let expected = "part: Slice: columns must be inside x, got 33";
+        let expected = "part: Slice: end must be inside x, got 33";
         assert_eq!(outcome(|_, op, [x, _]| op.columns(op.flatten(x, "tokens"), 30..33)), expected);
-        let expected = "part: Slice: x must have shape [rows, a known size], got [batch, sequence, 32]";
+        let expected = "part: Slice: x must have shape a known size on axis 1, got [batch, sequence, 32]";
         assert_eq!(outcome(|_, op, [x, _]| op.columns(x, 0..1)), expected);
+        let expected = "part: Transpose: x must have shape [m, n], got [batch, sequence, 32]";
+        assert_eq!(outcome(|_, op, [x, _]| op.transposed(x)), expected);
         let expected = "part: Gemm: c must have shape [32, 32], got [32, 8]";
         let wide = |_: &Graph, op: Ops<'_>, [x, c]: [Value; 2]| {
             let x = op.flatten(x, "tokens");
-            op.add_product_over_rows(x, x, c)
+            op.add_product(op.transposed(x), x, c)
         };
         assert_eq!(outcome(wide), expected);
-        let expected = "part: Gemm: b must have shape [t, n] with the rows of a [tokens, 32], got [32, 8]";
-        assert_eq!(outcome(|_, op, [x, c]| op.add_product_over_rows(op.flatten(x, "tokens"), c, c)), expected);
+        let expected = "part: Gemm: b must have shape [t, n] with the columns of a [32, 8], got [32, 8]";
+        assert_eq!(outcome(|_, op, [_, c]| op.add_product(c, c, c)), expected);
         let expected = "part: Max: b must have shape [32, 8], got [8]";
         assert_eq!(outcome(|_, op, [_, c]| op.max(c, op.reduce_max(c, 0))), expected);
     }

@@ -27,22 +27,26 @@ use crate::runtime::ExecutionProvider;
 
 mod measure;
 mod menu;
+mod outlook;
 mod refusal;
 mod report;
 mod walk;
 
 use menu::{Decision, Menu};
+pub use outlook::{Outlook, WidthReport, outlook};
 pub use refusal::BudgetRefusal;
 
 /// Rounds in which a size is corrected by what the plan of the whole model says; each but the first takes the bytes that the
 /// one before was over.
 const SIZE_ROUNDS: usize = 8;
 
+/// Plans the whole model by a recipe.
+pub type Planning<'a> = &'a dyn Fn(Recipe) -> anyhow::Result<Plan>;
+
 /// What the search runs on.
 pub struct Task<'a> {
     pub weights: &'a Weights<'a>,
-    /// Plans the whole model by a recipe.
-    pub plan: &'a dyn Fn(Recipe) -> anyhow::Result<Plan>,
+    pub plan: Planning<'a>,
     /// Of the calibration set.
     pub sequences: &'a [Vec<u32>],
     pub provider: ExecutionProvider,
@@ -93,9 +97,9 @@ pub struct DecisionReport {
 /// One width everywhere.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct UniformReport {
-    pub format: FormatName,
-    pub bits_per_weight_linears: f64,
-    pub model_bytes: u64,
+    #[serde(flatten)]
+    pub width: WidthReport,
+    /// Nats.
     pub predicted_kl: f64,
 }
 
@@ -137,7 +141,7 @@ pub fn chosen(
 /// # Errors
 /// [`BudgetRefusal`] for a target that cannot be met or means nothing; a recipe, a model or a calibration set that fails.
 pub fn resolve(recipe: &Recipe, target: BudgetRecipe, task: &Task<'_>) -> anyhow::Result<BudgetPlan> {
-    let menu = Menu::of(recipe, task)?;
+    let menu = Menu::of(recipe, task.plan)?;
     let decisions = menu.decisions(task.weights.config);
     let budget_bits = menu.budget_bits(&decisions, target)?;
     let measured = measure::measure(&menu, &decisions, task)?;
@@ -152,7 +156,11 @@ pub fn resolve(recipe: &Recipe, target: BudgetRecipe, task: &Task<'_>) -> anyhow
         sensitivity: measured.sensitivity,
         predicted_kl: measured.sensitivity * measured.losses[pick],
     };
-    let uniform = (0..menu.entries.len()).map(|pick| uniform(&menu, &decisions, &choices, pick));
+    let uniform = menu
+        .uniform(&decisions)
+        .into_iter()
+        .enumerate()
+        .map(|(pick, width)| UniformReport { width, predicted_kl: choices.iter().map(|choices| choices[pick].loss).sum() });
     Ok(BudgetPlan {
         target,
         bits_per_weight_linears: plan.manifest.sizes.bits_per_weight_linears,
@@ -227,17 +235,6 @@ fn resolved(menu: &Menu, decisions: &[Decision], picks: &[usize]) -> Recipe {
     // Rounding to nearest uses no statistics once the widths are known, and a recipe says nothing that means nothing.
     recipe.calibration = recipe.calibrated_part(&chosen).and_then(|_| recipe.calibration.take());
     recipe
-}
-
-fn uniform(menu: &Menu, decisions: &[Decision], choices: &[Vec<Choice>], pick: usize) -> UniformReport {
-    let elements: u64 = decisions.iter().map(|decision| decision.elements).sum();
-    let sum = |value: &dyn Fn(&Choice) -> f64| choices.iter().map(|choices| value(&choices[pick])).sum::<f64>();
-    UniformReport {
-        format: menu.entries[pick].format,
-        bits_per_weight_linears: sum(&|choice| choice.bits as f64) / elements as f64,
-        model_bytes: menu.entries[pick].model_bytes,
-        predicted_kl: sum(&|choice| choice.loss),
-    }
 }
 
 /// The linears of a decision, as they are shown.

@@ -49,6 +49,7 @@ fn words(execution: &Execution) -> String {
     match execution {
         Execution::Fused { operator } => format!("fused to {operator}"),
         Execution::DequantizedEachRun => "dequantized on each step".to_owned(),
+        Execution::PutTogetherEachRun => "put together on each step".to_owned(),
         Execution::UnpackedAtLoad { operator } => format!("unpacked at load, {operator}"),
         Execution::Dense { operator } => format!("dense {operator}"),
         Execution::Merged => "merged into another node".to_owned(),

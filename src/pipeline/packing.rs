@@ -45,13 +45,20 @@ fn check(quantized: &QuantizedTensor, stored: &StoredWeight) -> anyhow::Result<(
     let planned = Scheme { scale_rule: quantized.scheme.scale_rule, ..*scheme };
     let got = quantized.scheme;
     ensure!(planned == got, "weight {weight}: the plan says {scheme:?}, it was quantized as {got:?}");
-    let [planned, got] =
-        [outliers.as_ref().map(|outliers| outliers.count), quantized.outliers.as_ref().map(|outliers| outliers.in_features.len())];
+    let [planned, got] = [
+        outliers.as_ref().map(|outliers| outliers.count),
+        quantized.outliers.as_ref().map(|outliers| outliers.in_features.len()),
+    ];
     ensure!(planned == got, "weight {weight}: {} outliers were planned, there are {}", planned.unwrap_or(0), got.unwrap_or(0));
     Ok(())
 }
 
-fn write_codes(quantized: &QuantizedTensor, names: &StoredCodes, stored: &StoredWeight, data: &DataFile<'_>) -> anyhow::Result<()> {
+fn write_codes(
+    quantized: &QuantizedTensor,
+    names: &StoredCodes,
+    stored: &StoredWeight,
+    data: &DataFile<'_>,
+) -> anyhow::Result<()> {
     let QuantizedTensor { codes, out_features, in_features, .. } = quantized;
     match names {
         StoredCodes::DequantizeLinear(name) => {
@@ -108,10 +115,7 @@ fn write_outliers(outliers: &Outliers, names: &StoredOutliers, data: &DataFile<'
 ///
 /// # Errors
 /// Those of `bytes`, and outliers that are no input features of the weight.
-pub fn read<'a>(
-    stored: &StoredWeight,
-    bytes: &dyn Fn(&str) -> anyhow::Result<&'a [u8]>,
-) -> anyhow::Result<QuantizedTensor> {
+pub fn read<'a>(stored: &StoredWeight, bytes: &dyn Fn(&str) -> anyhow::Result<&'a [u8]>) -> anyhow::Result<QuantizedTensor> {
     let StoredForm::Quantized { scheme, codes, scales, zero_points, outliers } = &stored.form else {
         unreachable!("called for quantized weights");
     };
@@ -119,17 +123,14 @@ pub fn read<'a>(
     let (dtype, groups) = (scheme.format.code_dtype(), scheme.granularity.groups(in_features));
     let unpacked = match codes {
         StoredCodes::DequantizeLinear(name) => pack::unpack_dequantize_linear(bytes(name)?, out_features, in_features, dtype),
-        StoredCodes::Planes { low, high } => {
-            stored.planes().expect("the codes lie in planes").unpack(bytes(low)?, bytes(high)?)
-        }
-        StoredCodes::MatMulNBits(name) => {
-            pack::unpack_matmul_nbits(bytes(name)?, blocks_of(scheme, out_features, in_features))
-        }
+        StoredCodes::Planes { low, high } => stored.planes().expect("the codes lie in planes").unpack(bytes(low)?, bytes(high)?),
+        StoredCodes::MatMulNBits(name) => pack::unpack_matmul_nbits(bytes(name)?, blocks_of(scheme, out_features, in_features)),
         StoredCodes::MatMulBnb4(name) => unpack_high_first(bytes(name)?),
     };
     let mut quantized = match scales {
         StoredScales::Nested { codes, absmax, offset } => {
-            let nested = NestedScales { codes: bytes(codes)?.to_vec(), absmax: f32s(bytes(absmax)?), offset: f32s(bytes(offset)?)[0] };
+            let nested =
+                NestedScales { codes: bytes(codes)?.to_vec(), absmax: f32s(bytes(absmax)?), offset: f32s(bytes(offset)?)[0] };
             QuantizedTensor::from_nested(*scheme, out_features, in_features, unpacked, nested)
         }
         StoredScales::F16(name) => {

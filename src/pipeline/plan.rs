@@ -6,7 +6,9 @@ use super::calibrate;
 use super::source::Source;
 use crate::checkpoint::Index;
 use crate::fault::Fault;
-use crate::model::{self, DecoderGraph, ExpectedTensor, GraphOptions, LlamaConfig, LlamaRotation, StoredForm, StoredWeight, WeightForm};
+use crate::model::{
+    self, DecoderGraph, ExpectedTensor, GraphOptions, LlamaConfig, LlamaRotation, StoredForm, StoredWeight, WeightForm,
+};
 use crate::onnx::{DATA_FILE, Layout, MODEL_FILE};
 use crate::quant::{Codebook, Format, ScaleStorage};
 use crate::recipe::{CalibrationRecipe, Module, ModuleKind, Override, Recipe, WeightRecipe};

@@ -54,11 +54,14 @@ pub fn write_prepared(prepared: &Prepared, stored: &StoredWeight, data: &DataFil
         Prepared::Quantized(tensor, found) => {
             Ok(Written { relative_error: found.relative_error, digest: packing::write(tensor, stored, data)? })
         }
-        Prepared::Dense(shape, values) => {
-            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            write(TensorView { dtype: DType::F32, shape, bytes: &bytes }, stored, data)
-        }
+        Prepared::Dense(_, values) => write_f32(values, stored, data),
     }
+}
+
+/// As [`write`], from numbers in the checkpoint's order that are not the checkpoint's.
+pub fn write_f32(values: &[f32], stored: &StoredWeight, data: &DataFile<'_>) -> anyhow::Result<Written> {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    write(TensorView { dtype: DType::F32, shape: &stored.shape, bytes: &bytes }, stored, data)
 }
 
 fn write_dense(view: TensorView<'_>, dtype: DType, initializer: &str, data: &DataFile<'_>) -> anyhow::Result<Written> {

@@ -24,6 +24,9 @@ pub enum Execution {
     Fused { operator: String },
     /// Quantized in the file, and unpacked by a DequantizeLinear on every run.
     DequantizedEachRun,
+    /// Quantized in the file, and its codes or scales are put together on every run: what should have been folded when the
+    /// session was made.
+    PutTogetherEachRun,
     /// Quantized in the file, and unpacked once when the session is made: the memory of a dense weight.
     UnpackedAtLoad { operator: String },
     /// Dense in the file.
@@ -158,12 +161,13 @@ fn report(model: &Model, profile: &[Ran]) -> Inspection {
     let matmuls = model.nodes().iter().filter_map(|node| {
         let product = sources.product(node)?;
         let ran = by_name.get(node.name.as_str());
-        let unpacking = product.unpacking.and_then(|name| by_name.get(name));
+        let before =
+            product.before.iter().filter_map(|name| by_name.get(name)).map(|ran| ran.operator.as_str()).collect::<Vec<_>>();
         Some(MatMulReport {
-            weight: model.name_of(product.weight).to_owned(),
+            weight: module_weight(model.name_of(product.weight)).to_owned(),
             node: node.name.clone(),
             quantized: product.quantized,
-            execution: execution(&product, ran.map(|ran| ran.operator.as_str()), unpacking.is_some()),
+            execution: execution(&product, ran.map(|ran| ran.operator.as_str()), &before),
             provider: ran.map(|ran| ran.provider.clone()).unwrap_or_default(),
         })
     });
@@ -175,14 +179,22 @@ fn report(model: &Model, profile: &[Ran]) -> Inspection {
     Inspection { matmuls: matmuls.collect(), memory_copies: memory_copies.collect(), operators }
 }
 
-fn execution(product: &Product<'_>, ran: Option<&str>, unpacked_each_run: bool) -> Execution {
+/// `ran` is the operator that ran under the product's name, `before` those that ran between the initializers and it.
+fn execution(product: &Product<'_>, ran: Option<&str>, before: &[&str]) -> Execution {
+    let (dequantized, put_together) = (before.contains(&"DequantizeLinear"), before.iter().any(|op| *op != "DequantizeLinear"));
     match ran {
-        _ if unpacked_each_run => Execution::DequantizedEachRun,
+        _ if product.quantized && put_together => Execution::PutTogetherEachRun,
+        _ if dequantized => Execution::DequantizedEachRun,
         None => Execution::Merged,
         Some(operator) if is_quantized_operator(operator) => Execution::Fused { operator: operator.to_owned() },
         Some(operator) if product.quantized => Execution::UnpackedAtLoad { operator: operator.to_owned() },
         Some(operator) => Execution::Dense { operator: operator.to_owned() },
     }
+}
+
+/// The weight that an initializer belongs to: codes of an odd width lie in two planes, of which the low one stands for both.
+fn module_weight(initializer: &str) -> &str {
+    initializer.strip_suffix(".low").unwrap_or(initializer)
 }
 
 fn is_quantized_operator(operator: &str) -> bool {
@@ -193,8 +205,8 @@ fn is_quantized_operator(operator: &str) -> bool {
 struct Product<'m> {
     weight: Value,
     quantized: bool,
-    /// Name of the DequantizeLinear between the weight and the node.
-    unpacking: Option<&'m str>,
+    /// Names of the nodes between the initializers and the node.
+    before: Vec<&'m str>,
 }
 
 /// Where values come from.
@@ -218,25 +230,48 @@ impl<'m> Sources<'m> {
             "GatherBlockQuantized" => 0,
             _ => return None,
         };
-        let (mut value, mut unpacking) = ((*node.inputs.get(operand)?)?, None);
-        while !self.initializers.contains_key(&value) {
-            let producer = self.producers.get(&value)?;
-            match producer.op_type.as_str() {
-                "DequantizeLinear" => unpacking = Some(producer.name.as_str()),
-                "Cast" | "Transpose" | "Reshape" => {}
-                _ => return None,
+        let mut between = Between::default();
+        let weight = self.constant(node.inputs.get(operand).copied()??, &mut between)?;
+        let quantized = between.dequantized || is_quantized_operator(&node.op_type);
+        if quantized {
+            // Scales and their like. One that is not a constant is an operand of another kind, such as indices.
+            for &input in node.inputs.iter().skip(operand + 1).flatten() {
+                let mut scales = Between::default();
+                if self.constant(input, &mut scales).is_some() {
+                    between.before.extend(scales.before);
+                }
             }
-            value = (*producer.inputs.first()?)?;
         }
-        let quantized = unpacking.is_some() || is_quantized_operator(&node.op_type);
-        Some(Product { weight: value, quantized, unpacking })
+        Some(Product { weight, quantized, before: between.before })
     }
+
+    /// The initializer that `value` is computed from, its first operands followed; `None` where an input of the model has a part
+    /// in it.
+    fn constant(&self, value: Value, between: &mut Between<'m>) -> Option<Value> {
+        if self.initializers.contains_key(&value) {
+            return Some(value);
+        }
+        let producer = self.producers.get(&value)?;
+        between.before.push(producer.name.as_str());
+        between.dequantized |= producer.op_type == "DequantizeLinear";
+        let mut operands =
+            producer.inputs.iter().flatten().map(|&input| self.constant(input, between)).collect::<Vec<_>>().into_iter();
+        let first = operands.next()??;
+        operands.all(|operand| operand.is_some()).then_some(first)
+    }
+}
+
+/// What lies between an initializer and where it is used.
+#[derive(Default)]
+struct Between<'m> {
+    before: Vec<&'m str>,
+    dequantized: bool,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::onnx::{Graph, QuantizedOperand, Type};
+    use crate::onnx::{Bnb4, Bnb4Levels, Graph, Planes, QuantizedOperand, Type};
     use crate::tensor::DType;
 
     /// `x · W₁ · W₂` with a quantized `W₁` and a dense `W₂`.
@@ -282,6 +317,39 @@ mod tests {
         assert_eq!(down.execution, Execution::Dense { operator: "MatMul".to_owned() });
         assert_eq!(inspection.memory_copies, ["Memcpy"]);
         assert_eq!(inspection.operators["CUDAExecutionProvider"]["MatMul"], 1);
+    }
+
+    #[test]
+    fn planes_and_codebooks_are_products_whose_parts_must_not_run() {
+        let graph = Graph::new("test");
+        let x = graph.input("x", Type::new(DType::F32, ["batch".into(), 1.into(), 64.into()]));
+        let planes = Planes { bits: 3, in_features: 64, out_features: 64, signed: true };
+        let [low, high] = planes.shapes();
+        let planes_of =
+            [("up.weight.low", low), ("up.weight.high", high)].map(|(name, shape)| graph.declare(name, DType::U8, &shape));
+        let op = graph.at("up");
+        let codes = op.from_planes(planes_of[0], planes_of[1], planes);
+        let scales = graph.declare("up.weight.scales", DType::F32, &[64]);
+        let h = op.matmul(x, op.dequantize_linear(QuantizedOperand { codes, scales, zero_points: None }, None));
+        let w = Bnb4 { in_features: 64, out_features: 8, block_size: 64, levels: Bnb4Levels::Nf4 };
+        let codes = graph.declare("down.weight", DType::U8, &[w.packed_bytes()]);
+        let op = graph.at("down");
+        let scales = op.cast(graph.declare("down.weight.scales", DType::F16, &[8]), DType::F32);
+        let y = op.matmul_bnb4(h, codes, scales, w);
+        let model = graph.finish(&[y]).unwrap();
+
+        let products = [("up/MatMul", "MatMulNBits", "CPU"), ("down/MatMulBnb4", "MatMulBnb4", "CPU")];
+        let executions = |more: &[(&str, &str, &str)]| {
+            let matmuls = report(&model, &profile(&[&products, more].concat())).matmuls;
+            assert_eq!(matmuls.iter().map(|matmul| matmul.weight.as_str()).collect::<Vec<_>>(), ["up.weight", "down.weight"]);
+            matmuls.into_iter().map(|matmul| matmul.execution).collect::<Vec<_>>()
+        };
+        let fused = |operator: &str| Execution::Fused { operator: operator.to_owned() };
+        assert_eq!(executions(&[]), [fused("MatMulNBits"), fused("MatMulBnb4")]);
+        let unfolded = executions(&[("up/BitShift_2", "BitShift", "CPU"), ("up/DequantizeLinear", "DequantizeLinear", "CPU")]);
+        assert_eq!(unfolded, [Execution::PutTogetherEachRun, fused("MatMulBnb4")]);
+        let unfolded = executions(&[("down/Cast", "Cast", "CPU")]);
+        assert_eq!(unfolded, [fused("MatMulNBits"), Execution::PutTogetherEachRun]);
     }
 
     #[test]

@@ -60,10 +60,7 @@ fn fill(file: &DataFile<'_>, weight: &StoredWeight, random: &mut Random) {
             file.write(initializer, &floats(elements, *dtype, random, value)).unwrap();
         }
         StoredForm::Quantized {
-            scheme,
-            codes: StoredCodes::DequantizeLinear(codes),
-            scales: StoredScales::F16(scales),
-            ..
+            scheme, codes: StoredCodes::DequantizeLinear(codes), scales: StoredScales::F16(scales), ..
         } => {
             let [out_features, in_features] = weight.shape[..] else { panic!("{weight:?}") };
             let packed: Vec<u8> = (0..elements / 2).map(|_| (random.next() * 128.0 + 128.0) as u8).collect();
@@ -97,7 +94,7 @@ impl Random {
 }
 
 /// GPT-2's byte-level tokenizer without merges.
-fn tokenizer() -> serde_json::Value {
+pub fn tokenizer() -> serde_json::Value {
     let mut shifted = 256..;
     let code = |id: u32| if (33..=126).contains(&id) { id } else { shifted.next().unwrap() };
     let names = (0..CHARACTERS as u32).map(code).map(|code| char::from_u32(code).unwrap().to_string());

@@ -20,7 +20,7 @@ const STATISTICS_TOKENS: usize = 8192;
 const PROBE_SEQUENCES: usize = 8;
 const PROBE_TOKENS: usize = 2048;
 /// Positions whose logits are compared at the model's end, and numbers that these may have.
-const PROBE_POSITIONS: usize = 1024;
+const PROBE_POSITIONS: usize = 512;
 const PROBE_LOGITS: usize = 1 << 26;
 /// Width at which sensitivities are measured; at two bits they come out the same (`results/quantization`).
 const PROBE_FORMAT: FormatName = FormatName::Int3;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{BudgetRefusal, Task};
+use super::outlook::WidthReport;
+use super::{BudgetRefusal, Planning};
 use crate::model::{LinearInput, LlamaConfig};
 use crate::pipeline::plan::Plan;
 use crate::pipeline::table::size;
@@ -44,7 +45,7 @@ pub struct Decision {
 impl Menu {
     /// # Errors
     /// The recipe or the model is refused in every width but f16.
-    pub fn of(recipe: &Recipe, task: &Task<'_>) -> anyhow::Result<Menu> {
+    pub fn of(recipe: &Recipe, plan: Planning<'_>) -> anyhow::Result<Menu> {
         if recipe.weights.format.codebook().is_some() {
             return Err(BudgetRefusal::Codebook { format: recipe.weights.format.name() }.into());
         }
@@ -52,7 +53,7 @@ impl Menu {
         for format in FORMATS {
             let mut of_width = recipe.clone();
             of_width.weights.format = format;
-            match (task.plan)(of_width) {
+            match plan(of_width) {
                 Ok(plan) => entries.push(Entry::of(format, plan)),
                 Err(error) if format == FormatName::F16 => return Err(error),
                 Err(error) => {
@@ -77,6 +78,17 @@ impl Menu {
             Decision { layer, input, elements: sum(&self.entries[0], |(_, elements)| *elements), bits }
         };
         inputs.map(decision).collect()
+    }
+
+    /// What each entry takes when it is chosen everywhere.
+    pub fn uniform(&self, decisions: &[Decision]) -> Vec<WidthReport> {
+        let bits = |pick: usize| decisions.iter().map(|decision| decision.bits[pick]).sum::<u64>();
+        let report = |(pick, entry): (usize, &Entry)| WidthReport {
+            format: entry.format,
+            bits_per_weight_linears: bits(pick) as f64 / elements(decisions) as f64,
+            model_bytes: entry.model_bytes,
+        };
+        self.entries.iter().enumerate().map(report).collect()
     }
 
     /// Bits that the decisions may take together.

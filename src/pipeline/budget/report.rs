@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::menu::shown;
-use super::{BudgetPlan, DecisionReport};
+use super::{BudgetPlan, DecisionReport, UniformReport};
 use crate::pipeline::table::{size, table};
 
 impl fmt::Display for BudgetPlan {
@@ -47,9 +47,9 @@ impl BudgetPlan {
             vec![name.to_owned(), format!("{bits:.4}"), size(bytes), format!("{kl:.5}"), note.to_owned()]
         };
         let chosen = row("chosen", self.bits_per_weight_linears, self.model_bytes, self.predicted_kl, optimal);
-        let uniform = self.uniform.iter().map(|uniform| {
-            let name = format!("{} everywhere", uniform.format.name());
-            row(&name, uniform.bits_per_weight_linears, uniform.model_bytes, uniform.predicted_kl, "")
+        let uniform = self.uniform.iter().map(|UniformReport { width, predicted_kl }| {
+            let name = format!("{} everywhere", width.format.name());
+            row(&name, width.bits_per_weight_linears, width.model_bytes, *predicted_kl, "")
         });
         table(&["widths", "bits/weight", "model", "predicted KL", ""], &[1, 2, 3], std::iter::once(chosen).chain(uniform))
     }
