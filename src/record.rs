@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::fault::Fault;
 use crate::recipe::Recipe;
 
+mod budget;
 mod calibration;
 
+pub use budget::BudgetRecord;
 pub use calibration::{CalibrationRecord, PassageRecord};
 
 /// File name of the manifest inside an artifact.
@@ -34,6 +36,9 @@ pub struct Manifest {
     /// What the statistics were measured on; absent where none were needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationRecord>,
+    /// What widths were chosen by; absent where the recipe says them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetRecord>,
     pub sizes: Sizes,
     pub weights: Vec<WeightRecord>,
     /// The checkpoint's files.

@@ -271,6 +271,30 @@ fn replay_leads_to_what_the_first_pass_saw() {
     assert!(difference(&last, &first[24]) <= tolerance);
 }
 
+#[test]
+fn a_stream_that_is_rewound_goes_on_as_if_nothing_had_been() {
+    let (model, other, sequences) = (Model::tiny(same), Model::tiny(rounded), sequences(&golden()));
+    let mut stream = model.start(&options(), &sequences, silent()).unwrap_or_else(|error| panic!("{error}"));
+    let (layer, elsewhere) = (model.layer(None, 0), other.layer(None, 0));
+    let tolerance = if bar().provider == ExecutionProvider::Cpu { 0.0 } else { 1e-5 };
+    stream.replay_enter(&model.first_norm()).unwrap_or_else(|error| panic!("{error}"));
+    stream.advance_attend(&layer.qkv).unwrap_or_else(|error| panic!("{error}"));
+    let mark = stream.mark().unwrap_or_else(|error| panic!("{error}"));
+    let ends = [&layer, &elsewhere, &layer].map(|weights| {
+        stream.rewind(&mark).unwrap_or_else(|error| panic!("{error}"));
+        stream.advance_add_attention(&weights.o, &weights.post_attention_layernorm).unwrap_or_else(|error| panic!("{error}"));
+        stream.advance_activate(&weights.gate, &weights.up).unwrap_or_else(|error| panic!("{error}"));
+        let end = stream.add_mlp(&weights.down, &weights.next_norm).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(stream.layer(), 1);
+        end
+    });
+    let straight = model.statistics(None, &options(), &sequences).swap_remove(4);
+    for index in [0, 2] {
+        assert!(difference(&ends[index], &straight) <= tolerance, "rewound {index} times");
+    }
+    assert!(difference(&ends[1], &straight) > 1e-3, "other weights lead elsewhere");
+}
+
 fn engine() -> Engine {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let artifact = folder.path().join("artifact");

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::Mmap;
 
@@ -52,8 +53,8 @@ pub(super) fn batches(lengths: &[usize], fitting: impl Fn(usize) -> usize) -> Ve
 pub(super) enum Store {
     /// In a file that is read through a map: the system drops and rereads pages as memory allows.
     Mapped(Scratch),
-    /// Where CUDA computes; `None` until a batch is put.
-    Resident(Vec<Option<Resident>>),
+    /// Where CUDA computes; `None` until a batch is put. A value is never written to, so copies of a store share it.
+    Resident(Vec<Option<Arc<Resident>>>),
 }
 
 /// A file without a name, gone with the process.
@@ -89,11 +90,27 @@ impl Scratch {
         unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<f32>()) }
     }
 
+    /// Another file with the same activations.
+    fn copied(&self) -> Result<Scratch, CalibError> {
+        let values = self.map.len() / size_of::<f32>();
+        let mut copy = Scratch::new(&self.folder, values / self.width, self.width)?;
+        copy.overwrite(self)?;
+        Ok(copy)
+    }
+
+    /// All activations of `other`, which is of the same size.
+    fn overwrite(&mut self, other: &Scratch) -> Result<(), CalibError> {
+        self.write(&other.map, 0)
+    }
+
     /// Written, not stored through the map: a full disk is then an error and not the end of the process.
     pub fn put(&mut self, batch: &Batch, values: &[f32]) -> Result<(), CalibError> {
         // SAFETY: f32 values are plain bytes.
         let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) };
-        let start = (batch.first_token * self.width * size_of::<f32>()) as u64;
+        self.write(bytes, (batch.first_token * self.width * size_of::<f32>()) as u64)
+    }
+
+    fn write(&mut self, bytes: &[u8], start: u64) -> Result<(), CalibError> {
         self.file.write_all_at(bytes, start).map_err(|source| CalibError::Scratch {
             folder: self.folder.clone(),
             bytes: self.map.len() as u64,
@@ -113,12 +130,32 @@ impl Store {
         }
     }
 
+    /// A store of its own with the same activations.
+    pub fn copied(&self) -> Result<Store, CalibError> {
+        match self {
+            Store::Mapped(scratch) => scratch.copied().map(Store::Mapped),
+            Store::Resident(values) => Ok(Store::Resident(values.clone())),
+        }
+    }
+
+    /// Takes over the activations of `other`, a copy of this store.
+    pub fn overwrite(&mut self, other: &Store) -> Result<(), CalibError> {
+        match (self, other) {
+            (Store::Mapped(scratch), Store::Mapped(other)) => scratch.overwrite(other),
+            (store, Store::Resident(values)) => {
+                *store = Store::Resident(values.clone());
+                Ok(())
+            }
+            (Store::Resident(_), Store::Mapped(_)) => unreachable!("a copy lies where its original does"),
+        }
+    }
+
     /// Replaces the activations of batch `index`.
     pub fn put(&mut self, index: usize, batch: &Batch, value: Resident) -> Result<(), CalibError> {
         match self {
             Store::Mapped(scratch) => scratch.put(batch, &value.floats().map_err(CalibError::Runtime)?),
             Store::Resident(values) => {
-                values[index] = Some(value);
+                values[index] = Some(Arc::new(value));
                 Ok(())
             }
         }

@@ -16,8 +16,10 @@ const POSITIONS: usize = 256;
 pub struct Logits<'a> {
     /// Index into the calibration set.
     pub sequence: usize,
-    /// Position of the first row; row `i` predicts the token behind position `first + i`.
+    /// Position of the first row.
     pub first: usize,
+    /// From one row to the next: row `i` predicts the token behind position `first + i · step`.
+    pub step: usize,
     pub quantized: ArrayView2<'a, f32>,
     /// Where a reference stream runs beside.
     pub reference: Option<ArrayView2<'a, f32>>,
@@ -29,6 +31,11 @@ impl Stream<'_> {
     /// # Errors
     /// A layer is still to come, the head has another shape, or the runtime fails.
     pub fn logits(&mut self, head: &Head<'_>, visit: &mut dyn FnMut(Logits<'_>)) -> Result<(), CalibError> {
+        self.logits_of_every(1, head, visit)
+    }
+
+    /// As [`Self::logits`], of every `step`-th position of each sequence, the first one included.
+    pub fn logits_of_every(&mut self, step: usize, head: &Head<'_>, visit: &mut dyn FnMut(Logits<'_>)) -> Result<(), CalibError> {
         self.expect("logits")?;
         let (hidden, vocab) = (self.cfg.hidden_size, self.cfg.vocab_size);
         let form = if head.matrix.is_some() { HeadForm::WithMatrix } else { HeadForm::Plain };
@@ -47,20 +54,26 @@ impl Stream<'_> {
         let mut bound: Vec<Bound<'_>> = bound.collect::<Result<_, _>>().map_err(CalibError::Runtime)?;
         let (layer, all) = (self.layer, self.batches.len());
         for index in 0..all {
-            self.visit_batch(index, &mut bound, visit)?;
+            self.visit_batch(index, step.max(1), &mut bound, visit)?;
             report(&mut self.observe, Progress { layer, step: "logits", done: index + 1, all })?;
         }
         Ok(())
     }
 
-    fn visit_batch(&self, index: usize, bound: &mut [Bound<'_>], visit: &mut dyn FnMut(Logits<'_>)) -> Result<(), CalibError> {
+    fn visit_batch(
+        &self,
+        index: usize,
+        step: usize,
+        bound: &mut [Bound<'_>],
+        visit: &mut dyn FnMut(Logits<'_>),
+    ) -> Result<(), CalibError> {
         let batch = &self.batches[index];
         let shape = batch.shape(self.cfg.hidden_size);
         for (row, &sequence) in batch.sequences.iter().enumerate() {
-            for first in (0..batch.length).step_by(POSITIONS) {
-                let count = POSITIONS.min(batch.length - first);
-                let start = (row * batch.length + first) as i64;
-                let rows: Vec<i64> = (start..start + count as i64).collect();
+            for first in (0..batch.length).step_by(POSITIONS * step) {
+                let end = batch.length.min(first + POSITIONS * step);
+                let rows: Vec<i64> = (first..end).step_by(step).map(|position| (row * batch.length + position) as i64).collect();
+                let count = rows.len();
                 let lanes = self.lanes.iter().zip(&mut *bound).map(|(lane, bound)| {
                     let input = (stages::INPUT, lane.input.get(index, batch, &shape));
                     let rows = (stages::ROWS, Operand::I64 { shape: &[count], values: &rows });
@@ -73,7 +86,7 @@ impl Stream<'_> {
                     ArrayView2::from_shape(shape, &read[lane]).expect("the head has a row of logits for each position")
                 };
                 let reference = (read.len() > 1).then(|| view(1));
-                visit(Logits { sequence, first, quantized: view(0), reference });
+                visit(Logits { sequence, first, step, quantized: view(0), reference });
             }
         }
         Ok(())

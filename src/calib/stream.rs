@@ -81,6 +81,13 @@ pub struct Stream<'a> {
     pub(super) stages: Stages,
 }
 
+/// A place that a stream was at.
+pub struct Mark {
+    lanes: Vec<Lane>,
+    layer: usize,
+    tap: Tap,
+}
+
 /// What one of the two models is at.
 pub(super) struct Lane {
     pub residual: Store,
@@ -149,6 +156,23 @@ impl<'a> Stream<'a> {
         let collected = self.statistics.collect(&self.stages, sums, &self.batches, &stores, &mut observe)?;
         let beyond_f16 = self.activation == DType::F16;
         collected.map_err(|channel| CalibError::NotFinite { layer, input: tap.input(), channel, beyond_f16 })
+    }
+
+    /// Remembers where the stream is, to come back with [`Self::rewind`].
+    pub fn mark(&self) -> Result<Mark, CalibError> {
+        let copied = |lane: &Lane| Ok(Lane { residual: lane.residual.copied()?, input: lane.input.copied()? });
+        let lanes = self.lanes.iter().map(copied).collect::<Result<_, CalibError>>()?;
+        Ok(Mark { lanes, layer: self.layer, tap: self.tap })
+    }
+
+    /// Back to `mark`, which this stream has made, as if the stages since had not been run.
+    pub fn rewind(&mut self, mark: &Mark) -> Result<(), CalibError> {
+        for (lane, marked) in self.lanes.iter_mut().zip(&mark.lanes) {
+            lane.residual.overwrite(&marked.residual)?;
+            lane.input.overwrite(&marked.input)?;
+        }
+        (self.layer, self.tap) = (mark.layer, mark.tap);
+        Ok(())
     }
 
     /// Layer that the next stage belongs to; the number of layers once all are passed.

@@ -114,6 +114,11 @@ fn summary(all: &[Divergence], windows: &Windows, exact: bool) -> KlReport {
     }
 }
 
+/// KL(reference ‖ model) of one position's logits `[vocab_size]`, in nats; `None` where one of them is not finite.
+pub fn kl_of_logits(reference: &[f32], model: &[f32]) -> Option<f64> {
+    divergence(reference, model).map(|divergence| divergence.kl)
+}
+
 /// Σ p (ln p − ln q) = lse(l′) − lse(l) + Σ p (l − l′), with l the reference's logits and l′ the model's; one pass over l
 /// gives its Σ exp and Σ exp · (l − l′). None if a log-sum-exp is not finite. Rounding below zero is cut off.
 fn divergence(reference: &[f32], model: &[f32]) -> Option<Divergence> {

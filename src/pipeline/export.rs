@@ -13,10 +13,11 @@ use anyhow::Context;
 use rayon::prelude::*;
 use tempfile::TempDir;
 
+use super::budget::{self, BudgetPlan, Parts};
 use super::calibrate::{self, Calibrated, Job, Turned, Weights};
 use super::failure::UsageError;
 use super::hashing::{self, Hash};
-use super::plan::{self, Plan, Refused, Request, plan};
+use super::plan::{self, Facts, Plan, Refused, Request, plan};
 use super::quantize::{self, Written};
 use super::{interrupt, memory, progress, source};
 use crate::checkpoint::{Checkpoint, WeightFile};
@@ -66,6 +67,11 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
         check_tied_head(&checkpoint)?;
     }
     let set = calibrate::set(&plan.manifest.recipe, &plan.config, &source, options)?;
+    let chosen = budget::chosen(request, &plan, &Parts { checkpoint: &checkpoint, source: &source }, set.as_ref(), options)?;
+    if let Some(chosen) = &chosen {
+        eprintln!("{chosen}");
+        plan = plan::with_facts(request, chosen.recipe.clone(), &Facts::default(), &source, checkpoint.index())?;
+    }
     let calibrated = if calibrate::is_needed(&plan) {
         let inputs = hashed_inputs(&checkpoint, &AtomicBool::new(false))?;
         let job = Job { plan: &plan, checkpoint: &checkpoint, source: &source, options, inputs: &inputs };
@@ -73,11 +79,12 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
         let recipe = plan.manifest.recipe.clone();
         plan = plan::with_facts(request, recipe, &calibrated.facts, &source, checkpoint.index())?;
         plan.manifest.inputs = inputs;
-        plan.manifest.calibration = set.map(|set| set.record);
         Some(calibrated)
     } else {
         None
     };
+    plan.manifest.calibration = set.map(|set| set.record);
+    plan.manifest.budget = chosen.as_ref().map(BudgetPlan::record);
     let folder = temporary_folder(&parent, &options.output)?;
     write_artifact(&mut plan, &checkpoint, calibrated.as_ref(), folder.path()).map_err(|error| match &calibrated {
         Some(calibrated) => calibrated.stopped(error),
@@ -98,6 +105,7 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
         peak_rss_bytes: peak.resident,
         peak_anonymous_bytes: peak.anonymous,
         calibrated: calibrated_kinds(&plan.manifest.weights),
+        budget: chosen,
     })
 }
 

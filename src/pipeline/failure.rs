@@ -68,8 +68,6 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
         };
     }
     ask!(
-        crate::calib::CalibError,
-        crate::calib::SetError,
         crate::checkpoint::CheckpointError,
         crate::checkpoint::TensorFileError,
         crate::checkpoint::hub::HubError,
@@ -85,6 +83,10 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
         crate::record::RecordError,
         crate::runtime::RuntimeError,
         crate::tensor::convert::ConvertError,
+        crate::calib::CalibError,
+        crate::calib::SetError,
+        crate::quant::BudgetError,
+        super::budget::BudgetRefusal,
         super::plan::Refused,
     );
     None

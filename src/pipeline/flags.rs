@@ -9,6 +9,9 @@ use crate::recipe::{
 /// LLM.int8's threshold (arXiv 2208.07339, section 3.2).
 const OUTLIER_THRESHOLD: f32 = 6.0;
 
+/// Under a budget bits are better spent on codes than on scales (`results/quantization`).
+const BUDGET_GRANULARITY: GranularityName = GranularityName::Group(128);
+
 /// `--method`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Method {
@@ -93,7 +96,7 @@ impl RecipeFlags {
         let default = WeightRecipe::of(format);
         let mut recipe = Recipe::of(WeightRecipe {
             symmetric: !self.asymmetric,
-            granularity: self.granularity.unwrap_or(default.granularity),
+            granularity: self.granularity.unwrap_or(if self.budget.is_some() { BUDGET_GRANULARITY } else { default.granularity }),
             scale: self.scale.unwrap_or(default.scale),
             rounding: if self.method.uses_gptq() { RoundingRecipe::Gptq(self.gptq.recipe()) } else { RoundingRecipe::Rtn },
             double_quantization: self.double_quantization,

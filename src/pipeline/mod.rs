@@ -3,6 +3,7 @@
 //! Each stage is a function from a request to a report; a report prints as a table for people and as one JSON object
 //! for programs.
 
+pub mod budget;
 pub mod calibrate;
 pub mod compare;
 pub mod doctor;

@@ -99,10 +99,12 @@ impl Refused {
 
 /// Plans the export of the checkpoint whose headers `index` holds.
 pub fn plan(request: &Request, source: &Source, index: &Index) -> anyhow::Result<Plan> {
-    with_facts(request, request.recipe()?, &Facts::default(), source, index)
+    let plan = with_facts(request, request.recipe()?, &Facts::default(), source, index)?;
+    warn_of_leftovers(&plan.config, &plan.config.expected_tensors(), index);
+    Ok(plan)
 }
 
-/// As [`plan`], by `recipe` instead of the request's own, with what calibration has found.
+/// As [`plan`], by `recipe` instead of the request's own, with what calibration has found; without a word of what is left out.
 pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Source, index: &Index) -> anyhow::Result<Plan> {
     let config = source.config()?;
     let expected = config.expected_tensors();
@@ -110,7 +112,6 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
     if !disagreements.is_empty() {
         return Err(Refused(disagreements).into());
     }
-    warn_of_leftovers(&config, &expected, index);
     let rotation = calibrate::rotation(&config, &recipe)?;
     let dense = Dense { index, activation: request.activation, is_turned: rotation.is_some(), facts };
     let forms = Forms::resolve(&recipe, &expected, &dense)?;
@@ -136,6 +137,7 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
         onnx_opset: graph.model.opset(),
         recipe,
         calibration: None,
+        budget: None,
         sizes: sizes(&graph.weights, request.activation, model_bytes),
         inputs: index.files().iter().map(|file| draft_file(&file.name, file.bytes)).collect(),
         outputs: Vec::new(),

@@ -12,6 +12,11 @@ pub fn count(total: u64, what: &'static str) -> ProgressBar {
     styled(total, what, "{prefix:>10} [{bar:32}] {pos}/{len} eta {eta} {wide_msg}")
 }
 
+/// A bar over work that is counted in no unit worth naming.
+pub fn share(total: u64, what: &'static str) -> ProgressBar {
+    styled(total, what, "{prefix:>10} [{bar:32}] {percent:>3} % eta {eta} {wide_msg}")
+}
+
 fn styled(total: u64, what: &'static str, template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).expect("the templates above are well formed").progress_chars("=> ");
     ProgressBar::new(total).with_style(style).with_prefix(what)

@@ -48,6 +48,19 @@ impl Weights<'_> {
         Ok(self.read("model.norm.weight")?.1)
     }
 
+    /// The LM head's weight, `[vocab_size, hidden_size]`; the embedding where they are tied.
+    pub fn head_table(&self) -> anyhow::Result<Array2<f32>> {
+        self.matrix(if self.config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" })
+    }
+
+    /// What the head's input is multiplied by before, if by anything.
+    pub fn head_matrix(&self) -> anyhow::Result<Option<Array2<f32>>> {
+        match &self.rotation {
+            None => Ok(None),
+            Some(rotation) => Ok(rotation.head_matrix(&self.final_norm()?)),
+        }
+    }
+
     /// The norm whose weight a rotation folds into the matrix `name`.
     pub fn folded_norm(&self, name: &str) -> anyhow::Result<Option<Vec<f32>>> {
         let norm = self.rotation.as_ref().and_then(|rotation| rotation.folded_norm(name));

@@ -1,5 +1,6 @@
 //! What an export says at its end.
 
+use super::super::budget::BudgetPlan;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -23,6 +24,9 @@ pub struct ExportReport {
     /// What calibration found, for each kind of weight; empty where nothing was calibrated.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub calibrated: Vec<CalibratedKind>,
+    /// How widths were chosen, where the recipe has a budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetPlan>,
 }
 
 /// Weights of one kind over all layers.

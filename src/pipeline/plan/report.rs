@@ -5,9 +5,10 @@ use std::fmt;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{Plan, Refused, Request, plan};
+use super::{Facts, Plan, Refused, Request, plan, with_facts};
 use crate::model::StoredWeight;
 use crate::pipeline::UsageError;
+use crate::pipeline::budget::{self, BudgetRefusal, Outlook};
 use crate::pipeline::source;
 use crate::pipeline::table::{size, table};
 use crate::record::WeightRecord;
@@ -33,6 +34,9 @@ pub struct PlanReport {
     pub vram: Vram,
     pub weights: Vec<WeightRecord>,
     pub refusals: Vec<String>,
+    /// Of a recipe whose widths only calibration can tell: the rest of the report is then of one width everywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Outlook>,
 }
 
 /// Device memory in bytes at a batch size and context length.
@@ -55,11 +59,27 @@ pub fn run(request: &Request, load: Load) -> anyhow::Result<PlanReport> {
         Ok(plan) if load.context > plan.manifest.max_context => {
             Err(UsageError::ContextBeyond { got: load.context, most: plan.manifest.max_context }.into())
         }
-        Ok(plan) => Ok(report(&plan, load)),
-        Err(error) => match error.downcast::<Refused>() {
-            Ok(Refused(refusals)) => Ok(refused(request, refusals)),
-            Err(error) => Err(error).with_context(|| format!("model {}", request.model)),
-        },
+        Ok(plan) => {
+            let Some(target) = plan.manifest.recipe.budget else { return Ok(report(&plan, load)) };
+            let of = |recipe| with_facts(request, recipe, &Facts::default(), &source, &index);
+            match budget::outlook(&plan.manifest.recipe, target, &of, &plan) {
+                Ok((outlook, widest)) => Ok(PlanReport { budget: Some(outlook), ..report(&widest, load) }),
+                Err(error) => explain(request, error),
+            }
+        }
+        Err(error) => explain(request, error),
+    }
+}
+
+/// Refusals are what a plan is for; anything else is an error.
+fn explain(request: &Request, error: anyhow::Error) -> anyhow::Result<PlanReport> {
+    let error = match error.downcast::<BudgetRefusal>() {
+        Ok(refusal) => return Ok(refused(request, vec![refusal.to_string()])),
+        Err(error) => error,
+    };
+    match error.downcast::<Refused>() {
+        Ok(Refused(refusals)) => Ok(refused(request, refusals)),
+        Err(error) => Err(error).with_context(|| format!("model {}", request.model)),
     }
 }
 
@@ -75,6 +95,7 @@ fn refused(request: &Request, refusals: Vec<String>) -> PlanReport {
         vram: Vram::default(),
         weights: Vec::new(),
         refusals,
+        budget: None,
     }
 }
 
@@ -91,6 +112,7 @@ fn report(plan: &Plan, load: Load) -> PlanReport {
         vram: vram(plan, load),
         weights: manifest.weights.clone(),
         refusals: Vec::new(),
+        budget: None,
     }
 }
 
@@ -139,7 +161,8 @@ impl fmt::Display for PlanReport {
             ("  together", vram.total_bytes),
         ];
         let lines = parts.map(|(what, bytes)| format!("{what:<26}{:>10}", size(bytes)));
-        f.write_str(&lines.join("\n"))
+        f.write_str(&lines.join("\n"))?;
+        self.budget.as_ref().map_or(Ok(()), |budget| write!(f, "\n{budget}"))
     }
 }
 
