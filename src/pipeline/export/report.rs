@@ -1,11 +1,11 @@
 //! What an export says at its end.
 
-use super::super::budget::BudgetPlan;
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::pipeline::budget::BudgetPlan;
 use crate::pipeline::plan::kind_of;
 use crate::pipeline::table::{size, table};
 use crate::record::{CalibratedRecord, WeightRecord};
