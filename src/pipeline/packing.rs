@@ -26,7 +26,11 @@ pub fn write(quantized: &QuantizedTensor, stored: &StoredWeight, data: &DataFile
     write_scales(quantized, scales, codes, data)?;
     if let (Some(initializer), Some(points)) = (zero_points, &quantized.zero_points) {
         let (out_features, groups, dtype) = (quantized.out_features, quantized.groups(), scheme.format.code_dtype());
-        data.write(initializer, &pack::pack_dequantize_linear(points, out_features, groups, dtype))?;
+        let packed = match by_group(codes) {
+            true => pack::pack_dequantize_linear(points, out_features, groups, dtype),
+            false => pack::pack_zero_points(points, blocks_of(scheme, out_features, quantized.in_features)),
+        };
+        data.write(initializer, &packed)?;
     }
     if let (Some(names), Some(outliers)) = (outliers, &quantized.outliers) {
         write_outliers(outliers, names, data)?;
@@ -137,7 +141,10 @@ pub fn read<'a>(stored: &StoredWeight, bytes: &dyn Fn(&str) -> anyhow::Result<&'
             let scales = bytes(name)?.to_vec();
             let scales = f16s(&if by_group(codes) { transpose(scales, groups, out_features, 2) } else { scales });
             let points = zero_points.as_ref().map(|name| bytes(name)).transpose()?;
-            let zero_points = points.map(|points| pack::unpack_dequantize_linear(points, out_features, groups, dtype));
+            let zero_points = points.map(|points| match by_group(codes) {
+                true => pack::unpack_dequantize_linear(points, out_features, groups, dtype),
+                false => pack::unpack_zero_points(points, blocks_of(scheme, out_features, in_features)),
+            });
             QuantizedTensor::new(*scheme, out_features, in_features, Codes { codes: unpacked, scales, zero_points })
         }
     };

@@ -52,7 +52,7 @@ fn run(session: &mut Session, reading: Reading, dtype: DType) -> ort::Result<Vec
 }
 
 fn identity(size: usize, dtype: DType) -> ort::Result<DynValue> {
-    let one = |index: usize| if index % (size + 1) == 0 { 1.0 } else { 0.0 };
+    let one = |index: usize| if index.is_multiple_of(size + 1) { 1.0 } else { 0.0 };
     let ones = (0..size * size).map(one);
     Ok(match dtype {
         DType::F16 => Tensor::from_array(([1, size, size], ones.map(f16::from_f32).collect::<Vec<_>>()))?.into_dyn(),
