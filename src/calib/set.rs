@@ -95,7 +95,7 @@ impl CalibrationSet {
     /// # Errors
     /// [`SetError::Leak`], which names the document and quotes the words.
     pub fn refuse_leak(&self, dataset: &Dataset, evaluation: &str) -> Result<(), SetError> {
-        refuse(&self.passages, self.name(), dataset, evaluation)
+        refuse(&self.passages, self.name(), evaluation_texts(dataset), evaluation)
     }
 }
 
@@ -105,11 +105,21 @@ impl CalibrationSet {
 /// # Errors
 /// [`SetError::Leak`], or [`SetError::Record`] for a damaged record.
 pub fn refuse_recorded_leak(record: &CalibrationRecord, dataset: &Dataset, evaluation: &str) -> Result<(), SetError> {
-    refuse(&Fingerprint::from_record(&record.passages)?, &record.set, dataset, evaluation)
+    refuse(&Fingerprint::from_record(&record.passages)?, &record.set, evaluation_texts(dataset), evaluation)
 }
 
-fn refuse(passages: &Fingerprint, set: &str, dataset: &Dataset, evaluation: &str) -> Result<(), SetError> {
-    let Some(leak) = passages.find(evaluation_texts(dataset)) else { return Ok(()) };
+/// As [`refuse_recorded_leak`], for plain texts, which have numbers for names.
+///
+/// # Errors
+/// As [`refuse_recorded_leak`].
+pub fn refuse_recorded_text(record: &CalibrationRecord, texts: &[String], evaluation: &str) -> Result<(), SetError> {
+    let names: Vec<String> = (1..=texts.len()).map(|number| number.to_string()).collect();
+    let documents = names.iter().map(String::as_str).zip(texts.iter().map(String::as_str)).collect();
+    refuse(&Fingerprint::from_record(&record.passages)?, &record.set, documents, evaluation)
+}
+
+fn refuse(passages: &Fingerprint, set: &str, documents: Vec<(&str, &str)>, evaluation: &str) -> Result<(), SetError> {
+    let Some(leak) = passages.find(documents) else { return Ok(()) };
     let document = match leak.documents {
         1 => leak.document,
         many => format!("{} (and {} more)", leak.document, many - 1),

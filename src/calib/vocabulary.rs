@@ -73,7 +73,7 @@ impl Vocabulary {
     }
 
     /// The text of a sequence, special tokens left out.
-    pub(super) fn decode(&self, ids: &[u32], sequence: usize) -> Result<String, SetError> {
+    pub fn decode(&self, ids: &[u32], sequence: usize) -> Result<String, SetError> {
         self.tokenizer.decode(ids, true).map_err(|error| SetError::Encode { document: sequence, reason: error.to_string() })
     }
 }

@@ -10,6 +10,9 @@
 //!                  └─────────────────────────────────────────────────────┘    └──────────────────────────────────────────┘
 //! ```
 //!
+//! Turned weights are no longer what a bf16 checkpoint held exactly. Those that stay dense should be f16: rounding a turned table
+//! and its head matrix costs a KL of 1e-7 in f16 and 8e-6 in bf16 (coqa-45m, random R1).
+//!
 //! R2 stands between v and o: attention sums rows of v and never mixes the features of a head.
 
 use ndarray::{Array2, ArrayView1, ArrayView2, CowArray, Ix2};

@@ -63,10 +63,10 @@ pub struct Calibrated {
     pub facts: Facts,
 }
 
-/// The export was stopped; what is finished stays.
+/// The user stopped the export; what is finished stays.
 #[derive(Debug, thiserror::Error)]
-#[error("{done} of {all} layers are kept in {}; the same command goes on from there", folder.display())]
-struct Stopped {
+#[error("interrupted; {done} of {all} layers are kept in {}, the same command goes on from there", folder.display())]
+pub struct Stopped {
     done: usize,
     all: usize,
     folder: PathBuf,
@@ -125,7 +125,7 @@ impl Job<'_> {
         let mut layers = Layers { job: self, weights: &weights, work: &work, activations, previous: LayerResult::default() };
         let mut facts = Facts::default();
         for layer in 0..config.num_hidden_layers {
-            let result = layers.finish(layer, &bar).map_err(|error| self.stopped(error, &work))?;
+            let result = layers.finish(layer, &bar).map_err(|error| stopped(error, &work, config))?;
             facts.add(&result);
             layers.previous = result;
         }
@@ -167,12 +167,16 @@ impl Job<'_> {
             too_few_tokens: TooFewTokens::Refuse,
         }
     }
+}
 
-    fn stopped(&self, error: anyhow::Error, work: &WorkFolder) -> anyhow::Error {
-        let all = self.plan.config.num_hidden_layers;
-        let done = (0..all).take_while(|&layer| work.has(layer)).count();
-        error.context(Stopped { done, all, folder: work.path().to_owned() })
+/// An interruption says what is kept; other errors stay as they are.
+fn stopped(error: anyhow::Error, work: &WorkFolder, config: &LlamaConfig) -> anyhow::Error {
+    if !error.is::<interrupt::Interrupted>() {
+        return error;
     }
+    let all = config.num_hidden_layers;
+    let done = (0..all).take_while(|&layer| work.has(layer)).count();
+    Stopped { done, all, folder: work.path().to_owned() }.into()
 }
 
 /// Layers one after the other.
@@ -271,6 +275,11 @@ impl Calibrated {
     /// A layer's weights as the artifact holds them; those that are not among them are the checkpoint's.
     pub fn layer(&self, layer: usize) -> anyhow::Result<BTreeMap<String, Prepared>> {
         self.work.get(layer, &self.recipes)?.finished(&self.config, layer)
+    }
+
+    /// What an error while the artifact is written means for the finished layers.
+    pub fn stopped(&self, error: anyhow::Error) -> anyhow::Error {
+        stopped(error, &self.work, &self.config)
     }
 
     /// Takes the work folder away once the artifact is in place.

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::table::table;
 use super::{RuntimeChoice, UsageError, Weights, progress, source};
+use crate::calib::{Vocabulary, refuse_recorded_leak, refuse_recorded_text};
 use crate::eval::coqa::{self, AnswerLog, CoqaReport, Dataset, EvaluateOptions, Protocol};
 use crate::eval::windows::load_texts;
 use crate::eval::{CacheReader, EvalError, KlReport, PerplexityReport, Windows as TokenWindows};
@@ -69,6 +70,9 @@ fn ask(request: &CoqaRequest, model: String) -> anyhow::Result<(CoqaReport, Vec<
     let written = [&request.predictions, &request.official_predictions];
     written.into_iter().flatten().try_for_each(|path| check_parent(path))?;
     let dataset = dataset(&request.data)?;
+    if let Some(calibration) = &Manifest::load(&request.artifact)?.calibration {
+        refuse_recorded_leak(calibration, &dataset, &request.data)?;
+    }
     let mut log = match &request.predictions {
         Some(path) => AnswerLog::open(path)?,
         None => AnswerLog::in_memory(),
@@ -125,7 +129,25 @@ pub struct Windows {
 
 impl Windows {
     /// A `.json` file holds token ids; anything else is text for `engine`'s tokenizer.
-    fn read(&self, manifest: &Manifest) -> anyhow::Result<Text> {
+    ///
+    /// Refuses a text of which the artifact was calibrated on a passage.
+    fn read(&self, artifact: &Path, manifest: &Manifest) -> anyhow::Result<Text> {
+        let text = self.open(manifest)?;
+        let Some(calibration) = &manifest.calibration else { return Ok(text) };
+        let shown = self.text.display().to_string();
+        match &text {
+            Text::Documents(texts) => refuse_recorded_text(calibration, texts, &shown)?,
+            Text::Ids(windows) => {
+                let vocabulary = Vocabulary::open(artifact, usize::MAX)?;
+                let numbered = windows.as_slice().iter().zip(1..);
+                let texts = numbered.map(|(ids, number)| vocabulary.decode(ids, number)).collect::<Result<Vec<_>, _>>()?;
+                refuse_recorded_text(calibration, &texts, &shown)?;
+            }
+        }
+        Ok(text)
+    }
+
+    fn open(&self, manifest: &Manifest) -> anyhow::Result<Text> {
         if self.text.extension().is_none_or(|extension| extension != "json") {
             return Ok(Text::Documents(load_texts(&self.text)?));
         }
@@ -168,7 +190,7 @@ pub struct PerplexityScores {
 
 /// `qonnx eval --task perplexity`.
 pub fn perplexity(artifact: &Path, windows: &Windows, runtime: &RuntimeChoice) -> anyhow::Result<PerplexityScores> {
-    let text = windows.read(&Manifest::load(artifact)?)?;
+    let text = windows.read(artifact, &Manifest::load(artifact)?)?;
     let mut engine = scorer(artifact, runtime)?;
     let tokens = windows.tokens(text, &engine)?;
     let bar = progress::count(tokens.as_slice().len() as u64, "windows");
@@ -206,7 +228,7 @@ pub fn kl(request: &KlRequest) -> anyhow::Result<KlScores> {
     let manifest = Manifest::load(&request.artifact)?;
     let reference_model = fingerprint(&request.reference)?;
     request.cache.iter().try_for_each(|(file, _)| check_parent(file))?;
-    let text = request.windows.read(&manifest)?;
+    let text = request.windows.read(&request.artifact, &manifest)?;
     let mut engine = scorer(&request.artifact, &request.runtime)?;
     let tokens = request.windows.tokens(text, &engine)?;
     let bar = progress::count(tokens.as_slice().len() as u64, "windows");

@@ -6,12 +6,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
+use std::thread;
 use std::time::Instant;
-use std::{fmt, thread};
 
 use anyhow::Context;
 use rayon::prelude::*;
-use serde::Serialize;
 use tempfile::TempDir;
 
 use super::budget::{self, BudgetPlan, Parts};
@@ -20,12 +19,17 @@ use super::failure::UsageError;
 use super::hashing::{self, Hash};
 use super::plan::{self, Facts, Plan, Refused, Request, plan};
 use super::quantize::{self, Written};
-use super::table::size;
 use super::{interrupt, memory, progress, source};
 use crate::checkpoint::{Checkpoint, WeightFile};
 use crate::model::StoredWeight;
 use crate::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
 use crate::record::{CalibratedRecord, FileRecord, MANIFEST_FILE, WeightRecord};
+
+mod report;
+
+pub use report::{CalibratedKind, ExportReport};
+
+use report::calibrated_kinds;
 
 /// Where to write.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,22 +52,6 @@ impl Options {
     pub fn new(output: PathBuf) -> Options {
         Options { output, overwrite: false, save_stats: None, evaluation: Vec::new(), cuda: false, threads: None }
     }
-}
-
-/// What was written.
-#[derive(Debug, Serialize)]
-pub struct ExportReport {
-    pub output: PathBuf,
-    pub artifact_bytes: u64,
-    pub bits_per_weight_linears: f64,
-    pub bits_per_weight_model: f64,
-    pub seconds: f64,
-    pub peak_rss_bytes: u64,
-    /// Of the resident memory, the peak of what is not a mapped file.
-    pub peak_anonymous_bytes: u64,
-    /// How widths were chosen, where the recipe has a budget.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub budget: Option<BudgetPlan>,
 }
 
 /// `qonnx export`.
@@ -98,7 +86,10 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
     plan.manifest.calibration = set.map(|set| set.record);
     plan.manifest.budget = chosen.as_ref().map(BudgetPlan::record);
     let folder = temporary_folder(&parent, &options.output)?;
-    write_artifact(&mut plan, &checkpoint, calibrated.as_ref(), folder.path())?;
+    write_artifact(&mut plan, &checkpoint, calibrated.as_ref(), folder.path()).map_err(|error| match &calibrated {
+        Some(calibrated) => calibrated.stopped(error),
+        None => error,
+    })?;
     let artifact_bytes = folder_bytes(folder.path())?;
     publish(folder, options)?;
     if let Some(calibrated) = calibrated {
@@ -114,6 +105,7 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
         peak_rss_bytes: peak.resident,
         peak_anonymous_bytes: peak.anonymous,
         budget: chosen,
+        calibrated: calibrated_kinds(&plan.manifest.weights),
     })
 }
 
@@ -332,19 +324,4 @@ fn readable_by_all(folder: &Path) -> anyhow::Result<()> {
 
 fn folder_bytes(folder: &Path) -> anyhow::Result<u64> {
     fs::read_dir(folder)?.map(|entry| Ok(entry?.metadata()?.len())).sum()
-}
-
-impl fmt::Display for ExportReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.output.display())?;
-        let rows = [
-            ("artifact", size(self.artifact_bytes)),
-            ("bits per weight, linears", format!("{:.3}", self.bits_per_weight_linears)),
-            ("bits per weight, model", format!("{:.3}", self.bits_per_weight_model)),
-            ("time", format!("{:.1} s", self.seconds)),
-            ("peak memory, files apart", size(self.peak_anonymous_bytes)),
-        ];
-        let lines = rows.map(|(what, value)| format!("{what:<26}{value:>10}"));
-        f.write_str(&lines.join("\n"))
-    }
 }

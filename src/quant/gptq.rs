@@ -71,6 +71,11 @@ impl Gptq {
         target: 0.0,
     };
 
+    /// Of least output error, whatever the format: over [`Self::PAPER`] (absmax scales) and round to nearest, on a 45M model and in
+    /// this order, 0.38, 0.55 and 1 at 4 bits in groups of 128, 0.31, 0.55 and 1 at 3, 0.26, 0.57 and 1 at 2 in groups of 32.
+    /// Of these gains act-order and fitted scales make most, two sweeps 5 % at 4 bits and 13 % at 2; more sweeps gain 1 %.
+    pub const BEST: Gptq = Gptq { act_order: true, scale_fit: ScaleFit::Gram, sweeps: 2, ..Gptq::PAPER };
+
     fn check(&self, scheme: &Scheme) -> Result<(), QuantError> {
         let refuse = |name, got: String, expected| Err(QuantError::Option { name, got, expected });
         if !(self.damping > 0.0 && self.damping <= 1.0) {

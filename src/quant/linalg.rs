@@ -2,7 +2,8 @@
 //!
 //! f32 throughout, accumulated in f32 by faer's kernels: Cholesky's error is small for each entry relative to
 //! `√(Hᵢᵢ·Hⱼⱼ)`, so that channels of very different size do no harm, and damping bounds the condition number by
-//! `in_features / damping`. f64 gives the same error to five digits and takes twice the memory and time.
+//! `in_features / damping`. Measured on Gram matrices of a 45M model, as they are and with 2 % of the channels 30 and 1000 times as
+//! strong, damping 1e-2 to 1e-6: in f64 the codes are the same but for 2 in 49152 at most. f64 takes twice the memory and time.
 
 use faer::linalg::cholesky::llt::factor::{cholesky_in_place, cholesky_in_place_scratch};
 use faer::linalg::triangular_solve::{solve_unit_lower_triangular_in_place, solve_unit_upper_triangular_in_place};

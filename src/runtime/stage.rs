@@ -76,16 +76,15 @@ impl Stages {
             placement: Placement::AllOnProvider,
             products: Products::Tf32,
         };
-        let refused = RuntimeError::session("a session option");
-        let builder = session::builder(&self.runtime, &plan)?;
+        let refused = |error: ort::Error<_>| RuntimeError::session("a session option")(error);
         // Stages take turns: threads that spin while they wait would take the cores from the one that works.
-        let builder = builder.with_config_entry("session.intra_op.allow_spinning", "0");
-        let builder = builder.and_then(|builder| match self.provider {
-            // Each session would keep its own peak; freed pages cost less than the products between them.
-            ExecutionProvider::Cpu => builder.with_execution_providers([ep::CPU::default().with_arena_allocator(false).build()]),
-            ExecutionProvider::Cuda => Ok(builder),
-        });
-        let mut builder = builder.map_err(refused)?;
+        let mut builder =
+            session::builder(&self.runtime, &plan)?.with_config_entry("session.intra_op.allow_spinning", "0").map_err(refused)?;
+        if self.provider == ExecutionProvider::Cpu {
+            // Each session's arena would keep its own peak; fresh pages cost little beside the products between them.
+            let without_arena = ep::CPU::default().with_arena_allocator(false).build();
+            builder = builder.with_execution_providers([without_arena]).map_err(refused)?;
+        }
         let session = builder.commit_from_memory(&bytes).map_err(RuntimeError::session(what))?;
         let memory = |device, memory_type| {
             MemoryInfo::new(device, 0, AllocatorType::Device, memory_type).map_err(RuntimeError::run("opening memory"))
@@ -111,7 +110,7 @@ impl Stage {
             ExecutionProvider::Cpu => Inputs::Here(fixed.to_vec()),
             ExecutionProvider::Cuda => {
                 let bound = self.session.create_binding().and_then(|mut binding| bind(&mut binding, fixed).map(|()| binding));
-                Inputs::There(bound.map_err(RuntimeError::run("copying weights to the device"))?)
+                Inputs::There(Box::new(bound.map_err(RuntimeError::run("copying weights to the device"))?))
             }
         };
         Ok(Bound { stage: self, inputs })
@@ -126,7 +125,7 @@ pub struct Bound<'a> {
 
 enum Inputs<'a> {
     Here(Vec<(&'a str, Operand<'a>)>),
-    There(IoBinding),
+    There(Box<IoBinding>),
 }
 
 impl Bound<'_> {

@@ -84,7 +84,7 @@ impl LayerResult {
             if let Some(outliers) = &tensor.outliers {
                 let features: Vec<u8> = outliers.in_features.iter().flat_map(|&feature| (feature as u64).to_le_bytes()).collect();
                 hash.update(&features);
-                update_f32(hash, outliers.weights.as_slice().expect("outliers are stored in standard layout"));
+                update_f32(hash, &outliers.weights);
             }
         }
         if let Some(scales) = self.scales.get(&place(input)) {
@@ -171,8 +171,8 @@ pub fn scale_rows(values: &mut [f32], factors: &[f32]) {
     }
 }
 
-fn update_f32(hash: &mut blake3::Hasher, values: &[f32]) {
-    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+fn update_f32<'a>(hash: &mut blake3::Hasher, values: impl IntoIterator<Item = &'a f32>) {
+    let bytes: Vec<u8> = values.into_iter().flat_map(|value| value.to_le_bytes()).collect();
     hash.update(&bytes);
 }
 
