@@ -52,7 +52,8 @@ fn under(folder: &TempDir, target: BudgetRecipe) -> Request {
 }
 
 fn uniform(format: FormatName) -> Request {
-    let flags = RecipeFlags { granularity: Some(GranularityName::Group(128)), ..tiny::bits(format) };
+    let granularity = (format != FormatName::F16).then_some(GranularityName::Group(128));
+    let flags = RecipeFlags { granularity, ..tiny::bits(format) };
     tiny::request(&tiny::model(), flags, DType::F32)
 }
 
@@ -123,7 +124,7 @@ fn mixed_widths_are_nearer_to_the_unquantized_model_than_one_width_of_as_many_bi
     let manifest = Manifest::load(&three).unwrap_or_else(|error| panic!("{error}"));
     assert!(manifest.sizes.bits_per_weight_linears >= place.report.bits_per_weight_linears);
     let (mixed, uniform) = (kl(&place.path("mixed"), &reference), kl(&three, &reference));
-    assert!(mixed < 0.9 * uniform, "mixed {mixed}, three bits everywhere {uniform}");
+    assert!(mixed < 0.95 * uniform, "mixed {mixed}, three bits everywhere {uniform}");
     let plan = place.report.budget.as_ref().expect("the report tells of the search");
     let predicted = plan.uniform.iter().find(|uniform| uniform.width.format == FormatName::Int3).expect("it is on the menu");
     assert!(plan.predicted_kl < predicted.predicted_kl);
@@ -153,7 +154,7 @@ fn the_stored_recipe_makes_the_same_bytes_without_a_search() {
 #[test]
 fn a_size_holds_for_the_whole_model() {
     let place = &*PLACE;
-    let bytes = 5_000_000;
+    let bytes = 6_200_000;
     let mut request = under(&place.folder, BudgetRecipe::Size(bytes));
     // An exception of one's own stays as it is.
     request.overrides.push(Override::from_flag("model.layers.2.mlp.*=int8").expect("it is PATTERN=FORMAT"));
@@ -178,7 +179,7 @@ fn targets_that_cannot_be_met_are_refused_with_what_can() {
         ),
         (BudgetRecipe::Bpw(16.0), "the unquantized model has 16.0000 bits a weight, so there is nothing to choose"),
         (BudgetRecipe::Size(1_000_000), "target 1.00 MB: everything beside the decoder's linears (embedding, norms, graph)"),
-        (BudgetRecipe::Size(4_000_000), "target 4.00 MB: the least that this model can have is"),
+        (BudgetRecipe::Size(5_000_000), "target 5.00 MB: the least that this model can have is"),
         (BudgetRecipe::Size(1_000_000_000), "nothing to choose"),
     ];
     for (target, expected) in cases {

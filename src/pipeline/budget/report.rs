@@ -8,7 +8,7 @@ use crate::pipeline::table::{size, table};
 
 impl fmt::Display for BudgetPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "widths within {}, each with its share of the predicted loss\n", shown(self.target))?;
+        writeln!(f, "widths within {}, each with its share of the KL predicted for round to nearest\n", shown(self.target))?;
         writeln!(f, "{}\n", self.layers())?;
         let optimal = if self.gap > 0.0 { format!("at most {:.2e} above the best", self.gap) } else { "the best".to_owned() };
         writeln!(f, "{}\n", self.compared(&optimal))?;
