@@ -230,6 +230,7 @@ mod tests {
                 "weights = { format = \"int4\" }\nembedding = { format = \"int8\" }\ntransform = { rotation = { kind = \"random\" } }",
                 "embedding and LM head stay f16",
             ),
+            ("weights = { format = \"nf4\" }\nbudget = { bpw = 3.0 }\ncalibration = { set = \"x\" }", "[weights] is nf4"),
             ("weights = 4", "line 1"),
             ("", "missing field `weights`"),
         ];

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
-use crate::recipe::Recipe;
+use crate::recipe::{BudgetRecipe, Recipe};
 
 mod calibration;
 
@@ -34,6 +34,9 @@ pub struct Manifest {
     /// What the statistics were measured on; absent where none were needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationRecord>,
+    /// How widths were chosen; absent where the recipe gave them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetRecord>,
     pub sizes: Sizes,
     pub weights: Vec<WeightRecord>,
     /// The checkpoint's files.
@@ -96,6 +99,17 @@ pub struct WeightRecord {
     /// xxh3-128 of the weight's numbers in logical order, whatever their layout in the file: of the codes (one byte
     /// each), scales (f16) and zero points, or of the dense elements.
     pub digest: String,
+}
+
+/// A choice of widths under a budget.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BudgetRecord {
+    pub asked: BudgetRecipe,
+    /// KL from the unquantized model on the calibration set, in nats a token, that round to nearest would have: what was
+    /// minimized.
+    pub predicted_kl: f64,
+    /// No other choice within the budget is predicted to be better by more than this.
+    pub gap: f64,
 }
 
 fn is_zero(count: &usize) -> bool {

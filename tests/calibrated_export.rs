@@ -221,6 +221,49 @@ fn the_built_in_set_is_the_default_and_is_recorded() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+#[test]
+fn a_budget_is_kept_and_spent_and_its_choice_is_stored() {
+    let place = Place::new();
+    let stats = place.at("stats").display().to_string();
+    let flags = ["--target-bpw", "3.25", "--save-stats", &stats, "--override", "model.layers.0.mlp.down_proj=int8"];
+    let exported = place.exported("out", &flags);
+    let bits = exported["bits_per_weight_linears"].as_f64().expect("a number");
+    assert!((3.1..=3.25).contains(&bits), "{bits}");
+    let manifest = place.manifest("out");
+    assert_eq!(manifest["budget"]["asked"], json!({"bpw": 3.25}));
+    assert_eq!(manifest["recipe"].get("budget"), None);
+    let formats: Vec<&str> = manifest["weights"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|weight| weight["name"].as_str().is_some_and(|name| name.ends_with("_proj.weight")))
+        .filter_map(|weight| weight["format"].as_str())
+        .collect();
+    assert!(formats.iter().any(|&format| format != formats[0]), "{formats:?}");
+    let down =
+        manifest["weights"].as_array().expect("a list").iter().find(|w| w["name"] == "model.layers.0.mlp.down_proj.weight");
+    assert_eq!(down.expect("it is a weight")["format"], "int8", "the user's own word stands");
+    // The stored recipe is the whole truth: it gives the same artifact without measuring anything.
+    let recipe: qonnx::recipe::Recipe = serde_json::from_value(manifest["recipe"].clone()).expect("it is a recipe");
+    fs::write(place.at("chosen.toml"), toml::to_string(&recipe).expect("it is TOML")).expect("the place is ours");
+    let [chosen, again] = ["chosen.toml", "again"].map(|name| place.at(name).display().to_string());
+    report(&qonnx(&["export", MODEL, "--dtype", "f32", "--json", "--recipe", &chosen, "-o", &again]));
+    let [first, second] = ["out", "again"].map(|name| contents(&place.at(name)));
+    assert!(first["model.onnx.data"] == second["model.onnx.data"] && first["model.onnx"] == second["model.onnx"]);
+    // Another target uses the same measurement: nothing is run.
+    let mut tighter = place.export("tighter", &["--target-size", "6.5MB", "--save-stats", &stats]);
+    let tighter = report(&tighter.env("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so").output().expect("qonnx starts"));
+    let files =
+        ["model.onnx", "model.onnx.data"].map(|name| fs::metadata(place.at("tighter").join(name)).expect("it is there").len());
+    assert!((6_000_000..=6_500_000).contains(&files.iter().sum::<u64>()), "{files:?}: {tighter}");
+    let output = place.export("never", &["--target-bpw", "1.5", "--save-stats", &stats]).output().expect("qonnx starts");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("below the"), "{stderr}");
+    let verified = qonnx(&["verify", &place.at("out").display().to_string()]);
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+}
+
 fn work_folder(place: &Place) -> Option<PathBuf> {
     place.others(&[]).into_iter().find(|name| name.starts_with(".out.calibrated-")).map(|name| place.at(&name))
 }

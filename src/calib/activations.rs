@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use memmap2::Mmap;
 
@@ -53,7 +54,15 @@ pub(super) enum Store {
     /// In a file that is read through a map: the system drops and rereads pages as memory allows.
     Mapped(Scratch),
     /// Where CUDA computes; `None` until a batch is put.
-    Resident(Vec<Option<Resident>>),
+    Resident(Vec<Option<Rc<Resident>>>),
+}
+
+/// What a [`Store`] held.
+#[derive(Clone)]
+pub(super) enum Kept {
+    Floats(Vec<Vec<f32>>),
+    /// On CUDA a value is never written to again, so that keeping it costs nothing but its memory.
+    Resident(Vec<Option<Rc<Resident>>>),
 }
 
 /// A file without a name, gone with the process.
@@ -118,9 +127,31 @@ impl Store {
         match self {
             Store::Mapped(scratch) => scratch.put(batch, &value.floats().map_err(CalibError::Runtime)?),
             Store::Resident(values) => {
-                values[index] = Some(value);
+                values[index] = Some(Rc::new(value));
                 Ok(())
             }
+        }
+    }
+
+    /// A copy of activations of `width` channels.
+    pub fn keep(&self, batches: &[Batch], width: usize) -> Kept {
+        match self {
+            Store::Mapped(scratch) => Kept::Floats(batches.iter().map(|batch| scratch.values(batch, width).to_vec()).collect()),
+            Store::Resident(values) => Kept::Resident(values.clone()),
+        }
+    }
+
+    /// Puts back what [`Self::keep`] took.
+    pub fn restore(&mut self, kept: &Kept, batches: &[Batch]) -> Result<(), CalibError> {
+        match (self, kept) {
+            (Store::Mapped(scratch), Kept::Floats(values)) => {
+                batches.iter().zip(values).try_for_each(|(batch, values)| scratch.put(batch, values))
+            }
+            (Store::Resident(values), Kept::Resident(kept)) => {
+                values.clone_from(kept);
+                Ok(())
+            }
+            _ => unreachable!("a stream restores what it kept itself"),
         }
     }
 }

@@ -24,7 +24,7 @@ pub use leak::{Fingerprint, Leak, PASSAGE_WORDS, RECORDED_RUN, evaluation_texts}
 pub use logits::Logits;
 pub use set::{CalibrationSet, load, refuse_recorded_leak, refuse_recorded_text};
 pub use set_file::{ExpectedHash, Form, Packing, SetFile, SourceName};
-pub use stream::{Observe, Progress, Stream, StreamOptions, TooFewTokens};
+pub use stream::{Mark, Observe, Progress, Stream, StreamOptions, TooFewTokens};
 pub use stream_error::CalibError;
 pub use vocabulary::Vocabulary;
 pub use weights::{Both, Head, LayerWeights, Linear, Matrix, Qkv, Vector};

@@ -16,7 +16,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use super::CalibError;
-use super::activations::{Batch, Store};
+use super::activations::{Batch, Kept, Store};
 use super::statistics::{Statistics, Sums};
 use super::steps::{Kind, Kinds, Places, Tap};
 use super::weights::{Gathered, LayerWeights, Linear, Qkv, Vector};
@@ -79,6 +79,13 @@ pub struct Stream<'a> {
     pub(super) observe: Observe<'a>,
     /// Last: what the others hold was allocated by its library.
     pub(super) stages: Stages,
+}
+
+/// Where a stream was, to go back to.
+pub struct Mark {
+    layer: usize,
+    tap: Tap,
+    lanes: Vec<[Kept; 2]>,
 }
 
 /// What one of the two models is at.
@@ -149,6 +156,23 @@ impl<'a> Stream<'a> {
         let collected = self.statistics.collect(&self.stages, sums, &self.batches, &stores, &mut observe)?;
         let beyond_f16 = self.activation == DType::F16;
         collected.map_err(|channel| CalibError::NotFinite { layer, input: tap.input(), channel, beyond_f16 })
+    }
+
+    /// Remembers where the stream is: on the CPU at the price of a copy of its activations.
+    pub fn mark(&self) -> Mark {
+        let (hidden, width) = (self.cfg.hidden_size, self.width());
+        let keep = |lane: &Lane| [lane.residual.keep(&self.batches, hidden), lane.input.keep(&self.batches, width)];
+        Mark { layer: self.layer, tap: self.tap, lanes: self.lanes.iter().map(keep).collect() }
+    }
+
+    /// Goes back to where [`Self::mark`] was called on this stream.
+    pub fn rewind(&mut self, mark: &Mark) -> Result<(), CalibError> {
+        for (lane, [residual, input]) in self.lanes.iter_mut().zip(&mark.lanes) {
+            lane.residual.restore(residual, &self.batches)?;
+            lane.input.restore(input, &self.batches)?;
+        }
+        (self.layer, self.tap) = (mark.layer, mark.tap);
+        Ok(())
     }
 
     /// Layer that the next stage belongs to; the number of layers once all are passed.

@@ -19,7 +19,7 @@ use super::failure::UsageError;
 use super::plan::{Facts, Plan};
 use super::source::{self, Source};
 use super::{interrupt, progress};
-use crate::calib::{self, CalibrationSet, StreamOptions, TooFewTokens, Vocabulary};
+use crate::calib::{self, CalibError, CalibrationSet, StreamOptions, TooFewTokens, Vocabulary};
 use crate::checkpoint::Checkpoint;
 use crate::model::{LinearInput, LlamaConfig, LlamaRotation, RotationOptions};
 use crate::recipe::{AwqRecipe, Recipe, RotationRecipe, WeightRecipe};
@@ -27,6 +27,7 @@ use crate::record::FileRecord;
 use crate::runtime::ExecutionProvider;
 
 mod activations;
+pub mod budget;
 mod group;
 mod layer;
 mod turned;
@@ -98,6 +99,9 @@ pub fn set(recipe: &Recipe, config: &LlamaConfig, source: &Source, options: &Opt
     };
     let vocabulary = Vocabulary::open(&source.dir, config.vocab_size)?;
     let set = calib::load(&calibration.set, &vocabulary, source::hub)?;
+    if let Some(folder) = &options.save_stats {
+        std::fs::create_dir_all(folder).with_context(|| format!("--save-stats {}: cannot be made", folder.display()))?;
+    }
     for file in &options.evaluation {
         let shown = file.display().to_string();
         let dataset = super::evaluate::dataset(&shown)?;
@@ -110,18 +114,14 @@ impl Job<'_> {
     /// Rounds every layer that the work folder does not have yet.
     pub fn run(&self, set: Option<&CalibrationSet>) -> anyhow::Result<Calibrated> {
         let (plan, config) = (self.plan, &self.plan.config);
-        let rotation = rotation(config, &plan.manifest.recipe)?;
-        let weights = Weights { checkpoint: self.checkpoint, config, rotation };
+        let weights = self.weights()?;
         let work = WorkFolder::open(&self.options.output, &self.key(set, "layers"))?;
-        if let Some(folder) = &self.options.save_stats {
-            std::fs::create_dir_all(folder).with_context(|| format!("--save-stats {}: cannot be made", folder.display()))?;
-        }
         let bar = progress::count((config.num_hidden_layers * LinearInput::ALL.len()) as u64, "calibrate");
         let mut chain = blake3::Hasher::new();
         chain.update(self.key(set, "statistics").as_bytes());
         let sequences = set.map_or(&[][..], |set| &set.sequences);
         let kept = self.options.save_stats.clone();
-        let activations = Activations::new(&weights, sequences, self.stream_options(work.path()), kept, chain, bar.clone());
+        let activations = Activations::new(&weights, sequences, self.stream_options(), kept, chain, bar.clone());
         let mut layers = Layers { job: self, weights: &weights, work: &work, activations, previous: LayerResult::default() };
         let mut facts = Facts::default();
         for layer in 0..config.num_hidden_layers {
@@ -141,7 +141,12 @@ impl Job<'_> {
             "of": of,
             "form": FORM,
             "version": env!("CARGO_PKG_VERSION"),
-            "recipe": if of == "layers" { json!(recipe) } else { json!(recipe.rotation()) },
+            "recipe": match of {
+                "layers" => json!(recipe),
+                // What a budget measures is the same for any number of bits.
+                "budget" => json!((recipe.rotation(), recipe.weights)),
+                _ => json!(recipe.rotation()),
+            },
             "reference": self.needs_reference(),
             "set": set.map(CalibrationSet::hash),
             "model": self.inputs,
@@ -157,15 +162,29 @@ impl Job<'_> {
         self.plan.recipes.values().any(WeightRecipe::aims_at_reference)
     }
 
-    fn stream_options(&self, scratch: &std::path::Path) -> StreamOptions {
+    /// The checkpoint's weights, turned where the recipe says so.
+    fn weights(&self) -> anyhow::Result<Weights<'_>> {
+        let rotation = rotation(&self.plan.config, &self.plan.manifest.recipe)?;
+        Ok(Weights { checkpoint: self.checkpoint, config: &self.plan.config, rotation })
+    }
+
+    fn stream_options(&self) -> StreamOptions {
         StreamOptions {
             provider: if self.options.cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu },
             threads: self.options.threads,
             reference: self.needs_reference(),
             batch_tokens: None,
-            scratch: scratch.to_owned(),
+            scratch: super::export::parent_of(&self.options.output),
             too_few_tokens: TooFewTokens::Refuse,
         }
+    }
+}
+
+/// The user's wish to stop is the same wherever it is noticed.
+fn stopping(error: CalibError) -> anyhow::Error {
+    match error {
+        CalibError::Interrupted { .. } => interrupt::Interrupted.into(),
+        other => other.into(),
     }
 }
 
@@ -261,13 +280,7 @@ impl Before<'_> {
             _ => self.layers.get(layer, &self.job.plan.recipes)?.effective(weights, layer, input)?,
         };
         let reference = if self.job.needs_reference() { weights.group(layer, input)? } else { Vec::new() };
-        let bias = |linear: &&str| {
-            let config = weights.config;
-            let has_bias = if linear.starts_with("mlp.") { config.mlp_bias } else { config.attention_bias };
-            has_bias.then(|| weights.vector(&format!("model.layers.{layer}.{linear}.bias"))).transpose()
-        };
-        let biases = input.linears().iter().map(bias).collect::<anyhow::Result<_>>()?;
-        Ok(Fed { quantized, reference, biases })
+        Ok(Fed { quantized, reference, biases: weights.biases(layer, input)? })
     }
 }
 

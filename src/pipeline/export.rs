@@ -13,12 +13,13 @@ use anyhow::Context;
 use rayon::prelude::*;
 use tempfile::TempDir;
 
-use super::calibrate::{self, Calibrated, Job, Turned, Weights};
+use super::calibrate::{self, Calibrated, Job, Turned, Weights, budget};
 use super::failure::UsageError;
 use super::hashing::{self, Hash};
-use super::plan::{self, Plan, Refused, Request, plan};
+use super::plan::{self, Facts, Plan, Refused, Request, plan};
 use super::quantize::{self, Written};
-use super::{interrupt, memory, progress, source};
+use super::source::{self, Source};
+use super::{interrupt, memory, progress};
 use crate::checkpoint::{Checkpoint, WeightFile};
 use crate::model::StoredWeight;
 use crate::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
@@ -65,19 +66,7 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
     if plan.config.tie_word_embeddings {
         check_tied_head(&checkpoint)?;
     }
-    let set = calibrate::set(&plan.manifest.recipe, &plan.config, &source, options)?;
-    let calibrated = if calibrate::is_needed(&plan) {
-        let inputs = hashed_inputs(&checkpoint, &AtomicBool::new(false))?;
-        let job = Job { plan: &plan, checkpoint: &checkpoint, source: &source, options, inputs: &inputs };
-        let calibrated = job.run(set.as_ref())?;
-        let recipe = plan.manifest.recipe.clone();
-        plan = plan::with_facts(request, recipe, &calibrated.facts, &source, checkpoint.index())?;
-        plan.manifest.inputs = inputs;
-        plan.manifest.calibration = set.map(|set| set.record);
-        Some(calibrated)
-    } else {
-        None
-    };
+    let calibrated = calibrate(request, options, &source, &checkpoint, &mut plan)?;
     let folder = temporary_folder(&parent, &options.output)?;
     write_artifact(&mut plan, &checkpoint, calibrated.as_ref(), folder.path()).map_err(|error| match &calibrated {
         Some(calibrated) => calibrated.stopped(error),
@@ -99,6 +88,39 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
         peak_anonymous_bytes: peak.anonymous,
         calibrated: calibrated_kinds(&plan.manifest.weights),
     })
+}
+
+/// Chooses widths and rounds the layers where the recipe asks for more than nearest codes; the plan then holds what was found.
+fn calibrate(
+    request: &Request,
+    options: &Options,
+    source: &Source,
+    checkpoint: &Checkpoint,
+    plan: &mut Plan,
+) -> anyhow::Result<Option<Calibrated>> {
+    let set = calibrate::set(&plan.manifest.recipe, &plan.config, source, options)?;
+    if !calibrate::is_needed(plan) {
+        return Ok(None);
+    }
+    let inputs = hashed_inputs(checkpoint, &AtomicBool::new(false))?;
+    let mut budget = None;
+    if let (Some(asked), Some(set)) = (plan.manifest.recipe.budget, &set) {
+        let chosen = budget::choose(&Job { plan, checkpoint, source, options, inputs: &inputs }, request, asked, set)?;
+        eprintln!("{}", chosen.shown());
+        budget = Some(chosen.record);
+        *plan = plan::with_facts(request, chosen.recipe, &Facts::default(), source, checkpoint.index())?;
+    }
+    let mut calibrated = None;
+    if calibrate::is_needed(plan) {
+        let done = Job { plan, checkpoint, source, options, inputs: &inputs }.run(set.as_ref())?;
+        let recipe = plan.manifest.recipe.clone();
+        *plan = plan::with_facts(request, recipe, &done.facts, source, checkpoint.index())?;
+        plan.manifest.inputs = inputs;
+        calibrated = Some(done);
+    }
+    plan.manifest.calibration = set.map(|set| set.record);
+    plan.manifest.budget = budget;
+    Ok(calibrated)
 }
 
 /// Refuses a checkpoint that says its LM head is the embedding and brings a head that is not: transformers uses that head,
@@ -260,14 +282,19 @@ fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     write().with_context(|| format!("{}: cannot be written", path.display()))
 }
 
+/// The folder that an output lies in.
+pub(super) fn parent_of(output: &Path) -> PathBuf {
+    let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new(".")).to_owned()
+}
+
 /// Refuses an output that is in the way, before any work; returns the folder that it will lie in.
 fn check_output(options: &Options) -> anyhow::Result<PathBuf> {
     let path = || options.output.display().to_string();
-    let parent = match options.output.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
-        Some(parent) => parent.to_owned(),
-        None => return Err(UsageError::OutputForeign { path: path() }.into()),
-    };
+    if options.output.file_name().is_none() {
+        return Err(UsageError::OutputForeign { path: path() }.into());
+    }
+    let parent = parent_of(&options.output);
     if !parent.is_dir() {
         return Err(UsageError::ParentMissing { path: path() }.into());
     }

@@ -79,6 +79,7 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
         crate::model::ConfigError,
         crate::onnx::DataError,
         crate::onnx::GraphError,
+        crate::quant::BudgetError,
         crate::quant::QuantError,
         crate::quant::RotationError,
         crate::recipe::RecipeError,

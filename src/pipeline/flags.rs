@@ -93,7 +93,11 @@ impl RecipeFlags {
         let default = WeightRecipe::of(format);
         let mut recipe = Recipe::of(WeightRecipe {
             symmetric: !self.asymmetric,
-            granularity: self.granularity.unwrap_or(default.granularity),
+            // Mixed widths spend bits where they count; small groups would spend them everywhere.
+            granularity: self.granularity.unwrap_or(match self.budget {
+                Some(_) => GranularityName::Group(128),
+                None => default.granularity,
+            }),
             scale: self.scale.unwrap_or(default.scale),
             rounding: if self.method.uses_gptq() { RoundingRecipe::Gptq(self.gptq.recipe()) } else { RoundingRecipe::Rtn },
             double_quantization: self.double_quantization,

@@ -136,6 +136,7 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
         onnx_opset: graph.model.opset(),
         recipe,
         calibration: None,
+        budget: None,
         sizes: sizes(&graph.weights, request.activation, model_bytes),
         inputs: index.files().iter().map(|file| draft_file(&file.name, file.bytes)).collect(),
         outputs: Vec::new(),

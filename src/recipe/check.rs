@@ -23,6 +23,10 @@ pub(super) fn recipe(recipe: &Recipe, resolved: &[WeightRecipe]) -> Result<(), R
         }
         _ => {}
     }
+    let (format, is_codebook) = (recipe.weights.format, recipe.weights.format.codebook().is_some());
+    if recipe.budget.is_some() && (format == FormatName::F16 || is_codebook || recipe.weights.outlier_threshold.is_some()) {
+        return Err(RecipeError::BudgetFormat { got: format.name() });
+    }
     match recipe.budget {
         Some(BudgetRecipe::Bpw(bits)) if !(bits > 0.0 && bits <= 16.0) => {
             Err(number("[budget] bpw", bits, "bits above 0, at most 16"))

@@ -42,6 +42,10 @@ pub enum RecipeError {
         super::DEFAULT_CALIBRATION
     )]
     CalibrationMissing { what: &'static str },
+    #[error(
+        "recipe: [budget] chooses among int2 to int8 and f16, and [weights] is {got}; choose an integer format without outliers"
+    )]
+    BudgetFormat { got: &'static str },
     #[error("recipe: nothing in it uses statistics, so [calibration] means nothing; leave it out, or choose gptq or awq")]
     CalibrationIdle,
     #[error("recipe: [transform] {what} with unquantized weights (f16) changes nothing; leave it out")]

@@ -75,7 +75,7 @@ impl Override {
     }
 
     /// `base` with this exception. Nested scales and outliers belong to a format, so they are not handed on to another one.
-    pub(super) fn apply(&self, base: WeightRecipe) -> WeightRecipe {
+    pub fn apply(&self, base: WeightRecipe) -> WeightRecipe {
         let is_same = self.format == base.format;
         let to_codebook = self.format.codebook().is_some() && base.format.codebook().is_none();
         let scale = if to_codebook { ScaleName::Absmax } else { base.scale };

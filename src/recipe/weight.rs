@@ -188,7 +188,7 @@ pub enum GroupScalesName {
     Dynamic,
 }
 
-/// By the weight's own scale rule, or by least squares weighted with the power of each input feature.
+/// By the weight's own scale rule, or by least squares weighted by what GPTQ makes of an error in each column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScaleFitName {
@@ -203,7 +203,7 @@ impl Default for GptqRecipe {
             act_order: true,
             column_block: 128,
             group_scales: GroupScalesName::Static,
-            scale_fit: ScaleFitName::Rule,
+            scale_fit: ScaleFitName::Gram,
             sweeps: 2,
             target: 0.0,
         }

@@ -8,8 +8,9 @@ use indicatif::ProgressBar;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
+use super::stopping;
 use super::weights::Weights;
-use crate::calib::{Both, CalibError, Linear, Matrix, Qkv, Stream, StreamOptions, Vector};
+use crate::calib::{Both, Linear, Matrix, Progress, Qkv, Stream, StreamOptions, Vector};
 use crate::checkpoint::{Numbers, TensorFile};
 use crate::model::LinearInput;
 use crate::pipeline::interrupt;
@@ -32,7 +33,7 @@ pub struct Activations<'a> {
     sequences: &'a [Vec<u32>],
     options: StreamOptions,
     bar: ProgressBar,
-    stream: Option<Stream<'a>>,
+    stream: Option<Stream<'static>>,
     /// Inputs that the stream has come to.
     reached: usize,
     /// Where statistics are kept.
@@ -76,40 +77,18 @@ impl<'a> Activations<'a> {
             return read(file);
         }
         if self.stream.is_none() {
-            self.stream = Some(self.start()?);
+            self.stream = Some(start(self.weights, &self.options, self.sequences, &self.bar)?);
         }
         while self.reached <= n {
             interrupt::check()?;
             self.advance(fed)?;
         }
         let stream = self.stream.as_mut().expect("it was started above");
-        let stats = stream.statistics().map_err(interrupted)?;
+        let stats = stream.statistics().map_err(stopping)?;
         if let Some(file) = file {
             write(&stats, &file)?;
         }
         Ok(stats)
-    }
-
-    fn start(&self) -> anyhow::Result<Stream<'a>> {
-        let bar = self.bar.clone();
-        let layers = self.weights.config.num_hidden_layers;
-        let observe = Box::new(move |progress: crate::calib::Progress| {
-            let (layer, step) = ((progress.layer + 1).min(layers), progress.step);
-            bar.set_message(format!("layer {layer}/{layers}: {step} {}/{}", progress.done, progress.all));
-            if interrupt::check().is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        let mut failed = None;
-        let mut embedding = |id: u32, row: &mut [f32]| {
-            if let Err(error) = self.weights.embedding(id as usize, row) {
-                failed.get_or_insert(error);
-            }
-        };
-        let started = Stream::start(self.weights.config, &self.options, self.sequences, &mut embedding, observe);
-        self.weights.checkpoint.release("model.embed_tokens.weight")?;
-        match failed {
-            Some(error) => Err(error),
-            None => started.map_err(interrupted),
-        }
     }
 
     /// Through one stage: the linears of the input that was reached last.
@@ -127,14 +106,15 @@ impl<'a> Activations<'a> {
             (LinearInput::Down, [gate, up]) => stream.advance_activate(gate, up),
             (_, other) => unreachable!("{input:?} does not come behind {} linears", other.len()),
         };
-        done.map_err(interrupted)?;
+        done.map_err(stopping)?;
         self.reached += 1;
         Ok(())
     }
 }
 
 impl Fed {
-    fn linears(&self) -> Vec<Linear<'_>> {
+    /// As a stage takes them.
+    pub fn linears(&self) -> Vec<Linear<'_>> {
         let linear = |index: usize| {
             let quantized = &self.quantized[index];
             let weight: Matrix<'_> = Both { quantized: quantized.view(), reference: self.reference.get(index).map(|w| w.view()) };
@@ -144,11 +124,30 @@ impl Fed {
     }
 }
 
-/// The user's wish to stop is the same wherever it is noticed.
-fn interrupted(error: CalibError) -> anyhow::Error {
-    match error {
-        CalibError::Interrupted { .. } => interrupt::Interrupted.into(),
-        other => other.into(),
+/// A stream over `sequences` that shows its progress in `bar` and stops where the user wants it.
+pub fn start(
+    weights: &Weights<'_>,
+    options: &StreamOptions,
+    sequences: &[Vec<u32>],
+    bar: &ProgressBar,
+) -> anyhow::Result<Stream<'static>> {
+    let (bar, layers) = (bar.clone(), weights.config.num_hidden_layers);
+    let observe = Box::new(move |progress: Progress| {
+        let (layer, step) = ((progress.layer + 1).min(layers), progress.step);
+        bar.set_message(format!("layer {layer}/{layers}: {step} {}/{}", progress.done, progress.all));
+        if interrupt::check().is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let mut failed = None;
+    let mut embedding = |id: u32, row: &mut [f32]| {
+        if let Err(error) = weights.embedding(id as usize, row) {
+            failed.get_or_insert(error);
+        }
+    };
+    let started = Stream::start(weights.config, options, sequences, &mut embedding, observe);
+    weights.checkpoint.release("model.embed_tokens.weight")?;
+    match failed {
+        Some(error) => Err(error),
+        None => started.map_err(stopping),
     }
 }
 

@@ -34,6 +34,15 @@ impl Weights<'_> {
         input.weights(layer).iter().map(|name| self.matrix(name)).collect()
     }
 
+    /// Biases of the linears that read `input`, where the model has them.
+    pub fn biases(&self, layer: usize, input: LinearInput) -> anyhow::Result<Vec<Option<Vec<f32>>>> {
+        let bias = |linear: &&str| {
+            let has_bias = if linear.starts_with("mlp.") { self.config.mlp_bias } else { self.config.attention_bias };
+            has_bias.then(|| self.vector(&format!("model.layers.{layer}.{linear}.bias"))).transpose()
+        };
+        input.linears().iter().map(bias).collect()
+    }
+
     /// A norm's weight or a bias.
     pub fn vector(&self, name: &str) -> anyhow::Result<Vec<f32>> {
         let (_, values) = self.read(name)?;

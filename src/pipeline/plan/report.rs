@@ -10,6 +10,7 @@ use crate::model::StoredWeight;
 use crate::pipeline::UsageError;
 use crate::pipeline::source;
 use crate::pipeline::table::{size, table};
+use crate::recipe::BudgetRecipe;
 use crate::record::WeightRecord;
 
 /// Sequences and positions for the estimate of device memory.
@@ -32,6 +33,9 @@ pub struct PlanReport {
     pub artifact_bytes: u64,
     pub vram: Vram,
     pub weights: Vec<WeightRecord>,
+    /// What only calibration will tell, one sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub after_calibration: Vec<String>,
     pub refusals: Vec<String>,
 }
 
@@ -74,6 +78,7 @@ fn refused(request: &Request, refusals: Vec<String>) -> PlanReport {
         artifact_bytes: 0,
         vram: Vram::default(),
         weights: Vec::new(),
+        after_calibration: Vec::new(),
         refusals,
     }
 }
@@ -90,8 +95,27 @@ fn report(plan: &Plan, load: Load) -> PlanReport {
         artifact_bytes: plan.artifact_bytes(),
         vram: vram(plan, load),
         weights: manifest.weights.clone(),
+        after_calibration: after_calibration(plan),
         refusals: Vec::new(),
     }
+}
+
+fn after_calibration(plan: &Plan) -> Vec<String> {
+    let recipe = &plan.manifest.recipe;
+    let mut sentences = Vec::new();
+    match recipe.budget {
+        Some(BudgetRecipe::Bpw(bits)) => {
+            sentences.push(format!("which width each weight gets, {bits} bits per weight together; shown here is one for all"));
+        }
+        Some(BudgetRecipe::Size(bytes)) => {
+            sentences.push(format!("which width each weight gets, {} together; shown here is one for all", size(bytes)));
+        }
+        None => {}
+    }
+    if plan.recipes.values().any(|recipe| recipe.outlier_threshold.is_some()) {
+        sentences.push("how many input features stay f16 as outliers; none is counted here".to_owned());
+    }
+    sentences
 }
 
 fn vram(plan: &Plan, load: Load) -> Vram {
@@ -139,7 +163,8 @@ impl fmt::Display for PlanReport {
             ("  together", vram.total_bytes),
         ];
         let lines = parts.map(|(what, bytes)| format!("{what:<26}{:>10}", size(bytes)));
-        f.write_str(&lines.join("\n"))
+        f.write_str(&lines.join("\n"))?;
+        self.after_calibration.iter().try_for_each(|sentence| write!(f, "\nonly calibration will tell {sentence}"))
     }
 }
 
@@ -171,10 +196,11 @@ fn weight_table(weights: &[WeightRecord]) -> String {
             None => String::new(),
         };
         let shape = row.weight.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" × ");
-        let bits = format!("{:.3}", row.weight.bits_per_weight);
-        vec![row.kind.clone(), row.count.to_string(), shape, row.weight.format.clone(), group, bits, size(row.bytes)]
+        let [bits, memory] = [row.weight.bits_per_weight, row.weight.memory_bits_per_weight].map(|bits| format!("{bits:.3}"));
+        let format = row.weight.format.clone();
+        vec![row.kind.clone(), row.count.to_string(), shape, format, group, bits, memory, size(row.bytes)]
     });
-    table(&["weight", "count", "shape", "format", "group", "bits", "bytes"], &[1, 2, 4, 5, 6], cells)
+    table(&["weight", "count", "shape", "format", "group", "bits", "in memory", "bytes"], &[1, 2, 4, 5, 6, 7], cells)
 }
 
 /// `layers.*.mlp.down_proj` of any layer.
