@@ -22,7 +22,7 @@ const PROBE_TOKENS: usize = 2048;
 /// Positions whose logits are compared at the model's end, and numbers that these may have.
 const PROBE_POSITIONS: usize = 512;
 const PROBE_LOGITS: usize = 1 << 26;
-/// Width at which sensitivities are measured; at two bits they come out the same (`results/quantization`).
+/// Width at which sensitivities are measured; at two bits they come out the same, measured on coqa-45m.
 const PROBE_FORMAT: FormatName = FormatName::Int3;
 
 /// What was found about one decision.
