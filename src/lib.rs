@@ -9,8 +9,8 @@
 //! 4. [`model`], [`eval`], [`runtime`], [`calib`]
 //! 5. [`pipeline`]
 //!
-//! To add a rounding: one file in `quant/`, one match arm in `pipeline/quantize.rs`, one golden. To add a format: one
-//! `Format` variant and one arm in `model/module.rs`. To add a model: one file in `model/`.
+//! To add a rounding: one file in `quant/`, one match arm in `pipeline/calibrate/group.rs`, one golden. To add a format: one
+//! `Format` variant and one arm in `model/quantized.rs`. To add a model: one file in `model/`.
 
 pub mod calib;
 pub mod checkpoint;

@@ -1,5 +1,7 @@
 //! The linears that read one input: AWQ's scales and clipping, rounding, and what that cost.
 
+use std::collections::btree_map::Entry;
+
 use anyhow::Context;
 use half::f16;
 use ndarray::{Array2, ArrayView1, ArrayView2};
@@ -107,10 +109,9 @@ impl Group<'_> {
     fn divide_before(&self, linear: &str, mapping: &Mapping, scales: &[f32], result: &mut LayerResult) -> anyhow::Result<()> {
         let module = format!("model.layers.{}.{linear}", self.layer);
         let weight = format!("{module}.weight");
-        if !result.weights.contains_key(&weight) {
-            let w = self.weights.matrix(&weight)?;
-            let prepared = Prepared::Dense(w.shape().to_vec(), w.into_raw_vec_and_offset().0);
-            result.weights.insert(weight, prepared);
+        if let Entry::Vacant(vacant) = result.weights.entry(weight) {
+            let w = self.weights.matrix(vacant.key())?;
+            vacant.insert(Prepared::Dense(w.shape().to_vec(), w.into_raw_vec_and_offset().0));
         }
         let config = self.weights.config;
         let has_bias = if linear.starts_with("mlp.") { config.mlp_bias } else { config.attention_bias };
@@ -172,7 +173,7 @@ impl Group<'_> {
             ..judged
         });
         let relative_error = if norm > 0.0 { error / norm } else { 0.0 };
-        Ok(Some(Prepared::Quantized(rounded.tensor, Found { relative_error, calibrated })))
+        Ok(Some(Prepared::Quantized(Box::new(rounded.tensor), Found { relative_error, calibrated })))
     }
 
     /// Whether AWQ's clipping is searched for: not for q and k, whose product is what counts, and not under GPTQ, which would

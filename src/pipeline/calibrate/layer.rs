@@ -17,7 +17,7 @@ use crate::record::CalibratedRecord;
 /// A weight as the artifact will hold it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prepared {
-    Quantized(QuantizedTensor, Found),
+    Quantized(Box<QuantizedTensor>, Found),
     /// Not quantized, but not the checkpoint's numbers either: turned, scaled, or a norm that took AWQ's scales.
     Dense(Vec<usize>, Vec<f32>),
 }
@@ -144,7 +144,7 @@ impl LayerResult {
         let mut result = LayerResult::default();
         for (name, found) in note.found {
             let tensor = take_tensor(&mut file, &name, recipes).with_context(damaged)?;
-            result.weights.insert(name, Prepared::Quantized(tensor, found));
+            result.weights.insert(name, Prepared::Quantized(Box::new(tensor), found));
         }
         let rest: Vec<String> = file.names().map(str::to_owned).collect();
         for name in rest {
@@ -254,7 +254,7 @@ mod tests {
                 awq_ratio: Some(0.45),
             });
             let found = Found { relative_error: 0.1 + 0.2, calibrated };
-            result.weights.insert(name, Prepared::Quantized(rounded.tensor, found));
+            result.weights.insert(name, Prepared::Quantized(Box::new(rounded.tensor), found));
         }
         result.weights.insert("norm".to_owned(), Prepared::Dense(vec![3], vec![1.0, -0.5, 3e-8]));
         result.scales.insert(2, vec![0.3; 128]);

@@ -21,9 +21,6 @@ pub struct ExportReport {
     pub peak_rss_bytes: u64,
     /// Of the resident memory, the peak of what is not a mapped file.
     pub peak_anonymous_bytes: u64,
-    /// How widths were chosen, where the recipe has a budget.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub budget: Option<BudgetPlan>,
     /// What calibration found, for each kind of weight; empty where nothing was calibrated.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub calibrated: Vec<CalibratedKind>,
