@@ -24,6 +24,9 @@ pub struct ExportReport {
     /// What calibration found, for each kind of weight; empty where nothing was calibrated.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub calibrated: Vec<CalibratedKind>,
+    /// How widths were chosen, where the recipe has a budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetPlan>,
 }
 
 /// Weights of one kind over all layers.
