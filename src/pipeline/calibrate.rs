@@ -145,7 +145,7 @@ impl Job<'_> {
             "reference": self.needs_reference(),
             "set": set.map(CalibrationSet::hash),
             "model": self.inputs,
-            "config": self.plan.copied.iter().find(|file| file.file == "config.json"),
+            "config": format!("{:?}", self.plan.config),
             "cuda": self.options.cuda,
             "threads": self.options.threads,
         });
