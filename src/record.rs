@@ -124,6 +124,16 @@ pub struct CalibratedRecord {
     /// AWQ's exponent on mean |x|.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub awq_ratio: Option<f64>,
+    /// The output error against what target correction aimed at; the one against the weight is then larger than it need be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_error: Option<f64>,
+    /// Round to nearest cost less than what GPTQ found, and was kept.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub rtn_kept: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// A file by content.

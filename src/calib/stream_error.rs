@@ -23,7 +23,7 @@ pub enum CalibError {
     UnknownToken { sequence: usize, id: u32, vocab_size: usize },
     #[error(
         "{tokens} calibration tokens are fewer than the {in_features} input features of {input}, so that its statistics would \
-         leave directions unseen; use more or longer sequences, or allow it"
+         leave directions unseen; use a set with more or longer sequences"
     )]
     TooFewTokens { tokens: usize, in_features: usize, input: &'static str },
     #[error(

@@ -53,7 +53,7 @@ pub struct ModelArgs {
     /// nf4, fp4: store the scales in 8 bits.
     #[arg(long, conflicts_with = "recipe")]
     double_quantization: bool,
-    /// llm-int8: input features whose activations exceed this on calibration data stay f16 [default: 6].
+    /// llm-int8: input features whose activations reach this on calibration data stay f16 [default: 6].
     #[arg(long, conflicts_with = "recipe")]
     outlier_threshold: Option<f32>,
     /// Turn the model by an orthogonal matrix first, merged into its weights; any method can follow.

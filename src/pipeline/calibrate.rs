@@ -19,7 +19,7 @@ use super::failure::UsageError;
 use super::plan::{Facts, Plan};
 use super::source::{self, Source};
 use super::{interrupt, progress};
-use crate::calib::{self, CalibrationSet, StreamOptions, TooFewTokens, Vocabulary};
+use crate::calib::{self, CalibError, CalibrationSet, StreamOptions, TooFewTokens, Vocabulary};
 use crate::checkpoint::Checkpoint;
 use crate::model::{LinearInput, LlamaConfig, LlamaRotation, RotationOptions};
 use crate::recipe::{AwqRecipe, Recipe, RotationRecipe, WeightRecipe};
@@ -98,6 +98,7 @@ pub fn set(recipe: &Recipe, config: &LlamaConfig, source: &Source, options: &Opt
     };
     let vocabulary = Vocabulary::open(&source.dir, config.vocab_size)?;
     let set = calib::load(&calibration.set, &vocabulary, source::hub)?;
+    refuse_too_few(&set, config).with_context(|| format!("calibration set {}", calibration.set))?;
     for file in &options.evaluation {
         let shown = file.display().to_string();
         let dataset = super::evaluate::dataset(&shown)?;
@@ -106,16 +107,26 @@ pub fn set(recipe: &Recipe, config: &LlamaConfig, source: &Source, options: &Opt
     Ok(Some(set))
 }
 
+/// Before any work: what every stage would refuse after it.
+fn refuse_too_few(set: &CalibrationSet, config: &LlamaConfig) -> Result<(), CalibError> {
+    let (tokens, inputs) = (set.tokens() as usize, [("o_proj", config.q_width()), ("down_proj", config.intermediate_size)]);
+    let widest = inputs.into_iter().max_by_key(|(_, in_features)| *in_features).expect("two inputs");
+    match widest {
+        (input, in_features) if tokens < in_features => Err(CalibError::TooFewTokens { tokens, in_features, input }),
+        _ => Ok(()),
+    }
+}
+
 impl Job<'_> {
     /// Rounds every layer that the work folder does not have yet.
     pub fn run(&self, set: Option<&CalibrationSet>) -> anyhow::Result<Calibrated> {
         let (plan, config) = (self.plan, &self.plan.config);
         let rotation = rotation(config, &plan.manifest.recipe)?;
         let weights = Weights { checkpoint: self.checkpoint, config, rotation };
-        let work = WorkFolder::open(&self.options.output, &self.key(set, "layers"))?;
         if let Some(folder) = &self.options.save_stats {
             std::fs::create_dir_all(folder).with_context(|| format!("--save-stats {}: cannot be made", folder.display()))?;
         }
+        let work = WorkFolder::open(&self.options.output, &self.key(set, "layers"))?;
         let bar = progress::count((config.num_hidden_layers * LinearInput::ALL.len()) as u64, "calibrate");
         let mut chain = blake3::Hasher::new();
         chain.update(self.key(set, "statistics").as_bytes());
@@ -125,7 +136,10 @@ impl Job<'_> {
         let mut layers = Layers { job: self, weights: &weights, work: &work, activations, previous: LayerResult::default() };
         let mut facts = Facts::default();
         for layer in 0..config.num_hidden_layers {
-            let result = layers.finish(layer, &bar).map_err(|error| stopped(error, &work, config))?;
+            let result = layers.finish(layer, &bar).map_err(|error| {
+                work.leave();
+                stopped(error, &work, config)
+            })?;
             facts.add(&result);
             layers.previous = result;
         }

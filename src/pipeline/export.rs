@@ -29,7 +29,7 @@ mod report;
 
 pub use report::{CalibratedKind, ExportReport};
 
-use report::calibrated_kinds;
+use report::{calibrated_kinds, calibrated_on};
 
 /// Where to write.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,6 +104,7 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
         seconds: started.elapsed().as_secs_f64(),
         peak_rss_bytes: peak.resident,
         peak_anonymous_bytes: peak.anonymous,
+        calibration: plan.manifest.calibration.as_ref().map(calibrated_on),
         calibrated: calibrated_kinds(&plan.manifest.weights),
         budget: chosen,
     })

@@ -105,7 +105,8 @@ impl RecipeFlags {
         });
         let embedding = WeightRecipe::of(self.embedding.unwrap_or(FormatName::F16));
         recipe.embedding = WeightRecipe { granularity: GranularityName::default(), ..embedding };
-        let awq = self.method.uses_awq().then(AwqRecipe::default);
+        // GPTQ would aim at clipped weights.
+        let awq = self.method.uses_awq().then(|| AwqRecipe { clip: !self.method.uses_gptq(), ..AwqRecipe::default() });
         let rotation = self.rotation.map(|kind| RotationRecipe { kind, seed: self.seed.unwrap_or(0) });
         recipe.transform = (awq.is_some() || rotation.is_some()).then_some(TransformRecipe { awq, rotation });
         recipe.budget = self.budget;
@@ -194,7 +195,7 @@ mod tests {
         assert_eq!(gptq.weights.rounding, RoundingRecipe::Gptq(GptqRecipe::default()));
         assert_eq!(gptq.calibration.unwrap().set, DEFAULT_CALIBRATION);
         let awq = recipe(Method::AwqGptq);
-        assert_eq!(awq.transform.unwrap().awq, Some(AwqRecipe::default()));
+        assert_eq!(awq.transform.unwrap().awq, Some(AwqRecipe { clip: false, ..AwqRecipe::default() }));
         assert_eq!(awq.weights, gptq.weights);
         let nf4 = recipe(Method::Nf4);
         assert_eq!((nf4.weights.format, nf4.weights.granularity), (FormatName::Nf4, GranularityName::Group(64)));

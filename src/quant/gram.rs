@@ -57,7 +57,9 @@ fn error_of_rows(
     });
     // Collected before they are added, so that the order of additions is always the same.
     let errors: Vec<f64> = chunks.collect();
-    errors.iter().sum()
+    let error = errors.iter().sum();
+    // A sum of squares; f32 products of a degenerate Gram matrix may come out a hair below zero. NaN stays NaN.
+    if error < 0.0 { 0.0 } else { error }
 }
 
 /// As [`output_error`], for a few rows.

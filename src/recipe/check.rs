@@ -87,6 +87,9 @@ fn codebook(name: &dyn Fn() -> String, recipe: WeightRecipe) -> Result<(), Recip
     Ok(())
 }
 
+/// Rounds of coordinate descent that nobody needs more of.
+const MOST_SWEEPS: usize = 100;
+
 fn gptq(settings: GptqRecipe) -> Result<(), RecipeError> {
     if !(settings.damping > 0.0 && settings.damping <= 1.0) {
         return Err(number("rounding gptq damping", settings.damping, "a number above 0, at most 1"));
@@ -96,6 +99,9 @@ fn gptq(settings: GptqRecipe) -> Result<(), RecipeError> {
     }
     if settings.act_order && settings.group_scales == GroupScalesName::Dynamic {
         return Err(number("rounding gptq act_order", true, "false where group_scales is dynamic"));
+    }
+    if settings.sweeps > MOST_SWEEPS {
+        return Err(number("rounding gptq sweeps", settings.sweeps, "at most 100; more than a few gain nothing"));
     }
     if settings.column_block == 0 {
         return Err(number("rounding gptq column_block", 0, "columns from 1 on, like 128"));

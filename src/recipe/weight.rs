@@ -19,7 +19,7 @@ pub struct WeightRecipe {
     /// Codebooks: scales in 8 bits themselves (QLoRA's double quantization).
     #[serde(skip_serializing_if = "is_off")]
     pub double_quantization: bool,
-    /// INT8: input features whose activations exceed this on calibration data stay f16 (LLM.int8).
+    /// INT8: input features whose activations reach this on calibration data stay f16 (LLM.int8).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outlier_threshold: Option<f32>,
 }

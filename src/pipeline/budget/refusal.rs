@@ -3,7 +3,9 @@ use crate::fault::Fault;
 /// Why widths cannot be chosen as asked.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum BudgetRefusal {
-    #[error("target {target}: the least that this model can have is {least}, with {format} everywhere; ask for more")]
+    #[error(
+        "target {target}: the least that this model can have is {least}, with {format} wherever no override says otherwise; ask for more"
+    )]
     TooSmall { target: String, least: String, format: &'static str },
     #[error(
         "target {target}: everything beside the decoder's linears (embedding, norms, graph) takes {rest} already; ask for more, \

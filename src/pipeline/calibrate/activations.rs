@@ -178,7 +178,23 @@ fn read(path: &std::path::Path) -> anyhow::Result<InputStats> {
     let cross = square("cross");
     let (_, mean_abs) = file.take_f32("mean_abs").with_context(damaged)?;
     let (_, max_abs) = file.take_f32("max_abs").with_context(damaged)?;
-    Ok(InputStats { tokens: note.tokens, gram, mean_abs, max_abs, cross })
+    let stats = InputStats { tokens: note.tokens, gram, mean_abs, max_abs, cross };
+    is_sound(&stats).then_some(stats).with_context(damaged)
+}
+
+/// Whether shapes agree and no number is one that statistics cannot have.
+fn is_sound(stats: &InputStats) -> bool {
+    let width = stats.mean_abs.len();
+    let squares = [Some(&stats.gram), stats.cross.as_ref()];
+    let agree = stats.max_abs.len() == width && squares.iter().flatten().all(|square| square.dim() == (width, width));
+    let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+    let squares_finite = squares.iter().flatten().all(|square| square.iter().all(|value| value.is_finite()));
+    agree
+        && stats.tokens > 0
+        && squares_finite
+        && finite(&stats.mean_abs)
+        && finite(&stats.max_abs)
+        && stats.gram.diag().iter().all(|&power| power >= 0.0)
 }
 
 #[cfg(test)]
@@ -202,5 +218,33 @@ mod tests {
         let without = InputStats { cross: None, ..stats };
         write(&without, &path).unwrap();
         assert_eq!(read(&path).unwrap(), without);
+    }
+
+    #[test]
+    fn damaged_statistics_are_refused_by_their_file() {
+        let sound = InputStats {
+            tokens: 7,
+            gram: Array2::from_elem((3, 3), 0.5),
+            mean_abs: vec![0.1; 3],
+            max_abs: vec![1.0; 3],
+            cross: None,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stats");
+        let damages: [fn(&mut InputStats); 6] = [
+            |stats| stats.max_abs.truncate(2),
+            |stats| stats.mean_abs.push(0.0),
+            |stats| stats.gram = Array2::zeros((2, 2)),
+            |stats| stats.gram[[0, 1]] = f32::NAN,
+            |stats| stats.gram[[1, 1]] = -1.0,
+            |stats| stats.tokens = 0,
+        ];
+        for damage in damages {
+            let mut stats = sound.clone();
+            damage(&mut stats);
+            write(&stats, &path).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.contains("stats: these are no statistics; remove the file"), "{error}");
+        }
     }
 }

@@ -160,7 +160,9 @@ impl Group<'_> {
         }
         let original = w.as_slice().expect("read in standard layout");
         let (error, norm) = squared_error_of(original, effective.as_slice().expect("dequantized in standard layout"));
-        refuse_lost_weights(&rounded.tensor, error, norm)?;
+        // GPTQ may rightly be farther from the weights than zero is, where their inputs hang together.
+        let distance = if recipe.rounding == RoundingRecipe::Rtn { error } else { 0.0 };
+        refuse_lost_weights(&rounded.tensor, distance, norm)?;
         let is_plain = scaling.is_none() && outliers.is_empty();
         let calibrated = self.stats.as_ref().map(|stats| match is_plain {
             true => judged_by_report(&rounded.report).unwrap_or_else(|| judge(&w, effective, &scheme, stats)),
@@ -170,6 +172,8 @@ impl Group<'_> {
             damping: rounded.report.damping,
             dead_channels: rounded.report.dead_channels,
             awq_ratio: scaling.map(|scaling| scaling.ratio),
+            target_error: rounded.report.target_error,
+            rtn_kept: rounded.report.rtn_kept,
             ..judged
         });
         let relative_error = if norm > 0.0 { error / norm } else { 0.0 };
@@ -218,6 +222,8 @@ fn judged_by_report(report: &RoundingReport) -> Option<CalibratedRecord> {
         damping: None,
         dead_channels: 0,
         awq_ratio: None,
+        target_error: None,
+        rtn_kept: false,
     })
 }
 
@@ -236,6 +242,8 @@ fn judge(w: &Array2<f32>, effective: Array2<f32>, scheme: &Scheme, stats: &Input
         damping: None,
         dead_channels: 0,
         awq_ratio: None,
+        target_error: None,
+        rtn_kept: false,
     }
 }
 

@@ -136,6 +136,15 @@ impl LayerResult {
         Ok(file.write(path)?)
     }
 
+    /// A weight that should be among this layer's and is not, or the reverse.
+    pub fn disagreement(&self, layer: usize, recipes: &BTreeMap<String, WeightRecipe>) -> Option<String> {
+        let prefix = format!("model.layers.{layer}.");
+        let quantized = recipes.iter().filter(|(name, recipe)| name.starts_with(&prefix) && recipe.scheme().is_some());
+        let missing = |name: &&String| !matches!(self.weights.get(*name), Some(Prepared::Quantized(..)));
+        let foreign = self.weights.keys().find(|name| !name.starts_with(&prefix));
+        quantized.map(|(name, _)| name).find(missing).or(foreign).cloned()
+    }
+
     /// Reads what [`Self::write`] wrote; `recipes` are those of the weights by name.
     pub fn read(path: &Path, recipes: &BTreeMap<String, WeightRecipe>) -> anyhow::Result<LayerResult> {
         let mut file = TensorFile::read(path)?;
@@ -252,6 +261,8 @@ mod tests {
                 damping: None,
                 dead_channels: 2,
                 awq_ratio: Some(0.45),
+                target_error: Some(0.25),
+                rtn_kept: true,
             });
             let found = Found { relative_error: 0.1 + 0.2, calibrated };
             result.weights.insert(name, Prepared::Quantized(Box::new(rounded.tensor), found));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use super::layer::LayerResult;
 use crate::recipe::WeightRecipe;
@@ -42,8 +42,24 @@ impl WorkFolder {
     }
 
     /// A finished layer.
+    ///
+    /// # Errors
+    /// The file is not this layer's, or lacks one of its weights.
     pub fn get(&self, layer: usize, recipes: &BTreeMap<String, WeightRecipe>) -> anyhow::Result<LayerResult> {
-        LayerResult::read(&self.file(layer), recipes)
+        let path = self.file(layer);
+        let result = LayerResult::read(&path, recipes)?;
+        match result.disagreement(layer, recipes) {
+            None => Ok(result),
+            Some(name) => {
+                bail!("{}: weight {name} is missing or not this layer's; remove the file, it is made again", path.display())
+            }
+        }
+    }
+
+    /// Takes the folder away again where no layer is kept in it.
+    pub fn leave(&self) {
+        // Not empty is what makes it stay; any other failure leaves a hidden, empty folder.
+        let _ = fs::remove_dir(&self.folder);
     }
 
     /// Takes everything away once the artifact is in place.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::pipeline::budget::BudgetPlan;
 use crate::pipeline::plan::kind_of;
 use crate::pipeline::table::{size, table};
-use crate::record::{CalibratedRecord, WeightRecord};
+use crate::record::{CalibratedRecord, CalibrationRecord, WeightRecord};
 
 /// What was written.
 #[derive(Debug, Serialize)]
@@ -21,6 +21,9 @@ pub struct ExportReport {
     pub peak_rss_bytes: u64,
     /// Of the resident memory, the peak of what is not a mapped file.
     pub peak_anonymous_bytes: u64,
+    /// What it was calibrated on, where it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<String>,
     /// What calibration found, for each kind of weight; empty where nothing was calibrated.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub calibrated: Vec<CalibratedKind>,
@@ -48,6 +51,13 @@ pub struct CalibratedKind {
     pub dead_channels: usize,
     /// Input features that stayed f16, over all layers.
     pub outliers: usize,
+    /// Weights that round to nearest cost less than what GPTQ found, and that have its codes.
+    pub rtn_kept: usize,
+}
+
+/// `own-36x256, 36 sequences, 9216 tokens`
+pub(super) fn calibrated_on(set: &CalibrationRecord) -> String {
+    format!("{}, {} sequences, {} tokens", set.set, set.sequences, set.tokens)
 }
 
 /// Sums up what was calibrated, in the order of a layer.
@@ -77,6 +87,7 @@ impl CalibratedKind {
             damping: members.iter().filter_map(|(_, calibrated)| calibrated.damping).reduce(f64::max),
             dead_channels: members.iter().map(|(_, calibrated)| calibrated.dead_channels).sum(),
             outliers: members.iter().map(|(weight, _)| weight.outliers).sum(),
+            rtn_kept: members.iter().filter(|(_, calibrated)| calibrated.rtn_kept).count(),
             kind,
         }
     }
@@ -87,6 +98,9 @@ impl fmt::Display for ExportReport {
         writeln!(f, "{}", self.output.display())?;
         if !self.calibrated.is_empty() {
             writeln!(f, "\n{}\n", calibrated_table(&self.calibrated))?;
+        }
+        if let Some(calibration) = &self.calibration {
+            writeln!(f, "calibrated on {calibration}")?;
         }
         let rows = [
             ("artifact", size(self.artifact_bytes)),
@@ -103,11 +117,13 @@ impl fmt::Display for ExportReport {
 /// Columns that say the same of every kind are left out.
 fn calibrated_table(kinds: &[CalibratedKind]) -> String {
     let has_outliers = kinds.iter().any(|kind| kind.outliers > 0);
+    let has_rtn = kinds.iter().any(|kind| kind.rtn_kept > 0);
     let has_damping = kinds.iter().any(|kind| kind.damping.is_some());
     let mut header = vec!["weight", "count", "bits", "output error", "of rtn's"];
     header.extend(has_damping.then_some("damping"));
     header.push("never active");
     header.extend(has_outliers.then_some("kept f16"));
+    header.extend(has_rtn.then_some("kept rtn"));
     let rows = kinds.iter().map(|kind| {
         let ratio = if kind.rtn_output_error > 0.0 { kind.output_error / kind.rtn_output_error } else { 1.0 };
         let mut row = vec![
@@ -120,7 +136,8 @@ fn calibrated_table(kinds: &[CalibratedKind]) -> String {
         row.extend(has_damping.then(|| kind.damping.map_or(String::new(), |damping| damping.to_string())));
         row.push(kind.dead_channels.to_string());
         row.extend(has_outliers.then(|| kind.outliers.to_string()));
+        row.extend(has_rtn.then(|| kind.rtn_kept.to_string()));
         row
     });
-    table(&header, &[1, 2, 3, 4, 5, 6, 7][..header.len() - 1], rows)
+    table(&header, &[1, 2, 3, 4, 5, 6, 7, 8][..header.len() - 1], rows)
 }
