@@ -109,7 +109,7 @@ pub fn set(recipe: &Recipe, config: &LlamaConfig, source: &Source, options: &Opt
 
 /// Before any work: what every stage would refuse after it.
 fn refuse_too_few(set: &CalibrationSet, config: &LlamaConfig) -> Result<(), CalibError> {
-    let (tokens, inputs) = (set.tokens() as usize, [("o_proj", config.q_width()), ("down_proj", config.intermediate_size)]);
+    let (tokens, inputs) = (set.tokens(), [("o_proj", config.q_width()), ("down_proj", config.intermediate_size)]);
     let widest = inputs.into_iter().max_by_key(|(_, in_features)| *in_features).expect("two inputs");
     match widest {
         (input, in_features) if tokens < in_features => Err(CalibError::TooFewTokens { tokens, in_features, input }),
