@@ -378,7 +378,7 @@ fn sets_that_do_not_fit_the_model_are_refused() {
                     model's own tokenizer";
     assert_eq!(refusal(&[sequence(3), vec![4095, 4096]], &options()), expected);
     let expected = "767 calibration tokens are fewer than the 768 input features of mlp.down_proj, so that its statistics would \
-                    leave directions unseen; use more or longer sequences, or allow it";
+                    leave directions unseen; use a set with more or longer sequences";
     assert_eq!(refusal(&[sequence(500), sequence(267)], &options()), expected);
 }
 

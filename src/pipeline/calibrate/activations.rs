@@ -153,15 +153,15 @@ fn interrupted(error: CalibError) -> anyhow::Error {
 }
 
 fn write(stats: &InputStats, path: &std::path::Path) -> anyhow::Result<()> {
-    let width = stats.mean_abs.len();
-    let square = |matrix: &Array2<f32>| Numbers::F32(matrix.iter().copied().collect());
     let mut file = TensorFile::default();
     file.note = serde_json::to_string(&Note { tokens: stats.tokens })?;
-    file.put("gram", &[width, width], square(&stats.gram));
-    file.put("mean_abs", &[width], Numbers::F32(stats.mean_abs.clone()));
-    file.put("max_abs", &[width], Numbers::F32(stats.max_abs.clone()));
-    if let Some(cross) = &stats.cross {
-        file.put("cross", &[width, width], square(cross));
+    for (name, matrix) in [("gram", Some(&stats.gram)), ("cross", stats.cross.as_ref())] {
+        if let Some(matrix) = matrix {
+            file.put(name, matrix.shape(), Numbers::F32(matrix.iter().copied().collect()));
+        }
+    }
+    for (name, vector) in [("mean_abs", &stats.mean_abs), ("max_abs", &stats.max_abs)] {
+        file.put(name, &[vector.len()], Numbers::F32(vector.clone()));
     }
     Ok(file.write(path)?)
 }
