@@ -332,5 +332,48 @@ fn a_set_that_is_too_small_is_refused() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("calibration tokens are fewer than the"), "{stderr}");
-    assert!(!place.at("out").exists());
+    // Under a budget too, where the search itself could do with fewer, and before it.
+    let output = qonnx(&["export", MODEL, "--target-bpw", "3", "--dtype", "f32", "--calibration", &few, "-o", &out]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("calibration tokens are fewer than the"), "{stderr}");
+    assert_eq!(place.others(&["few.json"]), [""; 0], "nothing is left behind");
+}
+
+/// What fails before a layer is finished leaves no work folder.
+#[test]
+fn statistics_that_are_damaged_are_named_and_nothing_is_left() {
+    let place = Place::new();
+    let stats = place.at("stats");
+    let shown = stats.display().to_string();
+    let flags = ["--method", "gptq", "--save-stats", &shown];
+    place.exported("first", &flags);
+    for entry in fs::read_dir(&stats).expect("statistics were kept") {
+        fs::write(entry.expect("readable").path(), "no statistics").expect("the place is ours");
+    }
+    let output = place.export("second", &flags).output().expect("qonnx starts");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains(&shown), "{stderr}");
+    assert_eq!(place.others(&["first", "stats"]), [""; 0], "nothing is left behind");
+}
+
+/// A kept layer that is another's would leave weights as round to nearest has them, without a word.
+#[test]
+fn a_kept_layer_that_is_not_the_layer_is_refused() {
+    const FLAGS: &[&str] = &["--method", "gptq"];
+    let place = Place::new();
+    let mut child = place.export("out", FLAGS).stdout(Stdio::null()).spawn().expect("qonnx starts");
+    until_finished(&mut child, &place, 2);
+    child.kill().expect("it can be killed");
+    child.wait().expect("it ends");
+    let work = work_folder(&place).expect("finished layers are kept");
+    fs::copy(work.join("layer-000.safetensors"), work.join("layer-001.safetensors")).expect("both are there");
+    let output = place.export("out", FLAGS).output().expect("qonnx starts");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains("layer-001.safetensors: weight model.layers."), "{stderr}");
+    assert!(stderr.contains("remove the file, it is made again"), "{stderr}");
+    fs::remove_file(work.join("layer-001.safetensors")).expect("the place is ours");
+    place.exported("out", FLAGS);
+    place.exported("straight", FLAGS);
+    same(&place.at("out"), &place.at("straight"));
 }

@@ -45,6 +45,14 @@ impl LinearInput {
         }
     }
 
+    /// Whether the linears that read it have biases.
+    pub fn has_bias(self, cfg: &LlamaConfig) -> bool {
+        match self {
+            LinearInput::QueryKeyValue | LinearInput::AttentionOutput => cfg.attention_bias,
+            LinearInput::GateUp | LinearInput::Down => cfg.mlp_bias,
+        }
+    }
+
     /// The input that a decoder linear reads, by the name of its weight; `None` for any other weight.
     pub fn of(weight: &str) -> Option<LinearInput> {
         let linear = weight.strip_prefix("model.layers.")?.split_once('.')?.1.strip_suffix(".weight")?;

@@ -276,8 +276,7 @@ impl Before<'_> {
         };
         let reference = if self.job.needs_reference() { weights.group(layer, input)? } else { Vec::new() };
         let bias = |linear: &&str| {
-            let config = weights.config;
-            let has_bias = if linear.starts_with("mlp.") { config.mlp_bias } else { config.attention_bias };
+            let has_bias = input.has_bias(weights.config);
             has_bias.then(|| weights.vector(&format!("model.layers.{layer}.{linear}.bias"))).transpose()
         };
         let biases = input.linears().iter().map(bias).collect::<anyhow::Result<_>>()?;

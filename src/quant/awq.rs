@@ -9,9 +9,9 @@
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, Zip, s};
 use rayon::prelude::*;
 
-use super::{InputStats, Scheme, fake_quantize};
+use super::{InputStats, Scheme, fake_quantize, output_error};
 
-/// Columns of `G` that are multiplied at a time, and the widest diagonal block of it that clipping looks at.
+/// The widest diagonal block of `G` that clipping looks at.
 const PANEL: usize = 256;
 /// Rows that one thread clips at a time: as many as make the packing of a block of `G` cheap beside its use.
 const CLIP_ROWS: usize = 128;
@@ -101,9 +101,9 @@ pub fn awq_scales(
     assert!(in_features.is_multiple_of(sharing.run * sharing.repeats), "{in_features} features in runs of {sharing:?}");
     let judged: Vec<Judged> = balance.iter().map(|(w, scheme)| Judged::of(*w, *scheme, options.judged_rows)).collect();
     let gram = x.gram.view();
-    let norm: f64 = judged.iter().map(|judged| judged.each * gram_norm(judged.w.view(), gram)).sum();
+    let norm: f64 = judged.iter().map(|judged| judged.each * output_error(judged.w.view(), gram)).sum();
     let loss = |scales: &[f32]| -> f64 {
-        let error: f64 = judged.par_iter().map(|judged| judged.each * gram_norm(judged.error(scales).view(), gram)).sum();
+        let error: f64 = judged.par_iter().map(|judged| judged.each * output_error(judged.error(scales).view(), gram)).sum();
         if norm > 0.0 { error / norm } else { 0.0 }
     };
     let parts = Magnitudes::of(balance, x, sharing, options.basis);
@@ -191,23 +191,6 @@ fn column_squares(balance: &[(ArrayView2<'_, f32>, Scheme)]) -> Vec<f64> {
         squares.iter_mut().zip(row).for_each(|(square, &w)| *square += f64::from(w) * f64::from(w) / rows as f64);
     }
     squares
-}
-
-/// `tr(D·G·Dᵀ)`, `D` `[rows, in_features]`, `G` symmetric: from the panels of `G` on and above its diagonal, those above
-/// counted twice, which is half the work of the whole product.
-fn gram_norm(d: ArrayView2<'_, f32>, gram: ArrayView2<'_, f32>) -> f64 {
-    let starts: Vec<usize> = (0..d.ncols()).step_by(PANEL).collect();
-    let panel = |&start: &usize| {
-        let end = (start + PANEL).min(d.ncols());
-        let own = d.slice(s![.., start..end]);
-        let mut product = own.dot(&gram.slice(s![start..end, start..end]));
-        if start > 0 {
-            let above = gram.slice(s![..start, start..end]);
-            ndarray::linalg::general_mat_mul(2.0, &d.slice(s![.., ..start]), &above, 1.0, &mut product);
-        }
-        Zip::from(&product).and(own).fold(0.0, |sum, &p, &d| sum + f64::from(p) * f64::from(d))
-    };
-    starts.par_iter().map(panel).collect::<Vec<f64>>().into_iter().sum()
 }
 
 /// How far a group's range may shrink.
@@ -351,15 +334,6 @@ mod tests {
     }
 
     #[test]
-    fn panels_add_up_to_the_whole_product() {
-        let (d, x) = (numbers(7, 2 * PANEL + 88, 1), numbers(50, 2 * PANEL + 88, 2));
-        let gram = x.t().dot(&x);
-        let expected: f64 = x.dot(&d.t()).iter().map(|&y| f64::from(y) * f64::from(y)).sum();
-        let got = gram_norm(d.view(), gram.view());
-        assert!((got - expected).abs() < 1e-5 * expected, "{got} {expected}");
-    }
-
-    #[test]
     fn a_checkpoint_with_outliers_is_quantized_like_one_without() {
         let (w, mut x) = (numbers(40, 96, 3), numbers(300, 96, 4));
         let plain = search(&w, &stats(&x), &OPTIONS);
@@ -434,7 +408,7 @@ mod tests {
         let clipped = awq_clip(w.view(), &scheme, &x, &ClipOptions { steps: 20, max_shrink: 0.5 });
         let loss = |w: &Array2<f32>, held: &Array2<f32>| {
             let nearest = fake_quantize(held.as_slice().expect("contiguous"), w.ncols(), &scheme);
-            gram_norm((Array2::from_shape_vec(w.dim(), nearest).expect("one row") - w).view(), x.gram.view())
+            output_error((Array2::from_shape_vec(w.dim(), nearest).expect("one row") - w).view(), x.gram.view())
         };
         let mut bitten = 0;
         for row in 0..w.nrows() {

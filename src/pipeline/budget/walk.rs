@@ -110,10 +110,7 @@ impl<'a> Walk<'a> {
     /// Of the linears that read `input`; none where the model has none.
     fn biases(&self, layer: usize, input: LinearInput) -> anyhow::Result<Vec<Vec<f32>>> {
         let config = self.weights.config;
-        let has_bias = match input {
-            LinearInput::QueryKeyValue | LinearInput::AttentionOutput => config.attention_bias,
-            LinearInput::GateUp | LinearInput::Down => config.mlp_bias,
-        };
+        let has_bias = input.has_bias(config);
         let linears = input.linears().iter().filter(|_| has_bias);
         linears.map(|linear| self.weights.vector(&format!("model.layers.{layer}.{linear}.bias"))).collect()
     }

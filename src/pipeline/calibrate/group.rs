@@ -113,9 +113,7 @@ impl Group<'_> {
             let w = self.weights.matrix(vacant.key())?;
             vacant.insert(Prepared::Dense(w.shape().to_vec(), w.into_raw_vec_and_offset().0));
         }
-        let config = self.weights.config;
-        let has_bias = if linear.starts_with("mlp.") { config.mlp_bias } else { config.attention_bias };
-        if has_bias {
+        if LinearInput::of(&format!("{module}.weight")).is_some_and(|input| input.has_bias(self.weights.config)) {
             let name = format!("{module}.bias");
             let mut bias = self.weights.vector(&name)?;
             let mut factors = vec![1.0; bias.len()];
