@@ -51,6 +51,7 @@ ROWS = {
     "int3-g128-gptq-corrected": [*FULL, "--bits", "3", "--group-size", "128"],
     "int2-g32-rtn": ["--bits", "2", "--group-size", "32"],
     "int2-g32-gptq-plain": ["--recipe", "{here}/int2-g32-gptq-plain.toml", *CAL],
+    "int2-g32-gptq-no-recovery": [*GPTQ, "--bits", "2", "--group-size", "32", "--sweeps", "0"],
     "int2-g32-gptq": [*GPTQ, "--bits", "2", "--group-size", "32"],
     "int2-g32-gptq-corrected": [*FULL, "--bits", "2", "--group-size", "32"],
     "budget-4.63": [*FULL, "--target-bpw", "4.63", "--group-size", "128"],

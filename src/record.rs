@@ -8,11 +8,18 @@ use serde::{Deserialize, Serialize};
 use crate::fault::Fault;
 use crate::recipe::Recipe;
 
+mod bench;
 mod budget;
 mod calibration;
+mod run;
 
+pub use bench::{BenchPoint, BenchRecord, BenchSettings, Measured, Outcome, PowerRecord, Samples};
 pub use budget::BudgetRecord;
 pub use calibration::{CalibrationRecord, PassageRecord};
+pub use run::{
+    EnvironmentRecord, EvaluationRecord, ExportTimes, FailureRecord, PairedRecord, ProgramRecord, RUN_SCHEMA, RUN_SUFFIX,
+    RunModel, RunRecord, RunRecordError, SanityRecord, StageRecord, TextRecord,
+};
 
 /// File name of the manifest inside an artifact.
 pub const MANIFEST_FILE: &str = "qonnx.json";

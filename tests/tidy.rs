@@ -14,7 +14,7 @@ const ROWS: &[&[&str]] = &[
     &["fault"],
     &["tensor"],
     &["checkpoint", "quant", "onnx", "recipe", "record", "generate"],
-    &["model", "eval", "runtime", "calib"],
+    &["model", "eval", "runtime", "calib", "bench", "report"],
     &["pipeline"],
     &["cli"],
     &["main", "lib"],
