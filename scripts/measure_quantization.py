@@ -5,7 +5,7 @@
 # ///
 """Exports, checks and scores a checkpoint under every recipe of the list below, and writes one JSON line a row.
 
-    python scripts/measure_quantization.py QONNX coqa-45m PEERS COQA WORK [--only NAME,…] [--tasks kl,perplexity,coqa] [--ep cpu|cuda]
+    python scripts/measure_quantization.py QONNX coqa-45m PEERS COQA WORK [--only NAME,…] [--tasks kl,perplexity,coqa] [--ep cpu|cuda] [--jobs N]
 
 PEERS holds calibration.json and windows.json. A row that stands in WORK/rows.jsonl already is left alone, so that an
 interrupted run goes on. Every artifact must pass `verify` and `inspect`, or its row says what failed. KL is over the first 30
@@ -15,6 +15,7 @@ kernels up to the order of sums (`kl_fused` proves it).
 """
 
 import argparse
+import concurrent.futures
 import json
 import pathlib
 import shutil
@@ -68,23 +69,39 @@ def main():
     parser.add_argument("--only", help="names of rows, separated by commas; f32 is always made")
     parser.add_argument("--tasks", default="kl,perplexity,coqa")
     parser.add_argument("--ep", default="cpu")
+    parser.add_argument("--dtype", default="f32", help="of activations")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--jobs", type=int, default=1, help="rows made at once, on a machine with cores to spare")
     parser.add_argument("--keep", action="store_true", help="keep the artifacts")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     rows = args.work / "rows.jsonl"
     done = {json.loads(line)["name"] for line in rows.open()} if rows.exists() else set()
-    wanted = args.only.split(",") if args.only else list(ROWS)
+    wanted = [name for name in (args.only.split(",") if args.only else ROWS) if name not in done]
     reference = args.work / "f32"
     if not reference.exists():
         export(args, "f32", ["--bits", "16"])
-    for name in wanted:
-        if name in done:
-            continue
-        row = measure(args, name, reference)
+
+    def add(row):
         with rows.open("a") as file:
             file.write(json.dumps(row) + "\n")
         show(row)
+
+    # Every other row is compared with it.
+    if "f32" in wanted:
+        wanted.remove("f32")
+        add(measure(args, "f32", reference))
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        rows_to_come = {pool.submit(measure, args, name, reference): name for name in wanted}
+        failed = []
+        for row in concurrent.futures.as_completed(rows_to_come):
+            try:
+                add(row.result())
+            except Failed as error:
+                failed.append(rows_to_come[row])
+                print(f"{failed[-1]}: {error}", flush=True)
+    if failed:
+        raise SystemExit(f"failed, and made again by the same command: {', '.join(failed)}")
 
 
 def measure(args, name, reference):
@@ -121,15 +138,25 @@ def measure(args, name, reference):
 
 def export(args, name, flags):
     started = time.monotonic()
-    report = qonnx(args, "export", args.checkpoint, *flags, "--dtype", "f32" if args.ep == "cpu" else "f16", "-o", args.work / name)
+    report = qonnx(args, "export", args.checkpoint, *flags, "--dtype", args.dtype, *on(args, ROWS[name]), "-o", args.work / name)
     return {"export": report, "export_seconds": round(time.monotonic() - started, 1)}
+
+
+def on(args, flags):
+    """Where an export calibrates; one that does not has no such flag to set."""
+    threads = ["--threads", str(args.threads)] if args.threads else []
+    return ["--ep", args.ep, *threads] if set(flags) & {"gptq", "awq", "awq+gptq", "llm-int8", "--recipe"} else []
 
 
 def qonnx(args, *words):
     run = subprocess.run([args.qonnx, *map(str, words), "--json"], capture_output=True, text=True)
-    if run.returncode != 0:
-        raise SystemExit(f"qonnx {' '.join(map(str, words))}\n{run.stderr}")
-    return json.loads(run.stdout)
+    if run.returncode == 0:
+        return json.loads(run.stdout)
+    raise Failed(f"qonnx {' '.join(map(str, words))}\n{run.stderr.strip()}")
+
+
+class Failed(Exception):
+    """A command that did not end well."""
 
 
 def show(row):
