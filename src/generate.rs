@@ -113,11 +113,12 @@ pub trait Steps {
     /// Token ids of `text`, with the special tokens that Hugging Face adds by default.
     fn encode(&self, text: &str) -> Result<Vec<u32>, GenerateError>;
 
-    /// Takes memory for `rows` sequences of up to `tokens` tokens each; what was taken before is given back first.
+    /// Takes memory for `rows` prompts of `prompt_tokens` tokens that are continued by `new_tokens` tokens; what was taken
+    /// before is given back first.
     ///
     /// # Errors
     /// [`GenerateError::OutOfMemory`] where there is not as much.
-    fn allocate(&mut self, rows: usize, tokens: usize) -> Result<(), GenerateError>;
+    fn allocate(&mut self, rows: usize, prompt_tokens: usize, new_tokens: usize) -> Result<(), GenerateError>;
 
     /// Gives back what [`Self::allocate`] took.
     fn release(&mut self);

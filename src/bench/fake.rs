@@ -32,7 +32,7 @@ pub struct Scripted {
     /// Rows × tokens that the memory has place for.
     pub memory: usize,
     pub rows: usize,
-    /// What was called, in order: `allocate 2x9`, `prefill 2x4`, `step 2@4`, `release`.
+    /// What was called, in order: `allocate 2x4+5`, `prefill 2x4`, `step 2@4`, `release`.
     pub calls: Vec<String>,
 }
 
@@ -56,9 +56,9 @@ impl Steps for Scripted {
         Ok(std::iter::once(1).chain(words).collect())
     }
 
-    fn allocate(&mut self, rows: usize, tokens: usize) -> Result<(), GenerateError> {
-        self.calls.push(format!("allocate {rows}x{tokens}"));
-        if rows * tokens > self.memory {
+    fn allocate(&mut self, rows: usize, prompt_tokens: usize, new_tokens: usize) -> Result<(), GenerateError> {
+        self.calls.push(format!("allocate {rows}x{prompt_tokens}+{new_tokens}"));
+        if rows * (prompt_tokens + new_tokens) > self.memory {
             return Err(GenerateError::OutOfMemory(format!("{rows} rows do not fit").into()));
         }
         self.rows = rows;

@@ -82,6 +82,9 @@ pub fn warnings(points: &[BenchPoint], settings: &BenchSettings) -> Vec<String> 
         for (what, samples) in [("prefill", &measured.prefill_ms), ("decode", &measured.decode_ms_per_token)] {
             warnings.extend(of_samples(samples, settings.confidence).into_iter().map(|said| format!("{place}, {what}: {said}")));
         }
+        if measured.bandwidth_fraction.is_some_and(|fraction| fraction > 1.0) {
+            warnings.push(format!("{place}: a step moves more than copies do, so what it reads stays in the processor's caches"));
+        }
         let throttle = measured.power.as_ref().map_or(&[][..], |power| &power.throttle);
         if !throttle.is_empty() {
             warnings.push(format!("{place}: the device throttled while it decoded ({})", throttle.join(", ")));
@@ -108,4 +111,87 @@ fn of_samples(samples: &Samples, confidence: f64) -> Vec<String> {
         said.push(format!("{outliers} of {count} samples are outliers (modified z-score above 3.5), kept in every number"));
     }
     said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::fake::{FakeGauge, Scripted};
+
+    fn settings(batches: &[usize], prompts: &[usize]) -> BenchSettings {
+        BenchSettings {
+            batches: batches.to_vec(),
+            prompts: prompts.to_vec(),
+            new_tokens: 4,
+            warmup: 0,
+            min_repeats: 6,
+            max_repeats: 6,
+            confidence: 0.05,
+            cuda_graph: false,
+        }
+    }
+
+    fn run(model: &mut Scripted, settings: &BenchSettings) -> (Vec<BenchPoint>, Vec<Progress>) {
+        let clock = model.clock.clone();
+        let mut gauge = FakeGauge { looks: 0, has_energy: true };
+        let mut seen = Vec::new();
+        let mut bench = Bench { model, clock: &clock, gauge: &mut gauge, settings, weight_bytes: 1000 };
+        (bench.grid(&mut |progress| seen.push(progress)), seen)
+    }
+
+    #[test]
+    fn smaller_points_come_first_and_the_grid_goes_on_after_one_that_does_not_fit() {
+        let mut model = Scripted::new();
+        model.memory = 100;
+        let (points, seen) = run(&mut model, &settings(&[8, 1, 1], &[30, 2]));
+        let allocated: Vec<&str> = model.calls.iter().filter(|call| call.starts_with("allocate")).map(String::as_str).collect();
+        assert_eq!(allocated, ["allocate 1x2+4", "allocate 1x30+4", "allocate 8x2+4", "allocate 8x30+4"]);
+        assert_eq!(model.calls.iter().filter(|call| *call == "release").count(), 4);
+        let places: Vec<(usize, usize)> = points.iter().map(|point| (point.batch, point.prompt_tokens)).collect();
+        assert_eq!(places, [(1, 2), (1, 30), (8, 2), (8, 30)]);
+        let fits = |point: &BenchPoint| matches!(point.outcome, Outcome::Measured(_));
+        assert_eq!(points.iter().map(fits).collect::<Vec<_>>(), [true, true, true, false]);
+        assert_eq!(points[3].outcome, Outcome::OutOfMemory { message: "8 rows do not fit".to_owned() });
+        // The middle of the grid does not fit: what comes after it is measured still.
+        model.memory = 39;
+        let (points, _) = run(&mut model, &settings(&[1, 8], &[2, 40]));
+        assert_eq!(points.iter().map(fits).collect::<Vec<_>>(), [true, false, false, false]);
+        assert!(seen.is_sorted_by(|a, b| a.done <= b.done) && seen.iter().all(|progress| progress.done <= 1.0));
+        assert_eq!(seen.last().map(|progress| (progress.points, progress.of, progress.batch)), Some((3, 4, 8)));
+    }
+
+    #[test]
+    fn bandwidth_is_what_a_median_step_moves() {
+        // 1000 + 10 · (2 + 2) bytes in 2 ms.
+        let (mut points, _) = run(&mut Scripted::new(), &settings(&[1], &[2]));
+        with_bandwidth(&mut points, 1_040_000.0);
+        let Outcome::Measured(measured) = &points[0].outcome else { panic!("{points:?}") };
+        assert_eq!((measured.bytes_per_step, measured.bandwidth_fraction), (1040, Some(0.5)));
+    }
+
+    #[test]
+    fn what_a_reader_has_to_know_is_said() {
+        let mut model = Scripted::new();
+        let mut step = 0;
+        model.step_ms = Box::new(move |_| {
+            step += 1;
+            if step == 5 { 90.0 } else { 2.0 }
+        });
+        let mut run_count = 0.0;
+        model.prefill_ms = Box::new(move |_| {
+            run_count += 1.0;
+            100.0 + 10.0 * run_count
+        });
+        let settings = settings(&[2], &[2]);
+        let (points, _) = run(&mut model, &settings);
+        let said = warnings(&points, &settings);
+        assert_eq!(
+            said,
+            [
+                "batch 2, prompt 2, prefill: the median of 6 samples is certain to ±18.5 % only, ±5.0 % was asked for",
+                "batch 2, prompt 2, decode: 1 of 18 samples are outliers (modified z-score above 3.5), kept in every number",
+                "batch 2, prompt 2: the device throttled while it decoded (sw-power-cap)",
+            ]
+        );
+    }
 }

@@ -58,10 +58,10 @@ impl<M: Steps, C: Clock, G: Gauge> Bench<'_, M, C, G> {
         prompt_tokens: usize,
         repeated: &mut dyn FnMut(usize),
     ) -> Result<Measured, GenerateError> {
+        // First of all: a batch that does not fit must not be made up either.
+        self.model.allocate(batch, prompt_tokens, self.settings.new_tokens)?;
         let prompt = Prompt::of(self.model, prompt_tokens)?;
         let prompts = prompt.rows(batch);
-        // The last token is never read back.
-        self.model.allocate(batch, prompt_tokens + self.settings.new_tokens - 1)?;
         for _ in 0..self.settings.warmup {
             let mut tokens = self.model.prefill(&prompts)?;
             for past in (prompt_tokens..).take(self.steps().min(WARM_STEPS)) {
@@ -153,5 +153,73 @@ impl<M: Steps, C: Clock, G: Gauge> Bench<'_, M, C, G> {
             prefill_ms,
             decode_ms_per_token,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::fake::{FakeGauge, Scripted};
+
+    fn settings() -> BenchSettings {
+        BenchSettings {
+            batches: vec![1],
+            prompts: vec![4],
+            new_tokens: 4,
+            warmup: 1,
+            min_repeats: 6,
+            max_repeats: 8,
+            confidence: 0.05,
+            cuda_graph: false,
+        }
+    }
+
+    fn measure(model: &mut Scripted, settings: &BenchSettings, batch: usize, has_energy: bool) -> Measured {
+        let clock = model.clock.clone();
+        let mut gauge = FakeGauge { looks: 0, has_energy };
+        Bench { model, clock: &clock, gauge: &mut gauge, settings, weight_bytes: 1000 }.measure(batch, 4, &mut |_| ()).unwrap()
+    }
+
+    #[test]
+    fn a_point_is_warmed_up_and_repeated_until_it_is_certain() {
+        let mut model = Scripted::new();
+        let measured = measure(&mut model, &settings(), 2, false);
+        // Three steps after the first token; two loops of them give the six values that a median's interval needs.
+        let run = ["prefill 2x4", "step 2@4", "step 2@5", "step 2@6"];
+        let expected = [&["allocate 2x4+4"][..], &run, &run, &run, &["prefill 2x4"; 4]].concat();
+        assert_eq!(model.calls, expected);
+        assert_eq!(measured.prefill_ms.values, [8.0; 6]);
+        assert_eq!(measured.decode_ms_per_token.values, [2.0; 6]);
+        // Eight tokens in 8 ms, two rows in 2 ms.
+        assert_eq!((measured.prefill_tokens_per_second, measured.decode_tokens_per_second), (1000.0, 1000.0));
+        assert_eq!(measured.ttft_ms, None);
+        // 1000 bytes of weights, two rows of 4 + 2 tokens at 10 bytes.
+        assert_eq!(measured.bytes_per_step, 1120);
+    }
+
+    #[test]
+    fn times_that_vary_are_taken_up_to_the_most_and_none_is_dropped() {
+        let mut model = Scripted::new();
+        let mut run = 0.0;
+        model.prefill_ms = Box::new(move |_| {
+            run += 1.0;
+            10.0 * run
+        });
+        let measured = measure(&mut model, &settings(), 1, false);
+        // The first run warmed up.
+        assert_eq!(measured.prefill_ms.values, [20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0]);
+        assert_eq!(measured.prefill_ms.p50, 55.0);
+        // The tokenizer takes 0.5 ms before each.
+        assert_eq!(measured.ttft_ms.unwrap().values, [20.5, 30.5, 40.5, 50.5, 60.5, 70.5, 80.5, 90.5]);
+    }
+
+    #[test]
+    fn energy_is_metered_over_seconds_of_steps() {
+        let mut model = Scripted::new();
+        model.step_ms = Box::new(|_| 500.0);
+        let measured = measure(&mut model, &settings(), 2, true);
+        // A loop of three steps takes 1.5 s: two loops, each looked at once, 12 tokens.
+        assert_eq!(measured.power.unwrap().joules_per_token, 2.0 / 12.0);
+        assert_eq!(model.calls[model.calls.len() - 3..], ["step 2@4", "step 2@5", "step 2@6"]);
     }
 }
