@@ -9,9 +9,11 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use qonnx::pipeline::{self, RuntimeChoice, Weights, compare, doctor, export, generate, inspect, plan, verify};
 use serde::Serialize;
 
+mod bench;
 mod eval;
 mod model;
 
+use bench::BenchArgs;
 use eval::EvalArgs;
 use model::ModelArgs;
 
@@ -27,7 +29,8 @@ use model::ModelArgs;
   qonnx plan meta-llama/Llama-3.2-1B --bits 4 --batch 16 --context 2048
   qonnx export meta-llama/Llama-3.2-1B --bits 4 -o llama-int4
   qonnx generate llama-int4 \"The capital of France is\"
-  qonnx eval llama-int4 --task coqa --limit 100"
+  qonnx eval llama-int4 --task coqa --limit 100
+  qonnx bench llama-int4 --batch 1,16"
 )]
 struct Cli {
     /// More on stderr: -v what is done, -vv how.
@@ -49,6 +52,8 @@ enum Command {
     Eval(EvalArgs),
     /// Compare two CoQA results on the same questions: paired bootstrap and McNemar.
     Compare(CompareArgs),
+    /// Measure load, prefill, decoding, memory and energy over batch sizes and prompt lengths.
+    Bench(BenchArgs),
     /// Show what ONNX Runtime really executes: every MatMul fused, dequantized on each step, or on the CPU.
     #[command(after_help = "Exit code 1 where a weight that was meant to be fused is not.
 
@@ -261,6 +266,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
             eval::run_eval(args)
         }
         Command::Compare(args) => emit(&compare::run(&args.a, &args.b)?, args.json),
+        Command::Bench(args) => bench::run_bench(args),
         Command::Inspect(args) => {
             let report = inspect::run(&args.artifact, &args.runtime.options(Weights::Fused))?;
             let fused = report.every_weight_fused();
