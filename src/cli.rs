@@ -11,9 +11,11 @@ use serde::Serialize;
 
 mod eval;
 mod model;
+mod run;
 
 use eval::EvalArgs;
 use model::ModelArgs;
+use run::RunArgs;
 
 /// Find out how few bits a language model can live on.
 ///
@@ -49,6 +51,11 @@ enum Command {
     Eval(EvalArgs),
     /// Compare two CoQA results on the same questions: paired bootstrap and McNemar.
     Compare(CompareArgs),
+    /// Run one experiment: export, sanity check, CoQA, benchmark, and write its record.
+    Run(RunArgs),
+    /// The process of one experiment; `run` and `sweep` start it.
+    #[command(hide = true)]
+    Worker,
     /// Show what ONNX Runtime really executes: every MatMul fused, dequantized on each step, or on the CPU.
     #[command(after_help = "Exit code 1 where a weight that was meant to be fused is not.
 
@@ -162,6 +169,10 @@ struct RuntimeArgs {
 }
 
 impl RuntimeArgs {
+    fn is_cuda(&self) -> bool {
+        matches!(self.ep, EpArg::Cuda)
+    }
+
     fn options(&self, weights: Weights) -> RuntimeChoice {
         RuntimeChoice { cuda: matches!(self.ep, EpArg::Cuda), threads: self.threads, weights }
     }
@@ -261,6 +272,8 @@ pub fn run() -> anyhow::Result<ExitCode> {
             eval::run_eval(args)
         }
         Command::Compare(args) => emit(&compare::run(&args.a, &args.b)?, args.json),
+        Command::Run(args) => run::run(args),
+        Command::Worker => pipeline::experiment::worker::run().map(|()| ExitCode::SUCCESS),
         Command::Inspect(args) => {
             let report = inspect::run(&args.artifact, &args.runtime.options(Weights::Fused))?;
             let fused = report.every_weight_fused();

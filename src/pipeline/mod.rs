@@ -8,6 +8,7 @@ pub mod calibrate;
 pub mod compare;
 pub mod doctor;
 pub mod evaluate;
+pub mod experiment;
 pub mod export;
 pub mod generate;
 pub mod inspect;

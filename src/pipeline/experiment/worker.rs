@@ -1,0 +1,82 @@
+//! `qonnx worker`: the process in which an experiment runs, so that its crash and its memory are its own.
+//!
+//! It is given its job as one line of JSON on stdin, and answers with lines of JSON on stdout. Stdin stays open for as long
+//! as the work is wanted: its end, however it comes about, stops the worker, so none outlives the process that started it.
+
+use std::io::{BufRead, Read, Write};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use super::{Job, stages};
+use crate::pipeline::interrupt;
+
+/// A stage that looks for interruptions ends within this time of one; any other is ended, which nothing here minds.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// What a worker is to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    Experiment(Box<Job>),
+}
+
+/// What a worker says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    Stage {
+        stage: String,
+    },
+    Progress {
+        done: u64,
+        total: u64,
+        note: String,
+    },
+    /// The record is written, with a failure or without.
+    Ended {
+        failure: Option<(String, String)>,
+    },
+    DiskFull {
+        message: String,
+    },
+    /// It could not even be recorded.
+    Broken {
+        message: String,
+    },
+}
+
+/// Does what stdin says.
+pub fn run() -> anyhow::Result<()> {
+    let mut line = String::new();
+    let mut stdin = std::io::stdin().lock();
+    stdin.read_line(&mut line).context("the worker's job cannot be read")?;
+    drop(stdin);
+    let Task::Experiment(job) = serde_json::from_str(&line).context("the worker's job is not one; use `qonnx run`")?;
+    thread::spawn(end_with_stdin);
+    match stages::run(&job, &mut say) {
+        Ok(stages::Outcome::Finished) => say(&Event::Ended { failure: None }),
+        Ok(stages::Outcome::Failed(failure)) => say(&Event::Ended { failure: Some((failure.stage, failure.message)) }),
+        Ok(stages::Outcome::DiskFull(message)) => say(&Event::DiskFull { message }),
+        Err(error) => say(&Event::Broken { message: format!("{error:#}") }),
+    }
+    Ok(())
+}
+
+/// One line on stdout. A reader that has gone also closes stdin, which ends the work.
+fn say(event: &Event) {
+    let mut line = serde_json::to_string(event).expect("events are plain data");
+    line.push('\n');
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+}
+
+fn end_with_stdin() {
+    // Nothing more is ever sent: what comes is the end.
+    let _ = std::io::stdin().lock().read_to_end(&mut Vec::new());
+    interrupt::ask();
+    thread::sleep(GRACE);
+    std::process::exit(130);
+}
