@@ -12,10 +12,12 @@ use serde::Serialize;
 mod eval;
 mod model;
 mod run;
+mod sweep;
 
 use eval::EvalArgs;
 use model::ModelArgs;
 use run::RunArgs;
+use sweep::SweepArgs;
 
 /// Find out how few bits a language model can live on.
 ///
@@ -53,6 +55,8 @@ enum Command {
     Compare(CompareArgs),
     /// Run one experiment: export, sanity check, CoQA, benchmark, and write its record.
     Run(RunArgs),
+    /// Run many experiments by one file: planned first, resumable, one process each.
+    Sweep(SweepArgs),
     /// The process of one experiment; `run` and `sweep` start it.
     #[command(hide = true)]
     Worker,
@@ -273,6 +277,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         }
         Command::Compare(args) => emit(&compare::run(&args.a, &args.b)?, args.json),
         Command::Run(args) => run::run(args),
+        Command::Sweep(args) => sweep::run(args),
         Command::Worker => pipeline::experiment::worker::run().map(|()| ExitCode::SUCCESS),
         Command::Inspect(args) => {
             let report = inspect::run(&args.artifact, &args.runtime.options(Weights::Fused))?;

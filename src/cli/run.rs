@@ -96,13 +96,13 @@ pub struct AskArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum DtypeArg {
+pub enum DtypeArg {
     F16,
     F32,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum ProtocolArg {
+pub enum ProtocolArg {
     /// lm-evaluation-harness task coqa 3.0: the last turn of each conversation.
     LmEval,
     /// Every turn with gold history, scores by domain.
@@ -117,6 +117,15 @@ enum WeightsArg {
     Dequantized,
 }
 
+impl ProtocolArg {
+    pub fn name(self) -> ProtocolName {
+        match self {
+            ProtocolArg::LmEval => ProtocolName::LmEval,
+            ProtocolArg::Official => ProtocolName::Official,
+        }
+    }
+}
+
 impl AskArgs {
     fn ask(self, baseline: String, keep: bool) -> Result<Ask, ExperimentError> {
         let is_embedded = self.model.is_none();
@@ -127,8 +136,7 @@ impl AskArgs {
         let coqa = CoqaMeasure {
             data: self.coqa.unwrap_or_else(|| if is_embedded { EMBEDDED_QUESTIONS } else { "EleutherAI/coqa" }.to_owned()),
             protocol: match self.protocol {
-                Some(ProtocolArg::Official) => ProtocolName::Official,
-                Some(ProtocolArg::LmEval) => ProtocolName::LmEval,
+                Some(protocol) => protocol.name(),
                 None if is_embedded => ProtocolName::Official,
                 None => ProtocolName::LmEval,
             },

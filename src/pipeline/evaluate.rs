@@ -123,11 +123,11 @@ pub(super) fn dataset(data: &str) -> anyhow::Result<Dataset> {
     Ok(whole.ok_or_else(|| UsageError::DataSetEmpty { id: data.to_owned() })?)
 }
 
-/// BLAKE3 of the bytes that [`dataset`] reads.
-pub(super) fn dataset_blake3(data: &str) -> anyhow::Result<String> {
-    dataset(data)?; // says what is wrong with it
+/// As [`dataset`], and BLAKE3 of its files.
+pub(super) fn dataset_hashed(data: &str) -> anyhow::Result<(Dataset, String)> {
+    let dataset = dataset(data)?;
     let hashes = dataset_files(data)?.iter().map(|file| hashing::of_file(file)).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(blake3::hash(hashes.join("\n").as_bytes()).to_hex().to_string())
+    Ok((dataset, blake3::hash(hashes.join("\n").as_bytes()).to_hex().to_string()))
 }
 
 fn dataset_files(data: &str) -> anyhow::Result<Vec<PathBuf>> {

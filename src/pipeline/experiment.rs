@@ -22,19 +22,21 @@ mod builtin;
 mod child;
 mod error;
 mod job;
-mod lock;
+pub(super) mod lock;
 mod named;
 mod stages;
 mod subject;
-mod work;
+pub(super) mod work;
 pub mod worker;
 
 pub use builtin::builtin_names;
 pub use child::{Ending, News, Worker};
 pub use error::ExperimentError;
 pub use job::{CoqaMeasure, Device, Job, Measure, ProtocolName, ScoringWeights, TextMeasure};
-pub use named::{Experiment, MethodLabel};
+pub use named::{Experiment, MethodLabel, placed};
+pub use stages::{has_artifact, is_disk_full};
 pub use subject::{Ask, Planned, Subject};
+pub use worker::{Event, Task};
 
 /// The model of a checkout, which needs no download.
 pub const EMBEDDED_MODEL: &str = "fixtures/tiny-coqa";
@@ -78,14 +80,14 @@ pub fn run(experiment: &str, ask: Ask, log: Stdio) -> anyhow::Result<RunReport> 
     let results = ask.results.clone();
     let job = Subject::open(ask)?.plan(&experiment)?.job;
     let (send, news) = mpsc::channel();
-    let mut worker = Worker::start(&job, None, log, move |news| {
+    let mut worker = Worker::start(&Task::Experiment(Box::new(job.clone())), None, log, move |news| {
         // Nobody listens any more only when this process ends.
         let _ = send.send(news);
     })?;
     let status = loop {
         match news.recv_timeout(TICK) {
             Ok(News::Said(event)) => {
-                if let worker::Event::Stage { stage } = &event {
+                if let Event::Stage { stage } = &event {
                     eprintln!("{}: {stage}", job.name);
                 }
                 worker.hear(&event);

@@ -15,6 +15,7 @@ pub mod inspect;
 pub mod packing;
 pub mod plan;
 pub mod quantize;
+pub mod sweep;
 pub mod verify;
 
 mod failure;

@@ -42,8 +42,13 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker on `job`; `listen` is called on another thread. `device` is the only GPU that it will see.
-    pub fn start(job: &Job, device: Option<&str>, log: Stdio, listen: impl Fn(News) + Send + 'static) -> anyhow::Result<Worker> {
+    /// Starts a worker on `task`; `listen` is called on another thread. `device` is the only GPU that it will see.
+    pub fn start(
+        task: &Task,
+        device: Option<&str>,
+        log: Stdio,
+        listen: impl Fn(News) + Send + 'static,
+    ) -> anyhow::Result<Worker> {
         let mut command = Command::new(own_program()?);
         command.arg0("qonnx").arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         if let Some(device) = device {
@@ -52,10 +57,10 @@ impl Worker {
         let mut process = command.spawn().context("a worker process cannot be started")?;
         let mut lifeline = process.stdin.take().context("stdin is piped")?;
         let stdout = process.stdout.take().context("stdout is piped")?;
-        let mut task = serde_json::to_string(&Task::Experiment(Box::new(job.clone())))?;
-        task.push('\n');
+        let mut line = serde_json::to_string(task)?;
+        line.push('\n');
         // A worker that is gone already says so below.
-        let _ = lifeline.write_all(task.as_bytes());
+        let _ = lifeline.write_all(line.as_bytes());
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if let Ok(event) = serde_json::from_str(&line) {
@@ -80,6 +85,11 @@ impl Worker {
             Event::Progress { .. } => {}
             Event::Ended { .. } | Event::DiskFull { .. } | Event::Broken { .. } => self.last_word = Some(event.clone()),
         }
+    }
+
+    /// How it said that it ended.
+    pub fn last_word(self) -> Option<Event> {
+        self.last_word
     }
 
     /// What became of it, once it is gone. Of one that died without a word a record is written here.

@@ -32,8 +32,10 @@ pub struct Job {
     pub measure: Measure,
     /// Where statistics of calibration are kept for other experiments.
     pub save_stats: Option<PathBuf>,
-    /// Whether the artifact stays, in `artifacts/` of the results.
-    pub keep: bool,
+    /// Where the artifact stays; it is removed where this is absent.
+    pub keep: Option<PathBuf>,
+    /// The baseline's artifact, which KL is measured from; passed over where none is there.
+    pub reference: Option<PathBuf>,
 }
 
 /// Where it runs.

@@ -7,6 +7,7 @@
 //! What a stage found stands in the record, which is noted in the work folder after each: a process that is killed is
 //! followed by one that goes on behind the last finished stage, and within CoQA behind the last answered question.
 
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
@@ -57,10 +58,31 @@ pub fn run(job: &Job, tell: &mut dyn FnMut(&Event)) -> anyhow::Result<Outcome> {
         }
         other => other,
     };
-    match ended.and_then(|()| work.finish(&record, job.keep)) {
+    match ended.and_then(|()| work.finish(&record, job.keep.as_deref())) {
         Err(error) if is_disk_full(&error) => Ok(Outcome::DiskFull(format!("{error:#}"))),
         Err(error) => Err(error),
         Ok(()) => Ok(record.failure.map_or(Outcome::Finished, Outcome::Failed)),
+    }
+}
+
+/// Makes the artifact of `job` at the place where it is to stay, and nothing else.
+pub fn artifact(job: &Job) -> anyhow::Result<()> {
+    let kept = job.keep.clone().context("an artifact is made to be kept")?;
+    if let Some(parent) = kept.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let overwrite = kept.join(MANIFEST_FILE).is_file();
+    export::run(&job.request(), &export::Options { overwrite, ..options(job, kept) })?;
+    Ok(())
+}
+
+fn options(job: &Job, output: PathBuf) -> export::Options {
+    export::Options {
+        save_stats: job.save_stats.clone().filter(|_| job.recipe.calibration.is_some()),
+        evaluation: job.evaluation(),
+        cuda: job.device.cuda,
+        threads: job.device.threads,
+        ..export::Options::new(output)
     }
 }
 
@@ -107,17 +129,14 @@ impl Stages<'_> {
     /// Goes on from what an earlier process noted, where its artifact is still there.
     fn resume(&mut self) -> anyhow::Result<()> {
         match self.work.so_far() {
-            Some(record) if record.id == self.job.id && record.failure.is_none() && self.has_artifact(&record) => {
+            Some(record)
+                if record.id == self.job.id && record.failure.is_none() && has_artifact(&self.work.artifact(), &record) =>
+            {
                 self.record = record;
                 Ok(())
             }
             _ => self.work.begin_again(),
         }
-    }
-
-    fn has_artifact(&self, record: &RunRecord) -> bool {
-        let manifest = Manifest::load(&self.work.artifact());
-        matches!((&record.export, manifest), (Some(export), Ok(manifest)) if data_blake3(&manifest) == Some(&export.data_blake3))
     }
 
     /// Runs one stage, and notes how far the record is.
@@ -142,16 +161,7 @@ impl Stages<'_> {
 
     fn export(&mut self) -> anyhow::Result<()> {
         let job = self.job;
-        let is_calibrated = job.recipe.calibration.is_some();
-        let options = export::Options {
-            overwrite: self.work.artifact().join(MANIFEST_FILE).is_file(),
-            save_stats: job.save_stats.clone().filter(|_| is_calibrated),
-            evaluation: job.evaluation(),
-            cuda: job.device.cuda,
-            threads: job.device.threads,
-            ..export::Options::new(self.work.artifact())
-        };
-        let report = export::run(&job.request(), &options)?;
+        let report = export::run(&job.request(), &options(job, self.work.artifact()))?;
         let manifest = Manifest::load(&self.work.artifact())?;
         let model = subject::model_blake3(&source::resolve(&job.model)?, &manifest.inputs)?;
         ensure!(
@@ -294,22 +304,26 @@ impl Stages<'_> {
     }
 
     /// The baseline's artifact, where it is kept and is the one of its record.
-    fn reference(&self) -> Option<std::path::PathBuf> {
+    fn reference(&self) -> Option<PathBuf> {
         let record = self.baseline()?;
-        let kept = work::kept_artifact(&self.job.results, &record.experiment_name);
-        let manifest = Manifest::load(&kept).ok()?;
-        (data_blake3(&manifest) == record.export.as_ref().map(|export| &export.data_blake3)).then_some(kept)
+        self.job.reference.clone().filter(|kept| has_artifact(kept, &record))
     }
 }
 
+/// Whether the artifact of `record` lies in `folder`.
+pub fn has_artifact(folder: &Path, record: &RunRecord) -> bool {
+    let manifest = Manifest::load(folder);
+    matches!((&record.export, manifest), (Some(export), Ok(manifest)) if data_blake3(&manifest) == Some(&export.data_blake3))
+}
+
 /// BLAKE3 of the artifact's weights.
-pub fn data_blake3(manifest: &Manifest) -> Option<&String> {
+fn data_blake3(manifest: &Manifest) -> Option<&String> {
     manifest.outputs.iter().find(|file| file.file == DATA_FILE).map(|file| &file.blake3)
 }
 
 /// A file's name without its folder, which says nothing to a reader of the record; a data set's id as it is.
 fn file_name(data: &str) -> String {
-    let path = std::path::Path::new(data);
+    let path = Path::new(data);
     let name = path.file_name().filter(|_| path.is_file()).map(|name| name.to_string_lossy().into_owned());
     name.unwrap_or_else(|| data.to_owned())
 }

@@ -9,7 +9,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Device, Experiment, Job, Measure};
+use super::{Device, Experiment, Job, Measure, work};
 use crate::checkpoint::Index;
 use crate::pipeline::export::Options;
 use crate::pipeline::plan::{Facts, Plan, with_facts};
@@ -35,6 +35,7 @@ pub struct Ask {
     /// A calibration set in place of that of every recipe that has one.
     pub calibration: Option<String>,
     pub baseline: String,
+    /// Whether artifacts stay, in `artifacts/` of the results.
     pub keep: bool,
 }
 
@@ -46,8 +47,10 @@ pub struct Subject {
     /// Hashes of everything but the recipe; `None` where the model or the data are not here yet.
     fixed: Option<Value>,
     model_blake3: String,
-    /// Hash of each calibration set that was looked at.
-    sets: BTreeMap<String, String>,
+    /// Of CoQA, as far as they are known.
+    questions: usize,
+    /// Tokens and hash of each calibration set that was looked at.
+    sets: BTreeMap<String, (usize, String)>,
 }
 
 /// An experiment that can be run, and what its artifact will take.
@@ -61,6 +64,7 @@ pub struct Planned {
     pub parameters: u64,
     /// Tokens of its calibration set, where it has one.
     pub calibration_tokens: usize,
+    pub questions: usize,
 }
 
 impl Subject {
@@ -81,7 +85,8 @@ impl Subject {
     fn with(ask: Ask, is_here: bool) -> anyhow::Result<Subject> {
         let (source, index) = source::resolve_headers(&ask.model).with_context(|| format!("model {}", ask.model))?;
         source.config()?;
-        let mut subject = Subject { ask, source, index, fixed: None, model_blake3: String::new(), sets: BTreeMap::new() };
+        let mut subject =
+            Subject { ask, source, index, fixed: None, model_blake3: String::new(), questions: 0, sets: BTreeMap::new() };
         if is_here {
             subject.model_blake3 = subject.hash_model()?;
             subject.fixed = Some(subject.fixed()?);
@@ -113,7 +118,8 @@ impl Subject {
             device: ask.device,
             measure: ask.measure.clone(),
             save_stats: None,
-            keep: ask.keep,
+            keep: ask.keep.then(|| work::kept_artifact(&ask.results, &experiment.name)),
+            reference: Some(work::kept_artifact(&ask.results, &ask.baseline)),
         };
         let plan = with_facts(&job.request(), job.recipe.clone(), &Facts::default(), &self.source, &self.index)?;
         let (set, calibration_tokens) = self.calibration(&job, &plan)?;
@@ -123,29 +129,31 @@ impl Subject {
         }
         let (bits_per_weight, artifact_bytes) = expected_size(&plan);
         let parameters = plan.manifest.model.parameters;
-        Ok(Planned { job, bits_per_weight, artifact_bytes, parameters, calibration_tokens })
+        let questions = self.questions;
+        Ok(Planned { job, bits_per_weight, artifact_bytes, parameters, calibration_tokens, questions })
     }
 
     /// Hash and tokens of the job's calibration set, which must be there and share no passage with the questions.
     fn calibration(&mut self, job: &Job, plan: &Plan) -> anyhow::Result<(Option<String>, usize)> {
         let Some(calibration) = job.recipe.calibration.as_ref().filter(|_| self.fixed.is_some()) else { return Ok((None, 0)) };
-        let tokens = |noted: &str| noted.split_once(' ').and_then(|(tokens, _)| tokens.parse().ok()).unwrap_or(0);
-        if let Some(noted) = self.sets.get(&calibration.set) {
-            return Ok((Some(noted.clone()), tokens(noted)));
+        if !self.sets.contains_key(&calibration.set) {
+            let options = Options { evaluation: job.evaluation(), ..Options::new(PathBuf::new()) };
+            let set = calibrate::set(&job.recipe, &plan.config, &self.source, &options)?.context("the recipe names a set")?;
+            self.sets.insert(calibration.set.clone(), (set.tokens(), set.hash().to_owned()));
         }
-        let options = Options { evaluation: job.evaluation(), ..Options::new(PathBuf::new()) };
-        let set = calibrate::set(&job.recipe, &plan.config, &self.source, &options)?;
-        let noted = set.map(|set| format!("{} {}", set.tokens(), set.hash())).unwrap_or_default();
-        self.sets.insert(calibration.set.clone(), noted.clone());
-        Ok((Some(noted.clone()), tokens(&noted)))
+        let (tokens, hash) = &self.sets[&calibration.set];
+        Ok((Some(hash.clone()), *tokens))
     }
 
     /// Everything that the results of every experiment depend on.
-    fn fixed(&self) -> anyhow::Result<Value> {
+    fn fixed(&mut self) -> anyhow::Result<Value> {
         let Ask { measure, device, .. } = &self.ask;
+        let questions = &mut self.questions;
         let coqa = measure.coqa.as_ref().map(|coqa| {
             let protocol = coqa.protocol.protocol();
-            let data = evaluate::dataset_blake3(&coqa.data)?;
+            let (dataset, data) = evaluate::dataset_hashed(&coqa.data)?;
+            let all = protocol.stories(&dataset).iter().map(|story| story.questions.len()).sum();
+            *questions = coqa.limit.unwrap_or(usize::MAX).min(all);
             anyhow::Ok(json!({
                 "data": data, "protocol": protocol.name, "version": protocol.version, "limit": coqa.limit, "batch": coqa.batch,
             }))

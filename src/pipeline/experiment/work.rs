@@ -134,19 +134,18 @@ impl Work {
         Ok(())
     }
 
-    /// Puts the record and what belongs to it in place; the artifact stays if `keep` says so.
-    pub fn finish(self, record: &RunRecord, keep: bool) -> anyhow::Result<()> {
+    /// Puts the record and what belongs to it in place; the artifact too where `keep` says one.
+    pub fn finish(self, record: &RunRecord, keep: Option<&Path>) -> anyhow::Result<()> {
         if record.evaluation.is_some() && self.predictions().is_file() {
             fs::rename(self.predictions(), predictions(&self.results, &self.name))
                 .context("the answers cannot be put in place")?;
         }
-        if keep && self.artifact().is_dir() {
-            let kept = kept_artifact(&self.results, &self.name);
+        if let Some(kept) = keep.filter(|_| self.artifact().is_dir()) {
             make(kept.parent().unwrap_or(&self.results))?;
             if kept.is_dir() {
-                fs::remove_dir_all(&kept)?;
+                fs::remove_dir_all(kept)?;
             }
-            fs::rename(self.artifact(), &kept).with_context(|| format!("{}: cannot be put in place", kept.display()))?;
+            fs::rename(self.artifact(), kept).with_context(|| format!("{}: cannot be put in place", kept.display()))?;
         }
         record.write(&self.results)?;
         // The record is there: what stays behind is hidden, and the next run of this experiment removes it.
@@ -160,6 +159,6 @@ pub fn record_death(job: &Job, failure: FailureRecord) -> anyhow::Result<RunReco
     let work = Work::open(job)?;
     let mut record = work.so_far().unwrap_or_else(|| super::blank::record(job));
     record.failure = Some(failure);
-    work.finish(&record, false)?;
+    work.finish(&record, None)?;
     Ok(record)
 }

@@ -21,6 +21,8 @@ const GRACE: Duration = Duration::from_secs(3);
 #[serde(rename_all = "kebab-case")]
 pub enum Task {
     Experiment(Box<Job>),
+    /// Its artifact alone, which is to be kept.
+    Artifact(Box<Job>),
 }
 
 /// What a worker says.
@@ -54,14 +56,19 @@ pub fn run() -> anyhow::Result<()> {
     let mut stdin = std::io::stdin().lock();
     stdin.read_line(&mut line).context("the worker's job cannot be read")?;
     drop(stdin);
-    let Task::Experiment(job) = serde_json::from_str(&line).context("the worker's job is not one; use `qonnx run`")?;
+    let task = serde_json::from_str(&line).context("the worker's job is not one; use `qonnx run`")?;
     thread::spawn(end_with_stdin);
-    match stages::run(&job, &mut say) {
-        Ok(stages::Outcome::Finished) => say(&Event::Ended { failure: None }),
-        Ok(stages::Outcome::Failed(failure)) => say(&Event::Ended { failure: Some((failure.stage, failure.message)) }),
-        Ok(stages::Outcome::DiskFull(message)) => say(&Event::DiskFull { message }),
-        Err(error) => say(&Event::Broken { message: format!("{error:#}") }),
-    }
+    let outcome = match task {
+        Task::Experiment(job) => stages::run(&job, &mut say),
+        Task::Artifact(job) => stages::artifact(&job).map(|()| stages::Outcome::Finished),
+    };
+    say(&match outcome {
+        Ok(stages::Outcome::Finished) => Event::Ended { failure: None },
+        Ok(stages::Outcome::Failed(failure)) => Event::Ended { failure: Some((failure.stage, failure.message)) },
+        Ok(stages::Outcome::DiskFull(message)) => Event::DiskFull { message },
+        Err(error) if stages::is_disk_full(&error) => Event::DiskFull { message: format!("{error:#}") },
+        Err(error) => Event::Broken { message: format!("{error:#}") },
+    });
     Ok(())
 }
 
