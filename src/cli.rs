@@ -9,11 +9,13 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use qonnx::pipeline::{self, RuntimeChoice, Weights, compare, doctor, export, generate, inspect, plan, verify};
 use serde::Serialize;
 
+mod bench;
 mod eval;
 mod model;
 mod run;
 mod sweep;
 
+use bench::BenchArgs;
 use eval::EvalArgs;
 use model::ModelArgs;
 use run::RunArgs;
@@ -31,7 +33,8 @@ use sweep::SweepArgs;
   qonnx plan meta-llama/Llama-3.2-1B --bits 4 --batch 16 --context 2048
   qonnx export meta-llama/Llama-3.2-1B --bits 4 -o llama-int4
   qonnx generate llama-int4 \"The capital of France is\"
-  qonnx eval llama-int4 --task coqa --limit 100"
+  qonnx eval llama-int4 --task coqa --limit 100
+  qonnx bench llama-int4 --batch 1,16"
 )]
 struct Cli {
     /// More on stderr: -v what is done, -vv how.
@@ -53,6 +56,8 @@ enum Command {
     Eval(EvalArgs),
     /// Compare two CoQA results on the same questions: paired bootstrap and McNemar.
     Compare(CompareArgs),
+    /// Measure load, prefill, decoding, memory and energy over batch sizes and prompt lengths.
+    Bench(BenchArgs),
     /// Run one experiment: export, sanity check, CoQA, benchmark, and write its record.
     Run(RunArgs),
     /// Run many experiments by one file: planned first, resumable, one process each.
@@ -276,6 +281,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
             eval::run_eval(args)
         }
         Command::Compare(args) => emit(&compare::run(&args.a, &args.b)?, args.json),
+        Command::Bench(args) => bench::run_bench(args),
         Command::Run(args) => run::run(args),
         Command::Sweep(args) => sweep::run(args),
         Command::Worker => pipeline::experiment::worker::run().map(|()| ExitCode::SUCCESS),

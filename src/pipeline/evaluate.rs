@@ -100,7 +100,7 @@ fn ask(
 }
 
 /// Refuses, before any work, a file that could not be created after it.
-fn check_parent(file: &Path) -> Result<(), UsageError> {
+pub fn check_parent(file: &Path) -> Result<(), UsageError> {
     match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() && !parent.is_dir() => {
             Err(UsageError::ParentMissing { path: file.display().to_string() })

@@ -8,8 +8,6 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -44,17 +42,14 @@ pub const EMBEDDED_MODEL: &str = "fixtures/tiny-coqa";
 pub const EMBEDDED_QUESTIONS: &str = "fixtures/tiny-coqa/coqa-mini.json";
 pub const EMBEDDED_TEXT: &str = "fixtures/tiny-coqa/perplexity.txt";
 
-/// How often a waiting process looks whether it was interrupted.
-const TICK: Duration = Duration::from_millis(200);
-
 /// How a benchmark samples unless told otherwise: a grid of one point, enough for a median within 2 %.
 pub fn bench_settings(cuda: bool) -> BenchSettings {
     BenchSettings {
         batches: vec![1],
         prompts: vec![128],
         new_tokens: 32,
-        warmup: 3,
-        min_repeats: 5,
+        warmup: 2,
+        min_repeats: 6,
         max_repeats: 30,
         confidence: 0.02,
         cuda_graph: cuda,
@@ -79,25 +74,11 @@ pub fn run(experiment: &str, ask: Ask, log: Stdio) -> anyhow::Result<RunReport> 
     let experiment = Experiment::load(experiment)?;
     let results = ask.results.clone();
     let job = Subject::open(ask)?.plan(&experiment)?.job;
-    let (send, news) = mpsc::channel();
-    let mut worker = Worker::start(&Task::Experiment(Box::new(job.clone())), None, log, move |news| {
-        // Nobody listens any more only when this process ends.
-        let _ = send.send(news);
-    })?;
-    let status = loop {
-        match news.recv_timeout(TICK) {
-            Ok(News::Said(event)) => {
-                if let Event::Stage { stage } = &event {
-                    eprintln!("{}: {stage}", job.name);
-                }
-                worker.hear(&event);
-            }
-            Ok(News::Gone(status)) => break status,
-            Err(RecvTimeoutError::Disconnected) => break Err(std::io::ErrorKind::BrokenPipe.into()),
-            Err(RecvTimeoutError::Timeout) if interrupt::check().is_err() => worker.stop(),
-            Err(RecvTimeoutError::Timeout) => {}
+    let (worker, status) = child::attend(&Task::Experiment(Box::new(job.clone())), log, |event| {
+        if let Event::Stage { stage } = &event {
+            eprintln!("{}: {stage}", job.name);
         }
-    };
+    })?;
     let name = job.name.clone();
     let path = RunRecord::path(&results, &name);
     match worker.ending(&job, status)? {

@@ -24,6 +24,12 @@ pub enum UsageError {
     OfficialWithoutProtocol,
     #[error("--context {got}: the artifact covers {most} positions; ask for fewer, or raise --max-context")]
     ContextBeyond { got: usize, most: usize },
+    #[error(
+        "--prompt {prompt} and --gen {new_tokens} take {got} positions, the artifact covers {most}; ask for fewer, or export it with a higher --max-context"
+    )]
+    BenchBeyondContext { prompt: usize, new_tokens: usize, got: usize, most: usize },
+    #[error("--min-repeats {least} is more than --max-repeats {most}; lower the one or raise the other")]
+    Repeats { least: usize, most: usize },
     #[error("{path} holds the reference's top {stored} logits, expected {wanted}; ask for --top-k {stored}, or remove the file")]
     OtherTopK { path: String, stored: usize, wanted: usize },
     #[error("{path} has {got} bytes, expected {expected}; `qonnx verify` checks the other files, export it again")]
@@ -57,7 +63,7 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
     if cause.is::<UsageError>() {
         return Some(Fault::BadInput);
     }
-    if let Some(GenerateError::Backend(_)) = cause.downcast_ref() {
+    if let Some(GenerateError::Backend(_) | GenerateError::OutOfMemory(_)) = cause.downcast_ref() {
         return None; // what the backend says is next in the chain
     }
     macro_rules! ask {

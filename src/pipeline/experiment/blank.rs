@@ -1,7 +1,5 @@
 //! A record before anything has been measured: what is asked, by which program, where.
 
-use std::collections::BTreeSet;
-
 use super::{Device, Job};
 use crate::record::{EnvironmentRecord, ProgramRecord, RUN_SCHEMA, RunModel, RunRecord};
 use crate::runtime::{self, ExecutionProvider};
@@ -47,13 +45,11 @@ fn program() -> ProgramRecord {
 /// What the operating system says.
 fn machine(device: &Device) -> EnvironmentRecord {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let (cpu, cores) = processors(&text);
-    let every_thread = || std::thread::available_parallelism().map_or(1, usize::from);
     EnvironmentRecord {
         ep: device.ep().to_owned(),
         onnxruntime: None,
-        cpu: cpu.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
-        cores: cores.unwrap_or_else(every_thread),
+        cpu: processor(&text).unwrap_or(std::env::consts::ARCH).to_owned(),
+        cores: num_cpus::get_physical(),
         threads: device.threads,
         gpu: None,
         driver: None,
@@ -61,17 +57,10 @@ fn machine(device: &Device) -> EnvironmentRecord {
     }
 }
 
-/// The first processor's name and the number of physical cores, from `/proc/cpuinfo`.
-fn processors(text: &str) -> (Option<String>, Option<usize>) {
-    let field = |block: &str, name: &str| {
-        let mut lines = block.lines().filter_map(|line| line.split_once(':'));
-        lines.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_owned())
-    };
-    let blocks = || text.split("\n\n").filter(|block| !block.trim().is_empty());
-    let name = blocks().find_map(|block| field(block, "model name"));
-    let cores: BTreeSet<_> =
-        blocks().filter_map(|block| Some((field(block, "physical id")?, field(block, "core id")?))).collect();
-    (name, Some(cores.len()).filter(|&cores| cores > 0))
+/// The first processor's name, from `/proc/cpuinfo`.
+fn processor(text: &str) -> Option<&str> {
+    let mut fields = text.lines().filter_map(|line| line.split_once(':'));
+    fields.find(|(key, _)| key.trim() == "model name").map(|(_, value)| value.trim())
 }
 
 /// Adds what ONNX Runtime and NVML say.
@@ -95,11 +84,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_of_one_core_are_counted_once() {
-        let block =
-            |id: usize, core: usize| format!("processor\t: {id}\nmodel name\t: A: B\nphysical id\t: 0\ncore id\t\t: {core}\n");
-        let text = [block(0, 0), block(1, 0), block(2, 1), block(3, 1)].join("\n");
-        assert_eq!(processors(&text), (Some("A: B".to_owned()), Some(2)));
-        assert_eq!(processors("Hardware : something\n"), (None, None));
+    fn a_processor_is_called_by_its_model_name() {
+        assert_eq!(processor("processor\t: 0\nvendor_id\t: X\nmodel name\t: A: B\n\nmodel name\t: C\n"), Some("A: B"));
+        assert_eq!(processor("Hardware : something\n"), None);
     }
 }

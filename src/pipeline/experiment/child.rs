@@ -4,13 +4,19 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
 
 use super::worker::{Event, Task};
 use super::{Job, work};
+use crate::pipeline::interrupt;
 use crate::record::FailureRecord;
+
+/// How often a waiting process looks whether it was interrupted.
+const TICK: Duration = Duration::from_millis(200);
 
 /// How an experiment's process ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,14 +88,20 @@ impl Worker {
     pub fn hear(&mut self, event: &Event) {
         match event {
             Event::Stage { stage } => self.last_stage.clone_from(stage),
-            Event::Progress { .. } => {}
+            Event::Progress { .. } | Event::Measured { .. } => {}
             Event::Ended { .. } | Event::DiskFull { .. } | Event::Broken { .. } => self.last_word = Some(event.clone()),
         }
     }
 
-    /// How it said that it ended.
-    pub fn last_word(self) -> Option<Event> {
-        self.last_word
+    /// Why it did not do what it was told, if it did not.
+    pub fn complaint(self, status: std::io::Result<ExitStatus>) -> Option<String> {
+        match self.last_word {
+            Some(Event::Ended { failure: None }) => None,
+            Some(Event::Ended { failure: Some((_, message)) } | Event::DiskFull { message } | Event::Broken { message }) => {
+                Some(message)
+            }
+            _ => Some(death(status)),
+        }
     }
 
     /// What became of it, once it is gone. Of one that died without a word a record is written here.
@@ -111,6 +123,28 @@ impl Worker {
             Ok(_) => Ok(Ending::Failed(failure)),
         }
     }
+}
+
+/// Runs `task` to its end and hears all that it says; the worker and its exit status tell how it went.
+pub fn attend(task: &Task, log: Stdio, mut heard: impl FnMut(Event)) -> anyhow::Result<(Worker, std::io::Result<ExitStatus>)> {
+    let (send, news) = mpsc::channel();
+    let mut worker = Worker::start(task, None, log, move |news| {
+        // Nobody listens any more only when this process ends.
+        let _ = send.send(news);
+    })?;
+    let status = loop {
+        match news.recv_timeout(TICK) {
+            Ok(News::Said(event)) => {
+                worker.hear(&event);
+                heard(event);
+            }
+            Ok(News::Gone(status)) => break status,
+            Err(RecvTimeoutError::Disconnected) => break Err(std::io::ErrorKind::BrokenPipe.into()),
+            Err(RecvTimeoutError::Timeout) if interrupt::check().is_err() => worker.stop(),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    };
+    Ok((worker, status))
 }
 
 /// The file that this process runs, by the inode: a rebuilt program would be another.

@@ -8,20 +8,22 @@
 //! followed by one that goes on behind the last finished stage, and within CoQA behind the last answered question.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 
+use super::child;
 use super::work::{self, Work};
-use super::worker::Event;
+use super::worker::{Event, Task};
 use super::{Job, TextMeasure, blank, subject};
 use crate::eval::compare::{NamedLines, compare};
 use crate::eval::coqa::lines::read_lines;
 use crate::onnx::DATA_FILE;
 use crate::pipeline::{evaluate, export, generate, interrupt, source};
 use crate::record::{
-    EvaluationRecord, ExportTimes, FailureRecord, MANIFEST_FILE, Manifest, PairedRecord, RunRecord, SanityRecord, StageRecord,
-    TextRecord,
+    BenchSettings, EvaluationRecord, ExportTimes, FailureRecord, MANIFEST_FILE, Manifest, PairedRecord, RunRecord, SanityRecord,
+    StageRecord, TextRecord,
 };
 
 /// What every artifact is asked to go on with.
@@ -122,6 +124,9 @@ impl Stages<'_> {
         }
         if let (Some(text), Some(None)) = (&measure.text, self.record.evaluation.as_ref().map(|scores| scores.text.as_ref())) {
             self.stage("text", |stages| stages.text(text))?;
+        }
+        if let (Some(settings), None) = (&measure.bench, &self.record.benchmarks) {
+            self.stage("bench", |stages| stages.bench(settings))?;
         }
         Ok(())
     }
@@ -300,6 +305,23 @@ impl Stages<'_> {
             windows: perplexity.windows,
             tokens: perplexity.tokens as u64,
         });
+        Ok(())
+    }
+
+    /// In a process of its own: what scoring took is not the artifact's memory, and its end is not this experiment's.
+    fn bench(&mut self, settings: &BenchSettings) -> anyhow::Result<()> {
+        let task = Task::Bench { artifact: self.work.artifact(), device: self.job.device, settings: settings.clone() };
+        let (mut measured, tell) = (None, &mut *self.tell);
+        let (worker, status) = child::attend(&task, Stdio::inherit(), |event| match event {
+            Event::Measured { record } => measured = Some(*record),
+            Event::Progress { .. } => tell(&event),
+            _ => {}
+        })?;
+        interrupt::check()?;
+        if let Some(complaint) = worker.complaint(status) {
+            bail!("{complaint}");
+        }
+        self.record.benchmarks = measured;
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use crate::checkpoint::Index;
 use crate::pipeline::export::Options;
 use crate::pipeline::plan::{Facts, Plan, with_facts};
 use crate::pipeline::source::{self, Source};
-use crate::pipeline::{calibrate, evaluate, hashing};
+use crate::pipeline::{bench, calibrate, evaluate, hashing};
 use crate::recipe::{BudgetRecipe, CalibrationRecipe};
 use crate::record::FileRecord;
 
@@ -122,6 +122,9 @@ impl Subject {
             reference: Some(work::kept_artifact(&ask.results, &ask.baseline)),
         };
         let plan = with_facts(&job.request(), job.recipe.clone(), &Facts::default(), &self.source, &self.index)?;
+        if let Some(bench) = &job.measure.bench {
+            bench::check(bench, plan.manifest.max_context)?;
+        }
         let (set, calibration_tokens) = self.calibration(&job, &plan)?;
         if let Some(fixed) = &self.fixed {
             let decided = json!({ "fixed": fixed, "recipe": job.recipe, "calibration": set, "baseline": job.baseline });

@@ -4,14 +4,16 @@
 //! as the work is wanted: its end, however it comes about, stops the worker, so none outlives the process that started it.
 
 use std::io::{BufRead, Read, Write};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::{Job, stages};
-use crate::pipeline::interrupt;
+use super::{Device, Job, stages};
+use crate::pipeline::{Weights, bench, interrupt};
+use crate::record::{BenchRecord, BenchSettings};
 
 /// A stage that looks for interruptions ends within this time of one; any other is ended, which nothing here minds.
 const GRACE: Duration = Duration::from_secs(3);
@@ -23,6 +25,12 @@ pub enum Task {
     Experiment(Box<Job>),
     /// Its artifact alone, which is to be kept.
     Artifact(Box<Job>),
+    /// The benchmark of an artifact, in a process whose memory is nothing else's.
+    Bench {
+        artifact: PathBuf,
+        device: Device,
+        settings: BenchSettings,
+    },
 }
 
 /// What a worker says.
@@ -36,6 +44,10 @@ pub enum Event {
         done: u64,
         total: u64,
         note: String,
+    },
+    /// What a benchmark measured.
+    Measured {
+        record: Box<BenchRecord>,
     },
     /// The record is written, with a failure or without.
     Ended {
@@ -61,6 +73,7 @@ pub fn run() -> anyhow::Result<()> {
     let outcome = match task {
         Task::Experiment(job) => stages::run(&job, &mut say),
         Task::Artifact(job) => stages::artifact(&job).map(|()| stages::Outcome::Finished),
+        Task::Bench { artifact, device, settings } => measure(artifact, &device, settings),
     };
     say(&match outcome {
         Ok(stages::Outcome::Finished) => Event::Ended { failure: None },
@@ -70,6 +83,18 @@ pub fn run() -> anyhow::Result<()> {
         Err(error) => Event::Broken { message: format!("{error:#}") },
     });
     Ok(())
+}
+
+fn measure(artifact: PathBuf, device: &Device, settings: BenchSettings) -> anyhow::Result<stages::Outcome> {
+    let request = bench::Request { artifact, runtime: device.runtime(Weights::FusedFast), settings };
+    let mut bar = bench::bar();
+    let report = bench::run(&request, &mut |now| {
+        let note = format!("batch {}, prompt {}", now.batch, now.prompt_tokens);
+        say(&Event::Progress { done: now.points as u64, total: now.of as u64, note });
+        bar(now);
+    })?;
+    say(&Event::Measured { record: Box::new(report.record) });
+    Ok(stages::Outcome::Finished)
 }
 
 /// One line on stdout. A reader that has gone also closes stdin, which ends the work.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -181,12 +181,15 @@ impl<'a> Queue<'a> {
         }
     }
 
-    fn end(&mut self, slot: usize, status: std::io::Result<std::process::ExitStatus>) -> anyhow::Result<()> {
+    fn end(&mut self, slot: usize, status: std::io::Result<ExitStatus>) -> anyhow::Result<()> {
         let Some((item, worker, _)) = self.slots[slot].running.take() else { return Ok(()) };
         prune(&self.statistics(slot), MOST_STATISTICS)?;
         let row = match item {
             Item::Experiment(row) => row,
-            Item::Reference => return self.end_reference(worker),
+            Item::Reference => {
+                self.end_reference(worker, status);
+                return Ok(());
+            }
         };
         let job = &self.plan.rows[row].planned.job;
         let state = match worker.ending(job, status)? {
@@ -206,17 +209,10 @@ impl<'a> Queue<'a> {
     }
 
     /// Without its artifact there is no KL; everything else there is.
-    fn end_reference(&mut self, worker: Worker) -> anyhow::Result<()> {
-        match worker.last_word() {
-            Some(Event::Ended { failure: None }) => {}
-            Some(Event::DiskFull { message }) => self.stop(Halt::DiskFull(message)),
-            _ if self.halt.is_some() => {}
-            other => {
-                let why = if let Some(Event::Broken { message }) = other { message } else { "its process died".to_owned() };
-                self.board.say(&format!("the baseline's artifact cannot be made again, so there is no KL: {why}"));
-            }
+    fn end_reference(&mut self, worker: Worker, status: std::io::Result<ExitStatus>) {
+        if let (Some(why), None) = (worker.complaint(status), &self.halt) {
+            self.board.say(&format!("the baseline's artifact cannot be made again, so there is no KL: {why}"));
         }
-        Ok(())
     }
 
     fn statistics(&self, slot: usize) -> PathBuf {

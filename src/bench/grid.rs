@@ -1,0 +1,197 @@
+//! Every batch size with every prompt length.
+
+use super::point::{Bench, Gauge};
+use super::{Clock, fraction};
+use crate::generate::{GenerateError, Steps};
+use crate::record::{BenchPoint, BenchSettings, Measured, Outcome, Samples};
+
+/// A step reads all weights whatever the batch: on the whole it takes as long as about so many tokens of a prompt.
+const STEP_IN_PROMPT_TOKENS: usize = 8;
+
+/// How far a grid is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Progress {
+    /// Points that are finished.
+    pub points: usize,
+    pub of: usize,
+    pub batch: usize,
+    pub prompt_tokens: usize,
+    /// Share of the work that is done, 0 to 1, as if every point took all its repeats.
+    pub done: f64,
+}
+
+impl<M: Steps, C: Clock, G: Gauge> Bench<'_, M, C, G> {
+    /// Measures every point, smaller ones first. A point that fails is a row that says why, and the next one is tried.
+    /// Points are returned by batch size and prompt length.
+    pub fn grid(&mut self, progress: &mut dyn FnMut(Progress)) -> Vec<BenchPoint> {
+        let settings = self.settings;
+        let mut order: Vec<(usize, usize)> =
+            settings.batches.iter().flat_map(|&batch| settings.prompts.iter().map(move |&prompt| (batch, prompt))).collect();
+        order.sort_by_key(|&(batch, prompt)| (batch * (prompt + settings.new_tokens), batch));
+        order.dedup();
+        let work = |&(batch, prompt): &(usize, usize)| (batch * prompt + STEP_IN_PROMPT_TOKENS * settings.new_tokens) as f64;
+        let total: f64 = order.iter().map(work).sum();
+        let mut before = 0.0;
+        let mut points = Vec::with_capacity(order.len());
+        for (at, point) in order.iter().enumerate() {
+            let (batch, prompt_tokens) = *point;
+            let mut tell = |repeats: usize| {
+                let done = (before + work(point) * repeats as f64 / settings.max_repeats as f64) / total;
+                progress(Progress { points: at, of: order.len(), batch, prompt_tokens, done });
+            };
+            tell(0);
+            let outcome = outcome(self.measure(batch, prompt_tokens, &mut tell));
+            self.model.release();
+            points.push(BenchPoint { batch, prompt_tokens, outcome });
+            before += work(point);
+        }
+        points.sort_by_key(|point| (point.batch, point.prompt_tokens));
+        points
+    }
+}
+
+fn outcome(measured: Result<Measured, GenerateError>) -> Outcome {
+    match measured {
+        Ok(measured) => Outcome::Measured(Box::new(measured)),
+        Err(GenerateError::OutOfMemory(cause)) => Outcome::OutOfMemory { message: cause.to_string() },
+        Err(error) => Outcome::Failed { message: chain(&error) },
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Fills in which fraction of the device's copy bandwidth, bytes a second, each point's median step moves.
+pub fn with_bandwidth(points: &mut [BenchPoint], bytes_per_second: f64) {
+    for point in points {
+        if let Outcome::Measured(measured) = &mut point.outcome {
+            let seconds = measured.decode_ms_per_token.p50 / 1e3;
+            measured.bandwidth_fraction = fraction(measured.bytes_per_step as f64 / seconds, bytes_per_second);
+        }
+    }
+}
+
+/// What a reader of `points` has to know: medians that stayed uncertain, outliers, throttling.
+pub fn warnings(points: &[BenchPoint], settings: &BenchSettings) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for BenchPoint { batch, prompt_tokens, outcome } in points {
+        let Outcome::Measured(measured) = outcome else { continue };
+        let place = format!("batch {batch}, prompt {prompt_tokens}");
+        for (what, samples) in [("prefill", &measured.prefill_ms), ("decode", &measured.decode_ms_per_token)] {
+            warnings.extend(of_samples(samples, settings.confidence).into_iter().map(|said| format!("{place}, {what}: {said}")));
+        }
+        if measured.bandwidth_fraction.is_some_and(|fraction| fraction > 1.0) {
+            warnings.push(format!("{place}: a step moves more than copies do, so what it reads stays in the processor's caches"));
+        }
+        let throttle = measured.power.as_ref().map_or(&[][..], |power| &power.throttle);
+        if !throttle.is_empty() {
+            warnings.push(format!("{place}: the device throttled while it decoded ({})", throttle.join(", ")));
+        }
+    }
+    warnings
+}
+
+fn of_samples(samples: &Samples, confidence: f64) -> Vec<String> {
+    let (count, [low, high]) = (samples.values.len(), samples.ci95);
+    let off = (samples.p50 - low).max(high - samples.p50) / samples.p50;
+    let mut said = Vec::new();
+    if count < 6 {
+        said.push(format!("{count} samples are too few for a 95 % interval of the median; its range is given"));
+    } else if off > confidence {
+        let wanted = confidence * 100.0;
+        said.push(format!(
+            "the median of {count} samples is certain to ±{:.1} % only, ±{wanted:.1} % was asked for",
+            off * 100.0
+        ));
+    }
+    if !samples.outliers.is_empty() {
+        let outliers = samples.outliers.len();
+        said.push(format!("{outliers} of {count} samples are outliers (modified z-score above 3.5), kept in every number"));
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::fake::{FakeGauge, Scripted};
+
+    fn settings(batches: &[usize], prompts: &[usize]) -> BenchSettings {
+        BenchSettings {
+            batches: batches.to_vec(),
+            prompts: prompts.to_vec(),
+            new_tokens: 4,
+            warmup: 0,
+            min_repeats: 6,
+            max_repeats: 6,
+            confidence: 0.05,
+            cuda_graph: false,
+        }
+    }
+
+    fn run(model: &mut Scripted, settings: &BenchSettings) -> (Vec<BenchPoint>, Vec<Progress>) {
+        let clock = model.clock.clone();
+        let mut gauge = FakeGauge { looks: 0, has_energy: true };
+        let mut seen = Vec::new();
+        let mut bench = Bench { model, clock: &clock, gauge: &mut gauge, settings, weight_bytes: 1000 };
+        (bench.grid(&mut |progress| seen.push(progress)), seen)
+    }
+
+    #[test]
+    fn smaller_points_come_first_and_the_grid_goes_on_after_one_that_does_not_fit() {
+        let mut model = Scripted::new();
+        model.memory = 100;
+        let (points, seen) = run(&mut model, &settings(&[8, 1, 1], &[30, 2]));
+        let allocated: Vec<&str> = model.calls.iter().filter(|call| call.starts_with("allocate")).map(String::as_str).collect();
+        assert_eq!(allocated, ["allocate 1x2+4", "allocate 1x30+4", "allocate 8x2+4", "allocate 8x30+4"]);
+        assert_eq!(model.calls.iter().filter(|call| *call == "release").count(), 4);
+        let places: Vec<(usize, usize)> = points.iter().map(|point| (point.batch, point.prompt_tokens)).collect();
+        assert_eq!(places, [(1, 2), (1, 30), (8, 2), (8, 30)]);
+        let fits = |point: &BenchPoint| matches!(point.outcome, Outcome::Measured(_));
+        assert_eq!(points.iter().map(fits).collect::<Vec<_>>(), [true, true, true, false]);
+        assert_eq!(points[3].outcome, Outcome::OutOfMemory { message: "8 rows do not fit".to_owned() });
+        // The middle of the grid does not fit: what comes after it is measured still.
+        model.memory = 39;
+        let (points, _) = run(&mut model, &settings(&[1, 8], &[2, 40]));
+        assert_eq!(points.iter().map(fits).collect::<Vec<_>>(), [true, false, false, false]);
+        assert!(seen.is_sorted_by(|a, b| a.done <= b.done) && seen.iter().all(|progress| progress.done <= 1.0));
+        assert_eq!(seen.last().map(|progress| (progress.points, progress.of, progress.batch)), Some((3, 4, 8)));
+    }
+
+    #[test]
+    fn bandwidth_is_what_a_median_step_moves() {
+        // 1000 + 10 · (2 + 2) bytes in 2 ms.
+        let (mut points, _) = run(&mut Scripted::new(), &settings(&[1], &[2]));
+        with_bandwidth(&mut points, 1_040_000.0);
+        let Outcome::Measured(measured) = &points[0].outcome else { panic!("{points:?}") };
+        assert_eq!((measured.bytes_per_step, measured.bandwidth_fraction), (1040, Some(0.5)));
+    }
+
+    #[test]
+    fn what_a_reader_has_to_know_is_said() {
+        let mut model = Scripted::new();
+        let mut step = 0;
+        model.step_ms = Box::new(move |_| {
+            step += 1;
+            if step == 5 { 90.0 } else { 2.0 }
+        });
+        let mut run_count = 0.0;
+        model.prefill_ms = Box::new(move |_| {
+            run_count += 1.0;
+            100.0 + 10.0 * run_count
+        });
+        let settings = settings(&[2], &[2]);
+        let (points, _) = run(&mut model, &settings);
+        let said = warnings(&points, &settings);
+        assert_eq!(
+            said,
+            [
+                "batch 2, prompt 2, prefill: the median of 6 samples is certain to ±18.5 % only, ±5.0 % was asked for",
+                "batch 2, prompt 2, decode: 1 of 18 samples are outliers (modified z-score above 3.5), kept in every number",
+                "batch 2, prompt 2: the device throttled while it decoded (sw-power-cap)",
+            ]
+        );
+    }
+}
