@@ -12,10 +12,14 @@ use serde::Serialize;
 mod bench;
 mod eval;
 mod model;
+mod run;
+mod sweep;
 
 use bench::BenchArgs;
 use eval::EvalArgs;
 use model::ModelArgs;
+use run::RunArgs;
+use sweep::SweepArgs;
 
 /// Find out how few bits a language model can live on.
 ///
@@ -54,6 +58,13 @@ enum Command {
     Compare(CompareArgs),
     /// Measure load, prefill, decoding, memory and energy over batch sizes and prompt lengths.
     Bench(BenchArgs),
+    /// Run one experiment: export, sanity check, CoQA, benchmark, and write its record.
+    Run(RunArgs),
+    /// Run many experiments by one file: planned first, resumable, one process each.
+    Sweep(SweepArgs),
+    /// The process of one experiment; `run` and `sweep` start it.
+    #[command(hide = true)]
+    Worker,
     /// Show what ONNX Runtime really executes: every MatMul fused, dequantized on each step, or on the CPU.
     #[command(after_help = "Exit code 1 where a weight that was meant to be fused is not.
 
@@ -167,6 +178,10 @@ struct RuntimeArgs {
 }
 
 impl RuntimeArgs {
+    fn is_cuda(&self) -> bool {
+        matches!(self.ep, EpArg::Cuda)
+    }
+
     fn options(&self, weights: Weights) -> RuntimeChoice {
         RuntimeChoice { cuda: matches!(self.ep, EpArg::Cuda), threads: self.threads, weights }
     }
@@ -267,6 +282,9 @@ pub fn run() -> anyhow::Result<ExitCode> {
         }
         Command::Compare(args) => emit(&compare::run(&args.a, &args.b)?, args.json),
         Command::Bench(args) => bench::run_bench(args),
+        Command::Run(args) => run::run(args),
+        Command::Sweep(args) => sweep::run(args),
+        Command::Worker => pipeline::experiment::worker::run().map(|()| ExitCode::SUCCESS),
         Command::Inspect(args) => {
             let report = inspect::run(&args.artifact, &args.runtime.options(Weights::Fused))?;
             let fused = report.every_weight_fused();

@@ -110,7 +110,7 @@ impl BenchReport {
 }
 
 /// Refuses what the artifact cannot do before anything is loaded.
-fn check(settings: &BenchSettings, most: usize) -> Result<(), UsageError> {
+pub(super) fn check(settings: &BenchSettings, most: usize) -> Result<(), UsageError> {
     let (least, repeats) = (settings.min_repeats, settings.max_repeats);
     if least > repeats {
         return Err(UsageError::Repeats { least, most: repeats });

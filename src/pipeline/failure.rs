@@ -93,6 +93,9 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
         crate::calib::SetError,
         crate::quant::BudgetError,
         super::budget::BudgetRefusal,
+        super::experiment::ExperimentError,
+        super::sweep::SweepError,
+        crate::record::RunRecordError,
         super::plan::Refused,
     );
     None

@@ -9,12 +9,14 @@ pub mod calibrate;
 pub mod compare;
 pub mod doctor;
 pub mod evaluate;
+pub mod experiment;
 pub mod export;
 pub mod generate;
 pub mod inspect;
 pub mod packing;
 pub mod plan;
 pub mod quantize;
+pub mod sweep;
 pub mod verify;
 
 mod failure;

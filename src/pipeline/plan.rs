@@ -40,11 +40,12 @@ pub struct Request {
     pub max_context: Option<usize>,
 }
 
-/// A recipe by name, or its short form in flags.
+/// A recipe by name, its short form in flags, or the recipe itself.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RecipeChoice {
     Named(String),
     Flags(RecipeFlags),
+    Whole(Box<Recipe>),
 }
 
 impl Request {
@@ -53,6 +54,7 @@ impl Request {
         let mut recipe = match &self.recipe {
             RecipeChoice::Named(name) => Recipe::load(name)?,
             RecipeChoice::Flags(flags) => flags.recipe(self.calibration.as_deref())?,
+            RecipeChoice::Whole(recipe) => recipe.as_ref().clone(),
         };
         if let Some(set) = &self.calibration {
             recipe.calibration = Some(CalibrationRecipe { set: set.clone() });
