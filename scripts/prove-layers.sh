@@ -37,7 +37,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # What Docker is sent: files that git knows or would, less those of .dockerignore (plain names at the top, which tar reads alike).
 mkdir "$work/context"
 git ls-files -z --cached --others --exclude-standard |
-    tar --create --null --files-from=- --anchored --exclude-from=.dockerignore --ignore-failed-read | tar --extract --directory "$work/context"
+    tar --create --anchored --exclude-from=.dockerignore --ignore-failed-read --null --files-from=- | tar --extract --directory "$work/context"
 
 root="" dir=/ user=root
 environment=(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root)
