@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs services of the study, in Docker or on this machine.
 #
-#   ./run.sh [--bare] [--print] SERVICE...
+#   ./run.sh [--bare] [--print] SERVICE... [-- ARGUMENT...]
 #
 # Services, run in the order given:
 #   quick       baseline, INT8 and INT4 on the embedded model, in minutes
@@ -15,6 +15,7 @@
 #   --bare      without Docker: installs Rust, ONNX Runtime (its CUDA build where nvidia-smi is) and qonnx for this user first.
 #               QONNX=/path/to/qonnx runs that binary and installs nothing.
 #   --print     prints each service's command and runs nothing
+#   --          what follows is added to each service's command
 #
 # Records and reports go to results/. HF_TOKEN and the like come from the environment or from .env (see env.example).
 #
@@ -22,6 +23,7 @@
 #   ./run.sh quick figures
 #   ./run.sh --bare quick figures
 #   HF_TOKEN=hf_… ./run.sh full-run figures
+#   ./run.sh baseline bnb-8bit -- --model meta-llama/Llama-3.2-1B --ep cuda
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -47,6 +49,7 @@ command_of() {
     figures) command=(qonnx report results/) ;;
     *) wrong "unknown service '$1'; expected quick, full-run, baseline, bnb-8bit, bnb-4bit, quant or figures" ;;
     esac
+    command+=(${added[@]+"${added[@]}"})
 }
 
 # NAME=value lines of .env; what the environment has already stays.
@@ -94,9 +97,15 @@ prepare_docker() {
     docker compose build quick
 }
 
-bare=no print=no services=()
-for argument; do
+bare=no print=no services=() added=()
+while [ $# -gt 0 ]; do
+    argument=$1
+    shift
     case "$argument" in
+    --)
+        added=("$@")
+        break
+        ;;
     -h | --help)
         sed -n '2,/^set -euo/s/^# \{0,1\}//p' "$0"
         exit 0
@@ -130,6 +139,6 @@ for service in "${services[@]}"; do
     if [ "$bare" = yes ]; then
         "${command[@]}"
     else
-        docker compose run --rm "$service"
+        docker compose run --rm "$service" "${command[@]}"
     fi
 done

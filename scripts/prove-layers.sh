@@ -26,9 +26,11 @@ esac
     echo "prove-layers.sh: expected DEBIAN WORK; see --help" >&2
     exit 2
 }
+[ "$(id -u)" = 0 ] || fail "needs root, for chroot"
+# In a mount namespace of its own: what is mounted below goes away with it, however the script ends.
+[ -n "${PROVE_LAYERS_INSIDE-}" ] || PROVE_LAYERS_INSIDE=yes exec unshare --mount "$0" "$@"
 debian=$(realpath "$1")
 work=$2
-[ "$(id -u)" = 0 ] || fail "needs root, for chroot"
 [ -x "$debian/usr/bin/apt-get" ] || fail "$debian is no Debian; make one with debootstrap --variant=minbase bookworm $debian"
 mkdir "$work" || fail "$work must not exist"
 work=$(realpath "$work")
@@ -51,6 +53,7 @@ begin_stage() { # BASE as NAME
     root=$work/$name dir=/ user=root
     environment=(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root)
     cp --archive --reflink=auto "$debian" "$root"
+    mount --types proc proc "$root/proc"
     # The network as the host has it, its certificates too.
     cp --dereference /etc/resolv.conf /etc/hosts "$root/etc/"
     mkdir -p "$root/usr/local/share/ca-certificates"

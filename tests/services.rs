@@ -158,6 +158,8 @@ fn run_sh_runs_what_docker_compose_runs() {
         let output = run_sh(&["--print", &name], &[], Path::new(ROOT));
         expect_code(&output, 0);
         assert_eq!(text(&output.stdout).trim_end(), service.command.join(" "), "{name}");
+        let output = run_sh(&["--print", &name, "--", "--ep", "cuda"], &[], Path::new(ROOT));
+        assert_eq!(text(&output.stdout).trim_end(), format!("{} --ep cuda", service.command.join(" ")), "{name}");
     }
 }
 
