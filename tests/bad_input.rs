@@ -701,6 +701,14 @@ fn input_is_read_before_the_library_is_looked_for() {
         assert!(code == Some(2) && stderr.contains(says), "{arguments}: {code:?}, {stderr}");
     }
     let (code, stderr) = run("generate {artifact} hello");
+    // But CUDA before a model is fetched and hashed for a calibration that could not run.
+    for (arguments, says) in [
+        ("export no/such-model --method gptq --ep cuda -o {out}/a", "/nowhere/libonnxruntime.so"),
+        ("export no/such-model --bits 4 --ep cuda -o {out}/a", "no/such-model"),
+    ] {
+        let (code, stderr) = run(arguments);
+        assert!(code != Some(0) && stderr.contains(says), "{arguments}: {code:?}, {stderr}");
+    }
     assert_eq!(code, Some(1));
     assert!(stderr.contains("/nowhere/libonnxruntime.so") && stderr.contains("run scripts/get-onnxruntime.sh"), "{stderr}");
 }

@@ -24,6 +24,7 @@ use crate::checkpoint::{Checkpoint, WeightFile};
 use crate::model::StoredWeight;
 use crate::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
 use crate::record::{CalibratedRecord, FileRecord, MANIFEST_FILE, WeightRecord};
+use crate::runtime::{self, ExecutionProvider};
 
 mod report;
 
@@ -60,6 +61,9 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
     let watch = memory::Watch::start();
     interrupt::install();
     let parent = check_output(options)?;
+    if options.cuda && request.recipe()?.calibration.is_some() {
+        runtime::require(ExecutionProvider::Cuda)?;
+    }
     let source = source::resolve(&request.model)?;
     let checkpoint = Checkpoint::open(&source.dir)?;
     let mut plan = plan(request, &source, checkpoint.index())?;

@@ -34,4 +34,5 @@ pub use engine::{Engine, EngineOptions, Timings, Weights};
 pub use error::RuntimeError;
 pub use inspect::{Execution, Inspection, MatMulReport, inspect};
 pub use provider::ExecutionProvider;
+pub use session::require;
 pub use stage::{Bound, Operand, Resident, Stage, Stages, Target};
