@@ -165,6 +165,7 @@ fn flags() {
         ("export {model} --bits 16 --asymmetric -o {out}/a", &["--bits 16", "--asymmetric"]),
         ("export {model} --bits 16 --group-size 32 -o {out}/a", &["--bits 16", "--group-size"]),
         ("export {model} --bits 16 --scale absmax -o {out}/a", &["--bits 16", "--scale"]),
+        ("plan {model} --method gptq --calibration nosuch", &["nosuch: no such file, and no built-in set"]),
         ("plan {model} --context 8193", &["--context 8193", "8192 positions", "--max-context"]),
         (
             "eval {artifact} --task coqa --data {model}/coqa-mini.json --official-predictions {out}/o.json",

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::calibrate;
 use super::source::Source;
+use crate::calib;
 use crate::checkpoint::Index;
 use crate::fault::Fault;
 use crate::model::{
@@ -48,7 +49,7 @@ pub enum RecipeChoice {
 }
 
 impl Request {
-    /// The recipe that the request means, overrides included.
+    /// The recipe that the request means, overrides included; its calibration set is one that there is.
     pub fn recipe(&self) -> anyhow::Result<Recipe> {
         let mut recipe = match &self.recipe {
             RecipeChoice::Named(name) => Recipe::load(name)?,
@@ -57,7 +58,16 @@ impl Request {
         if let Some(set) = &self.calibration {
             recipe.calibration = Some(CalibrationRecipe { set: set.clone() });
         }
-        recipe.overrides.extend(self.overrides.iter().cloned());
+        if let Some(calibration) = &recipe.calibration {
+            calib::refuse_unknown(&calibration.set)?;
+        }
+        let is_by_format = match &self.recipe {
+            RecipeChoice::Named(_) => true,
+            RecipeChoice::Flags(flags) => flags.granularity.is_none() && flags.budget.is_none(),
+        };
+        let base = recipe.weights;
+        let overrides = self.overrides.iter().cloned();
+        recipe.overrides.extend(overrides.map(|over| if is_by_format { over.with_own_granularity(&base) } else { over }));
         Ok(recipe)
     }
 }
