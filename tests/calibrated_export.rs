@@ -169,6 +169,19 @@ fn llm_int8_keeps_outliers() {
 
 /// What needs no calibration set takes none.
 #[test]
+fn a_weight_whose_outliers_take_as_much_as_f16_is_f16_and_says_so() {
+    let (_, manifest) = whole(&["--method", "llm-int8", "--outlier-threshold", "1e-6"], 15.99..16.0001);
+    let linears = manifest["weights"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|weight| weight["name"].as_str().expect("a name").contains("_proj"));
+    for weight in linears {
+        assert!(weight["format"] == "f16" && weight.get("outliers").is_none(), "{weight}");
+    }
+}
+
+#[test]
 fn codebooks_and_rotations_need_no_set() {
     let place = Place::new();
     let cases: [(&[&str], f64); 4] = [

@@ -181,11 +181,11 @@ impl Forms {
         let recipes: BTreeMap<String, WeightRecipe> =
             modules.iter().map(|module| format!("{}.weight", module.names[0])).zip(resolved).collect();
         let form = |name: &str| match recipes.get(name).and_then(WeightRecipe::scheme) {
-            Some(scheme) => match dense.facts.outliers.get(name) {
+            Some(scheme) if !dense.facts.dense.contains(name) => match dense.facts.outliers.get(name) {
                 Some(&outliers) => WeightForm::Outliers { scheme, outliers },
                 None => WeightForm::Quantized(scheme),
             },
-            None => WeightForm::Dense(dense.dtype(name)),
+            _ => WeightForm::Dense(dense.dtype(name)),
         };
         Ok(Forms { forms: expected.iter().map(|tensor| (tensor.name.clone(), form(&tensor.name))).collect(), recipes })
     }

@@ -141,15 +141,23 @@ impl Group<'_> {
             let is_changed = scaling.is_some() || self.weights.rotation.is_some();
             return Ok(is_changed.then(|| Prepared::Dense(scaled.shape().to_vec(), scaled.into_raw_vec_and_offset().0)));
         };
-        let aim = match (self.clips(name, recipe), stats) {
-            (true, Some(stats)) => awq_clip(scaled.view(), &scheme, stats, &ClipOptions { steps: 20, max_shrink: 0.5 }),
-            _ => scaled,
-        };
         let outliers = match (recipe.outlier_threshold, stats) {
             (Some(threshold), Some(stats)) => outlier_features(&stats.max_abs, threshold),
             _ => Vec::new(),
         };
         let rounding = rounding(recipe.rounding);
+        // As many bits as f16, and not its numbers.
+        if 2 * outliers.len() >= w.ncols() {
+            let (outliers, all) = (outliers.len(), w.ncols());
+            tracing::warn!(
+                "weight {name}: {outliers} of {all} input features are outliers, which is no smaller than f16; it stays f16"
+            );
+            return Ok(Some(Prepared::Dense(scaled.shape().to_vec(), scaled.into_raw_vec_and_offset().0)));
+        }
+        let aim = match (self.clips(name, recipe), stats) {
+            (true, Some(stats)) => awq_clip(scaled.view(), &scheme, stats, &ClipOptions { steps: 20, max_shrink: 0.5 }),
+            _ => scaled,
+        };
         let rounded = with_outliers(rounding.as_ref(), aim.view(), &scheme, stats, &outliers)?;
         drop(aim);
         let mut effective = rounded.tensor.dequantize();

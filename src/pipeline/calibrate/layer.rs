@@ -18,7 +18,8 @@ use crate::record::CalibratedRecord;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prepared {
     Quantized(Box<QuantizedTensor>, Found),
-    /// Not quantized, but not the checkpoint's numbers either: turned, scaled, or a norm that took AWQ's scales.
+    /// Not quantized, and mostly not the checkpoint's numbers either: turned, scaled, a norm that took AWQ's scales, or a weight
+    /// whose outliers would take as much as f16.
     Dense(Vec<usize>, Vec<f32>),
 }
 
@@ -140,7 +141,7 @@ impl LayerResult {
     pub fn disagreement(&self, layer: usize, recipes: &BTreeMap<String, WeightRecipe>) -> Option<String> {
         let prefix = format!("model.layers.{layer}.");
         let quantized = recipes.iter().filter(|(name, recipe)| name.starts_with(&prefix) && recipe.scheme().is_some());
-        let missing = |name: &&String| !matches!(self.weights.get(*name), Some(Prepared::Quantized(..)));
+        let missing = |name: &&String| !self.weights.contains_key(*name);
         let foreign = self.weights.keys().find(|name| !name.starts_with(&prefix));
         quantized.map(|(name, _)| name).find(missing).or(foreign).cloned()
     }
