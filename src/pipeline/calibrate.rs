@@ -21,13 +21,15 @@ use super::source::{self, Source};
 use super::{interrupt, progress};
 use crate::calib::{self, CalibError, CalibrationSet, StreamOptions, TooFewTokens, Vocabulary};
 use crate::checkpoint::Checkpoint;
-use crate::model::{LinearInput, LlamaConfig, LlamaRotation, RotationOptions};
+use crate::model::{LinearInput, LlamaConfig, LlamaRotation, Mapping, RotationOptions, Smooth, mappings};
+use crate::quant::InputStats;
 use crate::recipe::{AwqRecipe, Recipe, RotationRecipe, WeightRecipe};
 use crate::record::FileRecord;
 use crate::runtime::ExecutionProvider;
 
 mod activations;
 mod group;
+mod judge;
 mod layer;
 mod turned;
 mod weights;
@@ -39,11 +41,12 @@ pub use weights::Weights;
 
 use activations::{Activations, Fed};
 use group::Group;
+use judge::judge_divided;
 use layer::LayerResult;
 use work::WorkFolder;
 
 /// Changes with every version of the program whose layers or statistics are not those of the one before.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 
 /// What a calibrated export starts from.
 pub struct Job<'a> {
@@ -215,6 +218,7 @@ impl Layers<'_> {
             return Ok(result);
         }
         let mut result = self.turned_vectors(layer)?;
+        let mut read: Vec<(LinearInput, InputStats)> = Vec::new();
         for (place, input) in LinearInput::ALL.into_iter().enumerate() {
             interrupt::check()?;
             bar.set_message(format!("layer {}/{}: {input:?}", layer + 1, self.weights.config.num_hidden_layers));
@@ -229,12 +233,39 @@ impl Layers<'_> {
                     Some(self.activations.statistics(n, &|n| fed.linears(weights, n))?)
                 }
             };
-            Group { layer, input, recipes, awq, weights: self.weights, stats }.round_into(&mut result)?;
+            let group = Group { layer, input, recipes, awq, weights: self.weights, stats };
+            group.round_into(&mut result)?;
+            self.judge_divided(layer, input, &read, &mut result)?;
+            read.extend(group.stats.filter(|_| awq.is_some() && self.is_judged_again(input)).map(|stats| (input, stats)));
             self.activations.follow(|chain| result.hash_input(layer, input, chain));
             bar.inc(1);
         }
         self.work.put(layer, &result)?;
         Ok(result)
+    }
+
+    /// Whether a linear of this input may take the scales of a later one.
+    fn is_judged_again(&self, input: LinearInput) -> bool {
+        let takes = |mapping: Mapping| matches!(mapping.smooth, Smooth::Linear(linear) if input.linears().contains(&linear));
+        mappings(self.weights.config).into_iter().any(takes)
+    }
+
+    /// Judges the linear again that takes the scales of `input`, if there is one: v those of o, up those of down.
+    fn judge_divided(
+        &self,
+        layer: usize,
+        input: LinearInput,
+        read: &[(LinearInput, InputStats)],
+        result: &mut LayerResult,
+    ) -> anyhow::Result<()> {
+        for mapping in mappings(self.weights.config).iter().filter(|mapping| mapping.balance == input) {
+            let Smooth::Linear(linear) = mapping.smooth else { continue };
+            let reads = |(input, _): &&(LinearInput, InputStats)| input.linears().contains(&linear);
+            if let Some((_, stats)) = read.iter().find(reads) {
+                judge_divided(result, (layer, mapping), |name| self.weights.matrix(name), stats)?;
+            }
+        }
+        Ok(())
     }
 
     fn awq(&self) -> Option<AwqRecipe> {
