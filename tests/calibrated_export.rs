@@ -308,6 +308,27 @@ fn kept_statistics_give_the_same_bytes_without_running_the_model() {
 }
 
 #[test]
+fn a_budgets_search_keeps_its_statistics_and_reads_them_again() {
+    let place = Place::new();
+    let stats = place.at("stats").display().to_string();
+    let flags = ["--target-bpw", "3.5", "--save-stats", &stats];
+    place.exported("first", &flags);
+    let kept = contents(&place.at("stats"));
+    assert_eq!(kept.len(), 6 * 4, "one file for each input, and rounding to nearest asks for none beside");
+    // One that is missing is made again, the same; another size shares them all.
+    fs::remove_file(place.at("stats").join(kept.keys().nth(7).expect("24 files"))).expect("the place is ours");
+    place.exported("second", &flags);
+    same(&place.at("first"), &place.at("second"));
+    place.exported("third", &["--target-bpw", "3", "--save-stats", &stats]);
+    assert!(contents(&place.at("stats")) == kept, "nothing is added or changed");
+    let file = place.at("stats").join(kept.keys().next().expect("24 files"));
+    fs::write(&file, "no statistics").expect("the place is ours");
+    let output = place.export("fourth", &flags).output().expect("qonnx starts");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains(&file.display().to_string()), "{stderr}");
+}
+
+#[test]
 fn flags_that_do_not_go_together_are_refused() {
     let place = Place::new();
     let out = place.at("out").display().to_string();

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::export::Options;
 use super::failure::UsageError;
@@ -30,11 +30,13 @@ use crate::runtime::ExecutionProvider;
 mod activations;
 mod group;
 mod judge;
+mod kept;
 mod layer;
 mod turned;
 mod weights;
 mod work;
 
+pub use kept::Kept;
 pub use layer::{Found, Prepared};
 pub use turned::Turned;
 pub use weights::Weights;
@@ -126,15 +128,12 @@ impl Job<'_> {
         let (plan, config) = (self.plan, &self.plan.config);
         let rotation = rotation(config, &plan.manifest.recipe)?;
         let weights = Weights { checkpoint: self.checkpoint, config, rotation };
-        if let Some(folder) = &self.options.save_stats {
-            std::fs::create_dir_all(folder).with_context(|| format!("--save-stats {}: cannot be made", folder.display()))?;
-        }
+        let kept = self.options.save_stats.as_deref().map(Kept::open).transpose()?;
         let work = WorkFolder::open(&self.options.output, &self.key(set, "layers"))?;
         let bar = progress::count((config.num_hidden_layers * LinearInput::ALL.len()) as u64, "calibrate");
         let mut chain = blake3::Hasher::new();
         chain.update(self.key(set, "statistics").as_bytes());
         let sequences = set.map_or(&[][..], |set| &set.sequences);
-        let kept = self.options.save_stats.clone();
         let activations = Activations::new(&weights, sequences, self.stream_options(work.path()), kept, chain, bar.clone());
         let mut layers = Layers { job: self, weights: &weights, work: &work, activations, previous: LayerResult::default() };
         let mut facts = Facts::default();
@@ -155,18 +154,10 @@ impl Job<'_> {
     fn key(&self, set: Option<&CalibrationSet>, of: &str) -> blake3::Hash {
         let recipe = &self.plan.manifest.recipe;
         let decided = json!({
-            "of": of,
-            "form": FORM,
-            "version": env!("CARGO_PKG_VERSION"),
             "recipe": if of == "layers" { json!(recipe) } else { json!(recipe.rotation()) },
             "reference": self.needs_reference(),
-            "set": set.map(CalibrationSet::hash),
-            "model": self.inputs,
-            "config": format!("{:?}", self.plan.config),
-            "cuda": self.options.cuda,
-            "threads": self.options.threads,
         });
-        blake3::hash(decided.to_string().as_bytes())
+        key_of(of, decided, set, (self.plan, self.inputs, self.options))
     }
 
     /// Whether the unquantized model must run beside.
@@ -184,6 +175,27 @@ impl Job<'_> {
             too_few_tokens: TooFewTokens::Refuse,
         }
     }
+}
+
+/// BLAKE3 of what everything that is computed on a calibration set depends on, and of `decided` beside it.
+pub fn key_of(
+    of: &str,
+    decided: Value,
+    set: Option<&CalibrationSet>,
+    (plan, inputs, options): (&Plan, &[FileRecord], &Options),
+) -> blake3::Hash {
+    let all = json!({
+        "of": of,
+        "form": FORM,
+        "version": env!("CARGO_PKG_VERSION"),
+        "decided": decided,
+        "set": set.map(CalibrationSet::hash),
+        "model": inputs,
+        "config": format!("{:?}", plan.config),
+        "cuda": options.cuda,
+        "threads": options.threads,
+    });
+    blake3::hash(all.to_string().as_bytes())
 }
 
 /// An interruption says what is kept; other errors stay as they are.
