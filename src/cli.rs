@@ -11,9 +11,11 @@ use serde::Serialize;
 
 mod eval;
 mod model;
+mod report;
 
 use eval::EvalArgs;
 use model::ModelArgs;
+use report::ReportArgs;
 
 /// Find out how few bits a language model can live on.
 ///
@@ -49,6 +51,8 @@ enum Command {
     Eval(EvalArgs),
     /// Compare two CoQA results on the same questions: paired bootstrap and McNemar.
     Compare(CompareArgs),
+    /// Draw and write up a folder of experiments: figures, REPORT.md, report.html, a four-page report.pdf.
+    Report(ReportArgs),
     /// Show what ONNX Runtime really executes: every MatMul fused, dequantized on each step, or on the CPU.
     #[command(after_help = "Exit code 1 where a weight that was meant to be fused is not.
 
@@ -260,6 +264,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
             eval::refuse_foreign_flags(args.task, given)?;
             eval::run_eval(args)
         }
+        Command::Report(args) => report::run_report(&args),
         Command::Compare(args) => emit(&compare::run(&args.a, &args.b)?, args.json),
         Command::Inspect(args) => {
             let report = inspect::run(&args.artifact, &args.runtime.options(Weights::Fused))?;

@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod packing;
 pub mod plan;
 pub mod quantize;
+pub mod report;
 pub mod verify;
 
 mod failure;
