@@ -152,11 +152,12 @@ pub fn limits(study: &Study) -> Vec<String> {
     let mut limits = Vec::new();
     let evaluated = study.rows.iter().filter_map(Row::paired).collect::<Vec<_>>();
     let questions = study.baseline().evaluation().map_or(0, |evaluation| evaluation.questions);
-    let coarsest = evaluated.iter().map(|paired| paired.smallest_detectable).fold(0.0, f64::max);
+    let reaching: Vec<_> = evaluated.iter().filter(|paired| paired.f1_ci95[1] >= 0.0).collect();
+    let coarsest = reaching.iter().map(|paired| paired.smallest_detectable).fold(0.0, f64::max);
     if coarsest > COARSE {
         limits.push(format!(
-            "The question set is small: with {} questions some comparisons would miss a true difference of up to {} more often than \
-             one time in five.",
+            "The question set is small: with {} questions some of the artifacts called not distinguishable could differ truly by up to {} and \
+             be missed one time in five.",
             numbers::count(questions as u64),
             numbers::score(coarsest)
         ));

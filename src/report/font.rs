@@ -1,7 +1,7 @@
 //! The report's one font, compiled in, so that figures and pages look the same on a machine without any.
 //!
-//! Inter (rsms.me/inter, SIL Open Font License) in two cuts, subset to Latin and the signs that reports use, its digits
-//! replaced by those of equal width; `scripts/make_report_fonts.py` makes the files.
+//! Inter (rsms.me/inter, SIL Open Font License), subset to Latin and the signs that reports use by
+//! `scripts/make_report_fonts.py`; of the regular cut there is one with digits of equal width.
 
 use std::sync::OnceLock;
 
@@ -11,9 +11,13 @@ use super::scene::Weight;
 
 pub const REGULAR: &[u8] = include_bytes!("fonts/Inter-Regular.otf");
 pub const BOLD: &[u8] = include_bytes!("fonts/Inter-SemiBold.otf");
+pub const FIGURES: &[u8] = include_bytes!("fonts/Inter-Tabular.otf");
 
 /// As a file names it: whoever shows an SVG without the font takes the next.
 pub const FAMILY: &str = "Inter, Helvetica, Arial, sans-serif";
+
+/// Only ever measured.
+const FIGURES_FAMILY: &str = "Inter with digits of equal width";
 
 /// Height of capitals, ems.
 pub const CAP_HEIGHT: f64 = 0.727;
@@ -30,8 +34,10 @@ const MEASURED_AT: f64 = 2000.0;
 pub fn register() {
     static DONE: OnceLock<()> = OnceLock::new();
     DONE.get_or_init(|| {
-        for (style, bytes) in [(FontStyle::Normal, REGULAR), (FontStyle::Bold, BOLD)] {
-            let registered = register_font(FAMILY, style, bytes);
+        let cuts =
+            [(FAMILY, FontStyle::Normal, REGULAR), (FAMILY, FontStyle::Bold, BOLD), (FIGURES_FAMILY, FontStyle::Normal, FIGURES)];
+        for (family, style, bytes) in cuts {
+            let registered = register_font(family, style, bytes);
             assert!(registered.is_ok(), "the fonts that are compiled in can be read");
         }
     });
@@ -40,7 +46,8 @@ pub fn register() {
 /// Width of `text` at `size` pixels per em.
 pub fn width(text: &str, size: f64, weight: Weight) -> f64 {
     register();
-    let font = (FontFamily::Name(FAMILY), MEASURED_AT * PLOTTERS_BITMAP_EM, style(weight)).into_font();
+    let family = if weight == Weight::Figures { FIGURES_FAMILY } else { FAMILY };
+    let font = (FontFamily::Name(family), MEASURED_AT * PLOTTERS_BITMAP_EM, style(weight)).into_font();
     let ((left, _), (right, _)) = font.layout_box(text).expect("a registered font has been read once");
     f64::from(right - left) / MEASURED_AT * size
 }
@@ -48,7 +55,7 @@ pub fn width(text: &str, size: f64, weight: Weight) -> f64 {
 /// The cut as plotters names it.
 pub fn style(weight: Weight) -> FontStyle {
     match weight {
-        Weight::Regular => FontStyle::Normal,
+        Weight::Regular | Weight::Figures => FontStyle::Normal,
         Weight::Bold => FontStyle::Bold,
     }
 }
@@ -58,9 +65,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digits_are_of_equal_width_and_letters_are_not() {
-        let width = |text| super::width(text, 100.0, Weight::Regular);
+    fn digits_of_columns_are_of_equal_width_and_letters_are_not() {
+        let width = |text| super::width(text, 100.0, Weight::Figures);
         assert_eq!(width("1111"), width("8080"));
+        assert!(super::width("1111", 100.0, Weight::Regular) < width("1111"));
         assert!(width("iiii") < width("mmmm"));
         assert!((width("Δ+−±≤") - 5.0 * 60.0).abs() < 60.0, "{}", width("Δ+−±≤"));
     }

@@ -16,13 +16,15 @@ pub struct Labelled {
 const NEAR: f64 = 7.0;
 const STEP: f64 = 7.0;
 const RINGS: usize = 60;
+/// Half the width of a point's mark, which leaders of others go around.
+const MARK: f64 = 5.0;
 /// Directions of a ring.
 const DIRECTIONS: usize = 24;
 
 /// The box of each label inside `frame`, or none where there is no room for all of them.
 ///
 /// Greedy: points in the densest surroundings choose first, each the nearest free place; `obstacles` (marks, bars, lines of text) are
-/// kept free, and a place whose leader line crosses another label is not taken.
+/// kept free, and a place whose leader line crosses another label is not taken; leaders avoid the other points where they can.
 pub fn place(points: &[Labelled], obstacles: &[Rect], frame: Rect) -> Option<Vec<Rect>> {
     let mut placed: Vec<Option<Rect>> = vec![None; points.len()];
     for at in densest_first(points) {
@@ -32,14 +34,20 @@ pub fn place(points: &[Labelled], obstacles: &[Rect], frame: Rect) -> Option<Vec
             .zip(&placed)
             .filter_map(|(point, label)| label.map(|label| (point.point, nearest(&label, point.point))))
             .collect();
+        let leader = |candidate: &Rect| (points[at].point, nearest(candidate, points[at].point));
         let free = |candidate: &Rect| {
-            let leader = (points[at].point, nearest(candidate, points[at].point));
+            let leader = leader(candidate);
             candidate.inside(&frame)
                 && !taken.iter().chain(obstacles).any(|other| candidate.overlaps(other))
                 && !taken.iter().any(|other| crosses(leader, other))
                 && !leaders.iter().any(|&other| crosses(other, candidate))
         };
-        placed[at] = Some(candidates(points[at]).find(free)?);
+        let clear = |candidate: &Rect| {
+            let others = points.iter().enumerate().filter(|(other, _)| *other != at);
+            !others.map(|(_, point)| Rect::around(point.point, MARK, MARK)).any(|mark| crosses(leader(candidate), &mark))
+        };
+        let near = candidates(points[at]).find(|candidate| free(candidate) && clear(candidate));
+        placed[at] = Some(near.or_else(|| candidates(points[at]).find(free))?);
     }
     placed.into_iter().collect()
 }

@@ -2,8 +2,6 @@
 
 use std::fmt::Write;
 
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-
 use super::figure::{self, Figure};
 use super::findings::{self, Finding};
 use super::method;
@@ -11,10 +9,6 @@ use super::numbers::{self, NONE};
 use super::recommend::Recommendation;
 use super::study::{Row, Study};
 use crate::record::{Measured, Outcome};
-
-/// What a relative link may not hold as it is.
-const IN_LINKS: &AsciiSet =
-    &CONTROLS.add(b' ').add(b'(').add(b')').add(b'<').add(b'>').add(b'"').add(b'#').add(b'?').add(b'%').add(b'`');
 
 /// The whole report; figures are linked in `figures/`.
 pub fn markdown(study: &Study, recommendation: &Recommendation, figures: &[Figure]) -> String {
@@ -238,8 +232,7 @@ fn methods(out: &mut String, study: &Study) {
 
 /// The record's file, linked.
 fn link(row: &Row) -> String {
-    let name = row.file.rsplit('/').next().unwrap_or(&row.file);
-    format!("[{}]({})", code(name), utf8_percent_encode(&row.file, IN_LINKS))
+    format!("[{}]({})", code(row.file_name()), row.href())
 }
 
 /// Text from outside between backquotes.

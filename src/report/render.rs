@@ -3,7 +3,9 @@
 use super::ReportError;
 use super::figure::{self, Figure};
 use super::findings::{self, Finding};
+use super::html::html;
 use super::markdown::markdown;
+use super::pdf::pdf;
 use super::plot;
 use super::recommend::recommend;
 use super::study::Study;
@@ -31,6 +33,8 @@ impl Rendered {
             files.push((format!("figures/{name}.png"), plot::png(scene)?));
         }
         files.push(("REPORT.md".to_owned(), markdown(study, &recommendation, &figures).into_bytes()));
+        files.push(("report.html".to_owned(), html(study, &recommendation, &figures)?.into_bytes()));
+        files.push(("report.pdf".to_owned(), pdf(study, &recommendation)?));
         Ok(Rendered { files, findings: findings::findings(study, &recommendation) })
     }
 }

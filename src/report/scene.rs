@@ -31,6 +31,8 @@ pub enum Anchor {
 pub enum Weight {
     Regular,
     Bold,
+    /// Regular with digits of equal width, for columns of numbers; where plotters draws, it is Regular.
+    Figures,
 }
 
 /// How a text looks.

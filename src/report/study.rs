@@ -2,8 +2,14 @@
 
 use std::collections::HashMap;
 
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
 use super::ReportError;
 use crate::record::{BenchRecord, EvaluationRecord, Measured, Outcome, PairedRecord, RunRecord, Samples};
+
+/// What a relative link may not hold as it is.
+const IN_LINKS: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'(').add(b')').add(b'<').add(b'>').add(b'"').add(b'#').add(b'?').add(b'%').add(b'`');
 
 /// A record and the file it was read from.
 #[derive(Debug, Clone)]
@@ -60,6 +66,16 @@ pub enum Point<'a> {
 impl Row {
     pub fn name(&self) -> &str {
         &self.record.experiment_name
+    }
+
+    /// The record's file without the way to it.
+    pub fn file_name(&self) -> &str {
+        self.file.rsplit('/').next().unwrap_or(&self.file)
+    }
+
+    /// The record's file as links write it.
+    pub fn href(&self) -> String {
+        utf8_percent_encode(&self.file, IN_LINKS).to_string()
     }
 
     pub fn is_baseline(&self) -> bool {

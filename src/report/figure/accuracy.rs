@@ -11,7 +11,13 @@ use crate::report::study::Study;
 
 const RADIUS: f64 = 6.0;
 /// Distance of points of equal bits that are drawn side by side, pixels.
-const DODGE: f64 = 13.0;
+const DODGE: f64 = 9.0;
+/// Bits that are drawn closer than this count as equal, pixels.
+const EQUAL: f64 = 3.0;
+/// Below this part of the baseline's F1 a score leaves the scale, which would be flat otherwise.
+const COLLAPSED: f64 = 0.6;
+/// Height of the strip for scores that left the scale.
+const STRIP: f64 = 58.0;
 const BAR: Color = Color(0x8C, 0x95, 0x9F);
 const LINE_HEIGHT: f64 = 15.0;
 const TICKS: &[f64] = &[1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0];
@@ -24,6 +30,8 @@ struct Dot {
     f1: f64,
     /// Ends of the paired interval, as F1.
     interval: Option<[f64; 2]>,
+    /// So far below the baseline that it is drawn under the scale.
+    collapsed: bool,
 }
 
 /// Grows until every label has a place.
@@ -36,10 +44,14 @@ pub fn figure(study: &Study, shown: &[usize]) -> Figure {
         0 => String::new(),
         _ => format!(" {missing} without a size or a score are not drawn; the tables name them."),
     };
+    let below = match dots.iter().filter(|dot| dot.collapsed).count() {
+        0 => "",
+        _ => " Scores under 60 % of the baseline's stand below the scale, in brackets.",
+    };
     let caption = format!(
         "CoQA F1 against bits per weight of the decoder's linears (scales and outliers counted, logarithmic). Bars: paired 95 % \
          interval of the difference from the baseline on the same questions, drawn around the baseline's F1; a bar that reaches the \
-         dashed line is not distinguishable from the baseline. Stepped line: Pareto front. Points of nearly equal bits are drawn side by side.{absent}"
+         dashed line is not distinguishable from the baseline. Stepped line: Pareto front. Points of equal bits are drawn side by side.{below}{absent}"
     );
     let scene = scene.unwrap_or_else(|| unlabelled(study, shown, &dots));
     Figure { name: "accuracy_vs_compression", title: TITLE.to_owned(), caption, scene }
@@ -50,14 +62,28 @@ fn dots(study: &Study, shown: &[usize]) -> Vec<Dot> {
     let dot = |&row: &usize| {
         let of = &study.rows[row];
         let interval = of.paired().zip(base).map(|(paired, base)| paired.f1_ci95.map(|end| base + end));
-        Some(Dot { row, bits: of.bits()?, f1: of.f1()?, interval })
+        let (bits, f1) = (of.bits()?, of.f1()?);
+        Some(Dot { row, bits, f1, interval, collapsed: base.is_some_and(|base| f1 < COLLAPSED * base) })
     };
-    shown.iter().filter_map(dot).collect()
+    let mut dots: Vec<Dot> = shown.iter().filter_map(dot).collect();
+    // Where nearly all collapsed, they are the picture.
+    if dots.iter().filter(|dot| !dot.collapsed).count() < 3 {
+        dots.iter_mut().for_each(|dot| dot.collapsed = false);
+    }
+    dots
+}
+
+/// The name; with the score where the scale does not show it.
+fn label(study: &Study, dot: &Dot) -> String {
+    let name = shown_name(&study.rows[dot.row]);
+    if dot.collapsed { format!("{name} ({})", numbers::score(dot.f1)) } else { name }
 }
 
 /// The frame and both axes.
 struct Plot {
     frame: Rect,
+    /// Where the horizontal axis stands: below the frame, where scores left the scale.
+    floor: f64,
     x: Axis,
     y: Axis,
 }
@@ -70,7 +96,8 @@ fn drawn(study: &Study, shown: &[usize], dots: &[Dot], height: f64) -> Option<Sc
     obstacles.extend(bars(&mut scene, dots, &places, &plot));
     obstacles.extend(places.iter().map(|&place| Rect::around(place, RADIUS + 2.0, RADIUS + 2.0)));
     let wanted: Vec<Labelled> = dots.iter().zip(&places).map(|(dot, &point)| label_size(study, dot, point)).collect();
-    let boxes = labels::place(&wanted, &obstacles, plot.frame)?;
+    let room = Rect { bottom: plot.floor, ..plot.frame };
+    let boxes = labels::place(&wanted, &obstacles, room)?;
     marks_and_spots(&mut scene, study, dots, &places);
     for ((dot, &point), area) in dots.iter().zip(&places).zip(&boxes) {
         let anchor = labels::nearest(area, point);
@@ -78,7 +105,7 @@ fn drawn(study: &Study, shown: &[usize], dots: &[Dot], height: f64) -> Option<Sc
             scene.line(&[edge_towards(point, anchor), anchor], BAR, 0.8);
         }
         let middle = (area.top + area.bottom) / 2.0;
-        scene.text_centred([area.left + 2.0, middle], shown_name(&study.rows[dot.row]), LABEL);
+        scene.text_centred([area.left + 2.0, middle], label(study, dot), LABEL);
     }
     Some(scene)
 }
@@ -95,7 +122,7 @@ fn unlabelled(study: &Study, shown: &[usize], dots: &[Dot]) -> Scene {
 }
 
 fn label_size(study: &Study, dot: &Dot, point: Point) -> Labelled {
-    let width = font::width(&shown_name(&study.rows[dot.row]), LABEL.size, LABEL.weight) * 1.04 + 4.0;
+    let width = font::width(&label(study, dot), LABEL.size, LABEL.weight) * 1.04 + 4.0;
     Labelled { point, width, height: LINE_HEIGHT }
 }
 
@@ -120,25 +147,27 @@ fn prepared(study: &Study, shown: &[usize], dots: &[Dot], height: f64) -> (Scene
         Extra { name: "paired 95 % interval", draw: |scene, x, y| whisker(scene, x + 6.0, [y - 7.0, y + 7.0]) },
     ];
     let lower = legend(&mut scene, study, shown, top, &extra);
-    let frame = Rect { left: 66.0, top: lower + 24.0, right: WIDTH - 24.0, bottom: height - 54.0 };
-    let plot = axes(dots, study.baseline().f1(), frame);
+    let floor = height - 54.0;
+    let strip = if dots.iter().any(|dot| dot.collapsed) { STRIP } else { 0.0 };
+    let frame = Rect { left: 66.0, top: lower + 24.0, right: WIDTH - 24.0, bottom: floor - strip };
+    let plot = axes(dots, study.baseline().f1(), frame, floor);
     grid(&mut scene, &plot);
     (scene, plot)
 }
 
-fn axes(dots: &[Dot], base: Option<f64>, frame: Rect) -> Plot {
+fn axes(dots: &[Dot], base: Option<f64>, frame: Rect, floor: f64) -> Plot {
     let span = |values: &mut dyn Iterator<Item = f64>| {
         values.fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], value| [low.min(value), high.max(value)])
     };
     let [low, high] = span(&mut dots.iter().map(|dot| dot.bits));
     let bits = if low.is_finite() { [low / 1.12, high * 1.12] } else { [2.0, 16.0] };
-    let scores = dots.iter().flat_map(|dot| dot.interval.into_iter().flatten().chain([dot.f1]));
+    let scores = dots.iter().filter(|dot| !dot.collapsed).flat_map(|dot| dot.interval.into_iter().flatten().chain([dot.f1]));
     let [low, high] = span(&mut scores.chain(base));
     let [low, high] = if low.is_finite() { [low, high] } else { [0.0, 1.0] };
     let room = 0.07 * (high - low).max(0.01);
     let x = Axis::new(Scale::Log, bits, [frame.left, frame.right]);
     let y = Axis::new(Scale::Linear, [(low - room).max(-0.01), (high + room).min(1.01)], [frame.bottom, frame.top]);
-    Plot { frame, x, y }
+    Plot { frame, floor, x, y }
 }
 
 fn grid(scene: &mut Scene, plot: &Plot) {
@@ -156,12 +185,16 @@ fn grid(scene: &mut Scene, plot: &Plot) {
     let inside = |value: &&f64| (frame.left..=frame.right).contains(&plot.x.at(**value));
     for value in TICKS.iter().filter(inside) {
         let x = plot.x.at(*value);
-        scene.line(&[[x, frame.bottom], [x, frame.bottom + 5.0]], MUTED, 1.0);
-        scene.text([x, frame.bottom + 19.0], format!("{value}"), TICK.at(Anchor::Middle));
+        scene.line(&[[x, plot.floor], [x, plot.floor + 5.0]], MUTED, 1.0);
+        scene.text([x, plot.floor + 19.0], format!("{value}"), TICK.at(Anchor::Middle));
     }
-    scene.line(&[[frame.left, frame.bottom], [frame.right, frame.bottom]], MUTED, 1.0);
+    scene.line(&[[frame.left, plot.floor], [frame.right, plot.floor]], MUTED, 1.0);
+    if plot.floor > frame.bottom {
+        scene.dashed([frame.left, frame.bottom], [frame.right, frame.bottom], 1.5, MUTED, 1.0);
+        scene.text_centred([frame.left - 8.0, (frame.bottom + plot.floor) / 2.0], "below", TICK.at(Anchor::End));
+    }
     scene.text([frame.left - 42.0, frame.top - 10.0], "F1 (0 to 1)", TICK);
-    scene.text([frame.right, frame.bottom + 40.0], "bits per weight of the linears (log scale)", TICK.at(Anchor::End));
+    scene.text([frame.right, plot.floor + 40.0], "bits per weight of the linears (log scale)", TICK.at(Anchor::End));
 }
 
 /// Where each dot is drawn: those that would cover each other's bars move apart sideways.
@@ -169,7 +202,7 @@ fn dodged(dots: &[Dot], plot: &Plot) -> Vec<Point> {
     let mut order: Vec<usize> = (0..dots.len()).collect();
     order.sort_by(|&a, &b| dots[a].bits.total_cmp(&dots[b].bits).then(dots[a].f1.total_cmp(&dots[b].f1)));
     let mut x: Vec<f64> = dots.iter().map(|dot| plot.x.at(dot.bits)).collect();
-    for group in order.chunk_by(|&a, &b| (plot.x.at(dots[b].bits) - plot.x.at(dots[a].bits)).abs() < DODGE / 2.0) {
+    for group in order.chunk_by(|&a, &b| (plot.x.at(dots[b].bits) - plot.x.at(dots[a].bits)).abs() < EQUAL) {
         let middle = group.iter().map(|&at| plot.x.at(dots[at].bits)).sum::<f64>() / group.len() as f64;
         let first = middle - DODGE * (group.len() - 1) as f64 / 2.0;
         if group.len() > 1 {
@@ -177,11 +210,12 @@ fn dodged(dots: &[Dot], plot: &Plot) -> Vec<Point> {
         }
     }
     let inside = |x: f64| x.clamp(plot.frame.left + RADIUS, plot.frame.right - RADIUS);
-    dots.iter().zip(x).map(|(dot, x)| [inside(x), plot.y.at(dot.f1)]).collect()
+    let strip = (plot.frame.bottom + plot.floor) / 2.0;
+    dots.iter().zip(x).map(|(dot, x)| [inside(x), if dot.collapsed { strip } else { plot.y.at(dot.f1) }]).collect()
 }
 
 fn front(scene: &mut Scene, study: &Study, dots: &[Dot], places: &[Point]) -> Vec<Rect> {
-    let place = |row: usize| dots.iter().position(|dot| dot.row == row).map(|at| places[at]);
+    let place = |row: usize| dots.iter().position(|dot| dot.row == row && !dot.collapsed).map(|at| places[at]);
     let corners: Vec<Point> = study.pareto().into_iter().filter_map(place).collect();
     let mut steps: Vec<Point> = Vec::new();
     for &[x, y] in &corners {
@@ -214,7 +248,7 @@ fn baseline_line(scene: &mut Scene, study: &Study, plot: &Plot) -> Option<Rect> 
 fn bars(scene: &mut Scene, dots: &[Dot], places: &[Point], plot: &Plot) -> Vec<Rect> {
     let mut taken = Vec::new();
     for (dot, &[x, _]) in dots.iter().zip(places) {
-        let Some([low, high]) = dot.interval else { continue };
+        let Some([low, high]) = dot.interval.filter(|_| !dot.collapsed) else { continue };
         let (top, bottom) = (plot.y.at(high), plot.y.at(low));
         whisker(scene, x, [top, bottom]);
         taken.push(Rect { left: x - 4.0, right: x + 4.0, top, bottom });

@@ -4,14 +4,15 @@ use super::axis::{Axis, Scale};
 use super::bars::{self, bars_from};
 use super::{Figure, LABEL, TICK, WIDTH, titled};
 use crate::record::Samples;
+use crate::report::font;
 use crate::report::marks;
 use crate::report::numbers;
-use crate::report::scene::{Anchor, INK, MUTED, Rect, Scene, TextStyle};
+use crate::report::scene::{Anchor, INK, MUTED, PAPER, Rect, Scene, TextStyle};
 use crate::report::study::{Device, Point, Study};
 
-const ROW: f64 = 24.0;
+const ROW: f64 = 22.0;
 /// Above the rows of a device: its name, then the panels' titles.
-const HEADER: f64 = 58.0;
+const HEADER: f64 = 50.0;
 const FOOTER: f64 = 44.0;
 const TITLE: &str = "Latency";
 /// Room right of the longest bar for its number.
@@ -83,17 +84,17 @@ fn draw_panel(scene: &mut Scene, study: &Study, panel: &Panel, points: &[(usize,
     let longest = if longest > 0.0 { longest } else { 1.0 };
     let axis = Axis::new(Scale::Linear, [0.0, longest], [panel.span[0], panel.span[1] - NUMBER_ROOM]);
     bars::scale(scene, &axis, 4, [top, bottom]);
+    if let Some((_, baseline)) = points.iter().find(|&&(at, _)| study.rows[at].is_baseline())
+        && let Some(samples) = (panel.samples)(*baseline)
+    {
+        scene.dashed([axis.at(samples.p50), top], [axis.at(samples.p50), bottom], 3.0, INK, 1.0);
+    }
     for (place, &(at, point)) in points.iter().enumerate() {
         let y = top + ROW * (place as f64 + 0.5);
         match (panel.samples)(point) {
             Some(samples) => bar(scene, study, at, samples, &axis, y),
             None => scene.text_centred([axis.at(0.0) + 8.0, y], point.absence(), LABEL.colored(MUTED)),
         }
-    }
-    if let Some((_, baseline)) = points.iter().find(|&&(at, _)| study.rows[at].is_baseline())
-        && let Some(samples) = (panel.samples)(*baseline)
-    {
-        scene.dashed([axis.at(samples.p50), top], [axis.at(samples.p50), bottom], 3.0, INK, 1.0);
     }
 }
 
@@ -103,5 +104,10 @@ fn bar(scene: &mut Scene, study: &Study, at: usize, samples: &Samples, axis: &Ax
     scene.outlined(Rect { left: start, right: middle, top: y - 6.0, bottom: y + 6.0 }.corners(), mark.color, INK, 0.8);
     scene.line(&[[middle, y], [end, y]], INK, 1.2);
     scene.line(&[[end, y - 4.0], [end, y + 4.0]], INK, 1.2);
-    scene.text_centred([end.max(middle) + 6.0, y], numbers::three_digits(samples.p50), TICK.colored(INK).at(Anchor::Start));
+    let (text, style) = (numbers::three_digits(samples.p50), TICK.colored(INK).at(Anchor::Start));
+    let from = end.max(middle) + 6.0;
+    // The number stands on paper, not on the baseline's line.
+    let width = font::width(&text, style.size, style.weight);
+    scene.area(Rect { left: from - 2.0, right: from + width + 2.0, top: y - 6.0, bottom: y + 6.0 }.corners(), PAPER);
+    scene.text_centred([from, y], text, style);
 }

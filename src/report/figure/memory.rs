@@ -7,7 +7,7 @@ use crate::report::numbers;
 use crate::report::scene::{Anchor, Color, INK, MUTED, Rect, Scene};
 use crate::report::study::{Row, Study};
 
-const ROW: f64 = 34.0;
+const ROW: f64 = 29.0;
 const DISK: Color = Color(0x00, 0x72, 0xB2);
 const MEMORY: Color = Color(0xF0, 0xC6, 0x6B);
 const TITLE: &str = "Memory";
@@ -28,14 +28,14 @@ pub fn figure(study: &Study, shown: &[usize]) -> Figure {
         let y = rows_top + ROW * (place as f64 + 0.5);
         bars::name(&mut scene, study, at, y, ROW);
         let row = &study.rows[at];
-        let values = [(row.model_bytes(), DISK, -7.5), (in_memory(row), MEMORY, 7.5)];
+        let values = [(row.model_bytes(), DISK, -6.0), (in_memory(row), MEMORY, 6.0)];
         if values.iter().all(|(value, ..)| value.is_none()) {
             scene.text_centred([axis.at(0.0) + 8.0, y], bars::reason(study, at), LABEL.colored(MUTED));
         }
         for (value, color, offset) in values {
             let Some(bytes) = value else { continue };
             let end = axis.at(bytes as f64 / unit);
-            bar(&mut scene, Rect { left: axis.at(0.0), right: end, top: y + offset - 6.0, bottom: y + offset + 6.0 }, color);
+            bar(&mut scene, Rect { left: axis.at(0.0), right: end, top: y + offset - 5.0, bottom: y + offset + 5.0 }, color);
             scene.text_centred([end + 6.0, y + offset], numbers::bytes(bytes), TICK.colored(INK));
         }
     }
@@ -58,6 +58,6 @@ fn key(scene: &mut Scene, top: f64) {
     for (name, color) in [("on disk", DISK), ("weights in memory", MEMORY)] {
         bar(scene, Rect { left: x, right: x + 22.0, top: top + 2.0, bottom: top + 14.0 }, color);
         scene.text_centred([x + 30.0, top + 8.0], name, LABEL);
-        x += 120.0;
+        x += 110.0;
     }
 }

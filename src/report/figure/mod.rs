@@ -16,7 +16,7 @@ use super::scene::{Anchor, MUTED, Scene, TextStyle};
 use super::study::{Row, Study};
 
 /// Width of every figure, logical pixels.
-pub const WIDTH: f64 = 920.0;
+pub const WIDTH: f64 = 780.0;
 
 const TITLE: TextStyle = TextStyle::new(17.0).bold();
 const SUBTITLE: TextStyle = TextStyle::new(12.5).colored(MUTED);
@@ -39,13 +39,20 @@ pub struct Figure {
 
 /// All figures of the rows at places `shown`.
 pub fn figures(study: &Study, shown: &[usize]) -> Vec<Figure> {
-    vec![
-        accuracy::figure(study, shown),
-        memory::figure(study, shown),
-        latency::figure(study, shown),
-        throughput::figure(study, shown),
-        table::figure(study, shown),
-    ]
+    let mut figures = vec![accuracy(study, shown)];
+    figures.extend(hardware(study, shown));
+    figures.push(table::figure(study, shown));
+    figures
+}
+
+/// F1 against bits per weight.
+pub fn accuracy(study: &Study, shown: &[usize]) -> Figure {
+    accuracy::figure(study, shown)
+}
+
+/// Memory, latency, throughput.
+pub fn hardware(study: &Study, shown: &[usize]) -> Vec<Figure> {
+    vec![memory::figure(study, shown), latency::figure(study, shown), throughput::figure(study, shown)]
 }
 
 /// A scene with its title and a line below it; returns where the rest may begin.

@@ -71,7 +71,7 @@ pub fn columns() -> &'static [Column] {
             narrow: "Bits",
             unit: "bits",
             meaning: "over the decoder's linears on disk, scales counted",
-            width: 52.0,
+            width: 44.0,
             cell: |study, row| Cell::new(study.rows[row].bits(), numbers::bits),
         },
         Column {
@@ -79,7 +79,7 @@ pub fn columns() -> &'static [Column] {
             narrow: "Size",
             unit: "bytes",
             meaning: "model.onnx and its data file",
-            width: 78.0,
+            width: 66.0,
             cell: |study, row| {
                 Cell::new(study.rows[row].model_bytes().map(|bytes| bytes as f64), |bytes| numbers::bytes(bytes as u64))
             },
@@ -89,7 +89,7 @@ pub fn columns() -> &'static [Column] {
             narrow: "F1",
             unit: "0 to 1",
             meaning: "CoQA",
-            width: 56.0,
+            width: 48.0,
             cell: |study, row| Cell::new(study.rows[row].f1(), numbers::score),
         },
         Column {
@@ -97,7 +97,7 @@ pub fn columns() -> &'static [Column] {
             narrow: "ΔF1",
             unit: "",
             meaning: "this less the baseline, same questions",
-            width: 66.0,
+            width: 58.0,
             cell: |study, row| Cell::new(study.rows[row].paired().map(|paired| paired.f1_difference), numbers::difference),
         },
         Column {
@@ -105,7 +105,7 @@ pub fn columns() -> &'static [Column] {
             narrow: "95 % interval",
             unit: "",
             meaning: "paired bootstrap; one that reaches 0 is not distinguishable from the baseline",
-            width: 122.0,
+            width: 108.0,
             cell: |study, row| interval(&study.rows[row]),
         },
         Column {
@@ -113,7 +113,7 @@ pub fn columns() -> &'static [Column] {
             narrow: "Prefill ms",
             unit: "ms",
             meaning: "median time to read the prompt",
-            width: 82.0,
+            width: 70.0,
             cell: |study, row| timed(study, row, |point| point.prefill().map(|samples| samples.p50)),
         },
         Column {
@@ -121,7 +121,7 @@ pub fn columns() -> &'static [Column] {
             narrow: "Decode ms",
             unit: "ms per token",
             meaning: "median step",
-            width: 84.0,
+            width: 76.0,
             cell: |study, row| timed(study, row, |point| point.decode().map(|samples| samples.p50)),
         },
         Column {
