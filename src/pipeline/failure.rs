@@ -87,6 +87,8 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
         crate::quant::RotationError,
         crate::recipe::RecipeError,
         crate::record::RecordError,
+        crate::record::RunRecordError,
+        crate::report::ReportError,
         crate::runtime::RuntimeError,
         crate::tensor::convert::ConvertError,
         crate::calib::CalibError,

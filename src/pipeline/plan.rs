@@ -64,7 +64,7 @@ impl Request {
             calib::refuse_unknown(&calibration.set)?;
         }
         let is_by_format = match &self.recipe {
-            RecipeChoice::Named(_) => true,
+            RecipeChoice::Named(_) | RecipeChoice::Whole(_) => true,
             RecipeChoice::Flags(flags) => flags.granularity.is_none() && flags.budget.is_none(),
         };
         let base = recipe.weights;
