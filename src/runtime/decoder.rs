@@ -101,7 +101,7 @@ impl Decoder {
         let wanted: Vec<usize> = (0..ids.len()).collect();
         let total = past + ids.len();
         let step = Step { ids, rows: 1, seqlens_k: vec![index(total - 1)], total, wanted: &wanted };
-        let inner = || {
+        let mut inner = || {
             bind(&mut cache.binding, &step)?;
             // Bound anew for each run, so that its size may change.
             cache.binding.bind_output_to_device(LOGITS, &self.host)?;
@@ -118,7 +118,7 @@ impl Decoder {
     }
 
     fn tokens(&mut self, cache: &mut KvCache, step: &Step<'_>) -> Result<Vec<u32>, RuntimeError> {
-        let inner = || {
+        let mut inner = || {
             bind(&mut cache.binding, step)?;
             let mut next = Tensor::<i64>::new(&Allocator::default(), [step.rows, step.wanted.len() / step.rows])?;
             cache.binding.bind_output(NEXT_TOKENS, &mut next)?;
