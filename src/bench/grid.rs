@@ -27,9 +27,10 @@ impl<M: Steps, C: Clock, G: Gauge> Bench<'_, M, C, G> {
         let settings = self.settings;
         let mut order: Vec<(usize, usize)> =
             settings.batches.iter().flat_map(|&batch| settings.prompts.iter().map(move |&prompt| (batch, prompt))).collect();
-        order.sort_by_key(|&(batch, prompt)| (batch * (prompt + settings.new_tokens), batch));
+        order.sort_by_key(|&(batch, prompt)| (batch.saturating_mul(prompt + settings.new_tokens), batch, prompt));
         order.dedup();
-        let work = |&(batch, prompt): &(usize, usize)| (batch * prompt + STEP_IN_PROMPT_TOKENS * settings.new_tokens) as f64;
+        let steps = (STEP_IN_PROMPT_TOKENS * settings.new_tokens) as f64;
+        let work = |&(batch, prompt): &(usize, usize)| batch as f64 * prompt as f64 + steps;
         let total: f64 = order.iter().map(work).sum();
         let mut before = 0.0;
         let mut points = Vec::with_capacity(order.len());
