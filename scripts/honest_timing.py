@@ -16,7 +16,8 @@ caches passed back and forth).
 
 usage: honest_timing.py QONNX DIR [--ep cpu|cuda] [--batch 1,16] [--prompt 128] [--gen 32] [--turns 3] [--threads N]
                         [--bar 0.03] [--json OUT]
-Exit code 1 if a ratio of medians is farther from 1 than the bar.
+Exit code 1 if a ratio of medians is farther from 1 than the bar. On a machine that does other work too, the ratio of the
+10th percentiles, printed beside it, is disturbed less.
 """
 import argparse, json, os, statistics, subprocess, sys, tempfile, time
 import numpy as np
@@ -44,6 +45,8 @@ class Package:
                 self.binding.bind_ortvalue_input(value.name, cache)
                 self.binding.bind_ortvalue_output(value.name.replace("past_key_values", "present"), cache)
                 self.caches.append(cache)
+        self.tokens = self.ort.OrtValue.ortvalue_from_numpy(np.zeros((rows, 1), np.int64))
+        self.binding.bind_ortvalue_output("next_tokens", self.tokens)
 
     def run(self, ids, seqlens_k, total, positions):
         binding = self.binding
@@ -51,9 +54,8 @@ class Package:
         binding.bind_cpu_input("seqlens_k", seqlens_k)
         binding.bind_cpu_input("total_sequence_length", total)
         binding.bind_cpu_input("positions", positions)
-        binding.bind_output("next_tokens", "cpu")
         self.session.run_with_iobinding(binding)
-        return binding.get_outputs()[-1].numpy()
+        return self.tokens.numpy()
 
 
 class Naive:
@@ -178,15 +180,16 @@ def main():
             ratio = median["qonnx"] / median["stock"]
             within = abs(ratio - 1) <= args.bar
             passed &= within
+            fast = {kind: np.percentile([ms for points in turns[kind] for ms in points[batch, prompt][what]], 10) for kind in kinds}
             each = [statistics.median(a[batch, prompt][what]) / statistics.median(b[batch, prompt][what])
                     for a, b in zip(turns["qonnx"], turns["stock"])]
-            rows.append({"batch": batch, "prompt": prompt, "what": what, "ratio": ratio, "ratio_of_each_turn": each, "within": within} | {f"{kind}_ms": ms for kind, ms in median.items()})
+            rows.append({"batch": batch, "prompt": prompt, "what": what, "ratio": ratio, "ratio_of_10th_percentiles": fast["qonnx"] / fast["stock"], "ratio_of_each_turn": each, "within": within} | {f"{kind}_ms": ms for kind, ms in median.items()})
     print(f"{args.dir} on {args.ep}, {args.turns} turns each, medians in ms; bar ±{args.bar:.0%}\n")
-    print(f"{'batch':>5} {'prompt':>6}  {'':7} {'qonnx':>9} {'stock':>9} {'ratio':>7}  {'naive':>9}  ratio of each turn")
+    print(f"{'batch':>5} {'prompt':>6}  {'':7} {'qonnx':>9} {'stock':>9} {'ratio':>7} {'at p10':>7}  {'naive':>9}  ratio of each turn")
     for row in rows:
         naive = f"{row['naive_ms']:9.3f}" if "naive_ms" in row else "        –"
         each = " ".join(f"{ratio:.3f}" for ratio in row["ratio_of_each_turn"])
-        print(f"{row['batch']:>5} {row['prompt']:>6}  {row['what']:7} {row['qonnx_ms']:9.3f} {row['stock_ms']:9.3f} {row['ratio']:7.3f}  {naive}  {each}"
+        print(f"{row['batch']:>5} {row['prompt']:>6}  {row['what']:7} {row['qonnx_ms']:9.3f} {row['stock_ms']:9.3f} {row['ratio']:7.3f} {row['ratio_of_10th_percentiles']:7.3f}  {naive}  {each}"
               f"{'' if row['within'] else '   beyond the bar'}")
     if args.json:
         json.dump({"artifact": args.dir, "ep": args.ep, "bar": args.bar, "turns": args.turns, "passed": passed, "rows": rows}, open(args.json, "w"), indent=1)
