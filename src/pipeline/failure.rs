@@ -50,6 +50,10 @@ pub enum UsageError {
     ModelFileMissing { folder: String, file: &'static str },
     #[error("{path} is not JSON ({detail}); copy it from the model's repository again")]
     ModelFileBroken { path: String, detail: String },
+    #[error(
+        "results {folder}: is no folder that can be listed ({reason}); give the one that `qonnx run` and `qonnx sweep` write to"
+    )]
+    ResultsUnlisted { folder: String, reason: std::io::Error },
     #[error("the prompt on stdin is not UTF-8; convert it, for example with iconv")]
     PromptNotUtf8,
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 
+use super::UsageError;
 use crate::record::{RUN_SUFFIX, RunRecord};
 use crate::report::{RecordFile, Rendered, Study};
 

@@ -194,3 +194,69 @@ pub fn limits(study: &Study) -> Vec<String> {
     }
     limits
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::made_up::{self, baseline, experiment, study};
+    use crate::report::recommend::recommend;
+
+    fn texts(study: &Study) -> Vec<String> {
+        findings(study, &recommend(study)).into_iter().map(|finding| finding.text).collect()
+    }
+
+    #[test]
+    fn the_fixture_in_sentences() {
+        let study = made_up::whole();
+        let found = findings(&study, &recommend(&study));
+        assert_eq!(
+            found[0].text,
+            "awq_gptq_4bit_g128: 48.6 MB, 54 % of the baseline's 90.1 MB, 4.13 bits per weight. F1 0.406 against 0.412: ΔF1 −0.006, \
+             paired 95 % interval [−0.018, +0.006]. Not distinguishable is not equal: 500 questions would show a true difference of \
+             0.017 with 80 % chance."
+        );
+        assert_eq!(found[0].rows, [8, 0]);
+        assert!(
+            found[1].text.ends_with("the fastest that does not is awq_gptq_4bit_g128 with 220 tokens/s."),
+            "{}",
+            found[1].text
+        );
+        assert_eq!(found[2].title, "Fastest decoding at batch 4");
+        assert!(found[3].text.starts_with("gptq_2bit_g32 (2.50 bits, F1 0.241), gptq_3bit_g128"), "{}", found[3].text);
+    }
+
+    #[test]
+    fn a_coarse_comparison_is_not_relied_on() {
+        let mut coarse = experiment("a", 4.0, -0.01, 0.05, 200.0);
+        coarse.record.evaluation.as_mut().unwrap().paired.as_mut().unwrap().smallest_detectable = 0.07;
+        let study = study(vec![baseline(), coarse]);
+        assert!(
+            texts(&study)[0].contains("true difference of 0.070 with 80 % chance; a smaller loss can well hide"),
+            "{:?}",
+            texts(&study)
+        );
+        assert!(limits(&study)[0].starts_with("The question set is small: with 500 questions"), "{:?}", limits(&study));
+    }
+
+    #[test]
+    fn no_difference_at_all_says_that_the_resolution_is_not_known() {
+        let mut same = experiment("a", 4.0, 0.0, 0.0, 200.0);
+        same.record.evaluation.as_mut().unwrap().paired.as_mut().unwrap().smallest_detectable = 0.0;
+        let text = &texts(&study(vec![baseline(), same]))[0];
+        assert!(text.ends_with("so how small a difference they could show is not known."), "{text}");
+    }
+
+    #[test]
+    fn a_baseline_that_is_fastest_and_one_that_failed_are_said() {
+        let slow = study(vec![baseline(), experiment("a", 4.0, -0.2, 0.01, 5.0)]);
+        assert!(texts(&slow)[0].starts_with("None. Every quantized artifact scores below the baseline"), "{:?}", texts(&slow));
+        assert!(texts(&slow)[1].contains("no quantized artifact decodes faster here"), "{:?}", texts(&slow));
+        let mut failed = baseline();
+        failed.record.evaluation = None;
+        failed.record.failure = Some(crate::record::FailureRecord { stage: "evaluate".into(), message: "killed".into() });
+        let mut other = experiment("a", 4.0, 0.0, 0.01, 5.0);
+        other.record.evaluation.as_mut().unwrap().paired = None;
+        let texts = texts(&study(vec![failed, other]));
+        assert_eq!(texts[0], "None can be named: the baseline failed (evaluate), so nothing was compared with it.");
+    }
+}

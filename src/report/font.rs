@@ -22,8 +22,10 @@ const FIGURES_FAMILY: &str = "Inter with digits of equal width";
 /// Height of capitals, ems.
 pub const CAP_HEIGHT: f64 = 0.727;
 /// What a line of text takes above and below its baseline, ems.
-pub const ASCENT: f64 = 0.80;
-pub const DESCENT: f64 = 0.22;
+#[cfg(test)]
+pub const ASCENT: f64 = 0.76;
+#[cfg(test)]
+pub const DESCENT: f64 = 0.2;
 /// Plotters sizes a font by its ascent less its descent: ems of that for Inter.
 pub const PLOTTERS_BITMAP_EM: f64 = 0.96875 + 0.2412;
 

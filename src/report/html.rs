@@ -31,8 +31,8 @@ pub fn html(study: &Study, recommendation: &Recommendation, figures: &[Figure]) 
     let page = template.render(context! {
         style => STYLE,
         script => SCRIPT,
-        regular => encoded(font::REGULAR),
-        bold => encoded(font::BOLD),
+        regular => Value::from_safe_string(encoded(font::REGULAR)),
+        bold => Value::from_safe_string(encoded(font::BOLD)),
         source => study.baseline().record.model.source.clone(),
         question => method::question(study),
         findings => found.iter().map(|finding| finding_value(study, finding)).collect::<Vec<_>>(),
@@ -208,4 +208,45 @@ fn card_facts(study: &Study, at: usize) -> Vec<(String, String)> {
         }
     }
     facts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::made_up;
+    use crate::report::recommend::recommend;
+
+    fn page(study: &Study) -> String {
+        let shown: Vec<usize> = (0..study.rows.len()).collect();
+        html(study, &recommend(study), &figure::figures(study, &shown)).unwrap()
+    }
+
+    #[test]
+    fn nothing_outside_is_asked_for() {
+        let page = page(&made_up::whole());
+        for outside in ["http:", "https:", "//cdn", "@import", "src=\"", "<link rel=\"stylesheet"] {
+            assert!(!page.contains(outside), "{outside}");
+        }
+        assert!(page.contains("default-src 'none'"));
+    }
+
+    #[test]
+    fn what_records_say_is_text_and_no_markup() {
+        let page = page(&made_up::hostile());
+        for markup in ["<script>alert", "<img src=x", "<b>|", "</style><script>\"", "</title><b>"] {
+            assert!(!page.contains(markup), "{markup}");
+        }
+        assert_eq!(page.matches("<script>").count(), 1);
+    }
+
+    #[test]
+    fn every_record_has_a_card_and_a_link() {
+        let study = made_up::whole();
+        let page = page(&study);
+        for (at, row) in study.rows.iter().enumerate() {
+            assert!(page.contains(&format!("id=\"record-{at}\"")), "{}", row.name());
+            assert!(page.contains(&format!("<a href=\"{}\">", row.file)), "{}", row.name());
+            assert!(page.contains(&row.record.id), "{}", row.name());
+        }
+    }
 }

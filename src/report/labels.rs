@@ -21,35 +21,59 @@ const MARK: f64 = 5.0;
 /// Directions of a ring.
 const DIRECTIONS: usize = 24;
 
+/// What a label may cover, if it must.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Care {
+    /// Nothing, and no leader line crosses a label.
+    Full,
+    /// Lines, where there is no other room; never a mark or another label.
+    Crowded,
+}
+
+/// What labels keep off.
+#[derive(Debug, Clone, Copy)]
+pub struct Obstacles<'a> {
+    pub marks: &'a [Rect],
+    /// Bars, fronts, grid lines that mean something.
+    pub lines: &'a [Rect],
+}
+
 /// The box of each label inside `frame`, or none where there is no room for all of them.
 ///
-/// Greedy: points in the densest surroundings choose first, each the nearest free place; `obstacles` (marks, bars, lines of text) are
-/// kept free, and a place whose leader line crosses another label is not taken; leaders avoid the other points where they can.
-pub fn place(points: &[Labelled], obstacles: &[Rect], frame: Rect) -> Option<Vec<Rect>> {
+/// Greedy: points in the densest surroundings choose first, each the nearest free place; leader lines go around other points where they
+/// can.
+pub fn place(points: &[Labelled], obstacles: Obstacles<'_>, frame: Rect, care: Care) -> Option<Vec<Rect>> {
     let mut placed: Vec<Option<Rect>> = vec![None; points.len()];
     for at in densest_first(points) {
+        let point = points[at].point;
         let taken: Vec<Rect> = placed.iter().flatten().copied().collect();
-        let leaders: Vec<(Point, Point)> = points
-            .iter()
-            .zip(&placed)
-            .filter_map(|(point, label)| label.map(|label| (point.point, nearest(&label, point.point))))
-            .collect();
-        let leader = |candidate: &Rect| (points[at].point, nearest(candidate, points[at].point));
-        let free = |candidate: &Rect| {
-            let leader = leader(candidate);
-            candidate.inside(&frame)
-                && !taken.iter().chain(obstacles).any(|other| candidate.overlaps(other))
-                && !taken.iter().any(|other| crosses(leader, other))
-                && !leaders.iter().any(|&other| crosses(other, candidate))
+        let leaders: Vec<Leader> =
+            points.iter().zip(&placed).filter_map(|(from, label)| label.map(|label| leader(from.point, &label))).collect();
+        let free = |label: &Rect| label.inside(&frame) && !taken.iter().chain(obstacles.marks).any(|other| label.overlaps(other));
+        let open = |label: &Rect| !obstacles.lines.iter().any(|line| label.overlaps(line));
+        let apart = |label: &Rect| {
+            !taken.iter().any(|other| crosses(leader(point, label), other)) && !leaders.iter().any(|&other| crosses(other, label))
         };
-        let clear = |candidate: &Rect| {
+        let clear = |label: &Rect| {
             let others = points.iter().enumerate().filter(|(other, _)| *other != at);
-            !others.map(|(_, point)| Rect::around(point.point, MARK, MARK)).any(|mark| crosses(leader(candidate), &mark))
+            !others.map(|(_, other)| Rect::around(other.point, MARK, MARK)).any(|mark| crosses(leader(point, label), &mark))
         };
-        let near = candidates(points[at]).find(|candidate| free(candidate) && clear(candidate));
-        placed[at] = Some(near.or_else(|| candidates(points[at]).find(free))?);
+        let around = || candidates(points[at]).filter(free);
+        let mut found = around().find(|label| open(label) && apart(label) && clear(label));
+        found = found.or_else(|| around().find(|label| open(label) && apart(label)));
+        if care == Care::Crowded {
+            found = found.or_else(|| around().find(|label| apart(label))).or_else(|| around().next());
+        }
+        placed[at] = Some(found?);
     }
     placed.into_iter().collect()
+}
+
+/// Ends of the line that joins a label to its point.
+type Leader = (Point, Point);
+
+fn leader(point: Point, label: &Rect) -> Leader {
+    (point, nearest(label, point))
 }
 
 /// The place of a label from which its leader line starts.
@@ -87,7 +111,7 @@ fn candidates(labelled: Labelled) -> impl Iterator<Item = Rect> {
 }
 
 /// Whether the straight line from a to b goes through the box (Liang and Barsky's clipping).
-pub fn crosses((a, b): (Point, Point), area: &Rect) -> bool {
+pub fn crosses((a, b): Leader, area: &Rect) -> bool {
     let (dx, dy) = (b[0] - a[0], b[1] - a[1]);
     let edges = [(-dx, a[0] - area.left), (dx, area.right - a[0]), (-dy, a[1] - area.top), (dy, area.bottom - a[1])];
     let (mut from, mut to) = (0.0_f64, 1.0_f64);
@@ -113,26 +137,28 @@ mod tests {
 
     const FRAME: Rect = Rect { left: 0.0, top: 0.0, right: 900.0, bottom: 600.0 };
 
+    const NOTHING: Obstacles<'_> = Obstacles { marks: &[], lines: &[] };
+
     fn labelled(point: Point) -> Labelled {
         Labelled { point, width: 90.0, height: 14.0 }
     }
 
     #[test]
     fn a_lone_label_stands_to_the_right_of_its_point() {
-        let places = place(&[labelled([100.0, 100.0])], &[], FRAME).unwrap();
+        let places = place(&[labelled([100.0, 100.0])], NOTHING, FRAME, Care::Full).unwrap();
         assert_eq!(places, [Rect { left: 107.0, top: 93.0, right: 197.0, bottom: 107.0 }]);
     }
 
     #[test]
     fn at_the_right_edge_it_stands_to_the_left() {
-        let places = place(&[labelled([890.0, 100.0])], &[], FRAME).unwrap();
+        let places = place(&[labelled([890.0, 100.0])], NOTHING, FRAME, Care::Full).unwrap();
         assert!(places[0].right < 890.0, "{places:?}");
     }
 
     #[test]
     fn what_does_not_fit_is_not_placed() {
         let points = vec![labelled([50.0, 50.0]); 9];
-        assert!(place(&points, &[], Rect { left: 0.0, top: 0.0, right: 100.0, bottom: 100.0 }).is_none());
+        assert!(place(&points, NOTHING, Rect { left: 0.0, top: 0.0, right: 100.0, bottom: 100.0 }, Care::Crowded).is_none());
     }
 
     #[test]
@@ -148,7 +174,7 @@ mod tests {
         fn labels_never_cover_labels_or_marks(points in prop::collection::vec((20.0..880.0, 20.0..580.0), 1..40)) {
             let points: Vec<Labelled> = points.into_iter().map(|(x, y)| labelled([x, y])).collect();
             let marks: Vec<Rect> = points.iter().map(|point| Rect::around(point.point, 5.0, 5.0)).collect();
-            let places = place(&points, &marks, FRAME).expect("40 labels fit 900 × 600");
+            let places = place(&points, Obstacles { marks: &marks, lines: &[] }, FRAME, Care::Crowded).expect("40 labels fit 900 × 600");
             for (at, label) in places.iter().enumerate() {
                 prop_assert!(label.inside(&FRAME));
                 prop_assert!(!places[..at].iter().chain(&marks).any(|other| label.overlaps(other)));

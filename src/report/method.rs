@@ -28,7 +28,7 @@ fn experiments(study: &Study) -> Option<String> {
         _ => format!(" {failed} of them ended early and are shown as failed."),
     };
     Some(format!(
-        "{quantized} quantized artifacts are compared with one baseline, {}, made by the same program from the same checkpoint. Each \
+        "{quantized} quantized experiments are compared with one baseline, {}, made by the same program from the same checkpoint. Each \
          experiment exports an ONNX artifact, lets it speak, scores it and times it through ONNX Runtime. Bits per weight count everything that a \
          weight needs on disk: codes, scales, zero points and what stayed in f16.{ended}",
         study.baseline().name()

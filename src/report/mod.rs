@@ -9,6 +9,8 @@ mod findings;
 mod font;
 mod html;
 mod labels;
+#[cfg(test)]
+mod made_up;
 mod markdown;
 mod marks;
 mod method;

@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn a_png_is_twice_as_large_and_smooth() {
         let mut scene = Scene::new(4.0, 2.0);
-        scene.area(vec![[0.0, 0.0], [1.25, 0.0], [1.25, 2.0], [0.0, 2.0]], Color(0, 0, 0));
+        scene.area(vec![[0.0, 0.0], [1.0, 0.0], [1.0, 2.0], [0.0, 2.0]], Color(0, 0, 0));
         let bytes = png(&scene).unwrap();
         let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];

@@ -76,3 +76,72 @@ fn fastest(study: &Study, place: usize, device: &Device, batch: usize) -> Option
     let ratio = study.speed_ratio(row, batch);
     Some(Fastest { device: place, batch, row, tokens_per_second, ratio, safe: safe.filter(|&safe| safe != row) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Outcome;
+    use crate::report::made_up::{baseline, experiment, study};
+
+    fn name(study: &Study, at: usize) -> &str {
+        study.rows[at].name()
+    }
+
+    #[test]
+    fn the_smallest_is_the_smallest_whose_interval_reaches_zero() {
+        let study = study(vec![
+            baseline(),
+            experiment("int8", 8.0, -0.001, 0.01, 100.0),
+            experiment("int4", 4.5, -0.01, 0.01, 100.0), // reaches 0 exactly
+            experiment("int3", 3.0, -0.02, 0.01, 100.0), // does not
+        ]);
+        let Smallest::Found { row } = recommend(&study).smallest else { panic!("{:?}", recommend(&study)) };
+        assert_eq!(name(&study, row), "int4");
+    }
+
+    #[test]
+    fn an_interval_above_zero_is_no_loss_and_equal_sizes_go_by_score() {
+        let study = study(vec![baseline(), experiment("better", 4.0, 0.05, 0.01, 1.0), experiment("equal", 4.0, 0.0, 0.01, 1.0)]);
+        let Smallest::Found { row } = recommend(&study).smallest else { panic!("{:?}", recommend(&study)) };
+        assert_eq!(name(&study, row), "better");
+    }
+
+    #[test]
+    fn where_all_are_worse_none_is_named() {
+        let study = study(vec![baseline(), experiment("a", 4.0, -0.05, 0.01, 1.0), experiment("b", 2.0, -0.3, 0.01, 1.0)]);
+        let Smallest::AllWorse { nearest } = recommend(&study).smallest else { panic!("{:?}", recommend(&study)) };
+        assert_eq!(name(&study, nearest), "a");
+    }
+
+    #[test]
+    fn without_a_comparison_nothing_is_claimed() {
+        let mut other = experiment("a", 4.0, 0.0, 0.01, 1.0);
+        other.record.evaluation.as_mut().unwrap().paired = None;
+        assert_eq!(recommend(&study(vec![baseline(), other])).smallest, Smallest::NoComparison);
+    }
+
+    #[test]
+    fn the_fastest_is_named_at_batch_1_and_at_the_largest_that_all_ran() {
+        let mut ran_out = experiment("tight", 4.0, 0.0, 0.01, 150.0);
+        for point in &mut ran_out.record.benchmarks.as_mut().unwrap().points {
+            if point.batch == 16 {
+                point.outcome = Outcome::OutOfMemory { message: "no room".into() };
+            }
+        }
+        let study = study(vec![baseline(), ran_out, experiment("rough", 2.0, -0.3, 0.01, 400.0)]);
+        let fastest = recommend(&study).fastest;
+        assert_eq!(fastest.iter().map(|fastest| fastest.batch).collect::<Vec<_>>(), [1, 4]);
+        assert_eq!(name(&study, fastest[0].row), "rough");
+        assert_eq!(fastest[0].tokens_per_second, 400.0);
+        assert_eq!(name(&study, fastest[0].safe.unwrap()), "tight");
+        let base = study.baseline().point(1, 512).tokens_per_second().unwrap();
+        assert_eq!(fastest[0].ratio, Some(400.0 / base));
+    }
+
+    #[test]
+    fn without_a_benchmark_nothing_is_fastest() {
+        let (mut base, mut other) = (baseline(), experiment("a", 4.0, 0.0, 0.01, 1.0));
+        (base.record.benchmarks, other.record.benchmarks) = (None, None);
+        assert!(recommend(&study(vec![base, other])).fastest.is_empty());
+    }
+}

@@ -187,6 +187,7 @@ impl Scene {
     }
 
     /// The boxes that the texts take, with each text.
+    #[cfg(test)]
     pub fn text_boxes(&self) -> Vec<(Rect, &str)> {
         let boxes = self.shapes.iter().filter_map(|shape| match shape {
             Shape::Text { at, text, style } => Some((text_box(*at, text, *style), text.as_str())),
@@ -197,6 +198,7 @@ impl Scene {
 }
 
 /// The box of a text whose baseline is at `at`.
+#[cfg(test)]
 pub fn text_box(at: Point, text: &str, style: TextStyle) -> Rect {
     let width = font::width(text, style.size, style.weight);
     let left = match style.anchor {

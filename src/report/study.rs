@@ -322,3 +322,121 @@ fn device(name: String, ep: String, members: Vec<usize>, rows: &[Row]) -> Device
     let common_batch = batches.iter().copied().filter(|&batch| everywhere(batch)).max();
     Device { name, ep, rows: members, prompt, batches, common_batch }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::made_up;
+
+    fn refused(records: Vec<RecordFile>) -> String {
+        Study::new("results", records).unwrap_err().to_string()
+    }
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut RecordFile, &mut RecordFile), sentence: &str) {
+        let (mut baseline, mut other) = (made_up::baseline(), made_up::record("int8_rtn"));
+        change(&mut baseline, &mut other);
+        assert_eq!(refused(vec![baseline, other]), sentence);
+    }
+
+    #[test]
+    fn what_does_not_belong_together_is_refused() {
+        check(
+            |_, other| other.record.experiment_name = "fp16_baseline".into(),
+            "record int8_rtn_results.json: is of experiment fp16_baseline, and so is fp16_baseline_results.json; remove one of them",
+        );
+        check(
+            |_, other| other.record.id = "b0c1d2e3f4a5".into(),
+            "record int8_rtn_results.json: has the id b0c1d2e3f4a5, and so has fp16_baseline_results.json; remove one of them",
+        );
+        check(
+            |_, other| other.record.baseline = None,
+            "record int8_rtn_results.json: is a baseline (it names none of its own), and so is fp16_baseline_results.json; keep one \
+             baseline in a folder",
+        );
+        check(
+            |_, other| other.record.baseline = Some("f32".into()),
+            "record int8_rtn_results.json: is compared with baseline f32, expected fp16_baseline as in fp16_baseline_results.json; keep \
+             the studies of two baselines in two folders",
+        );
+        check(
+            |_, other| other.record.model.blake3 = "00ff00ff00ff00ff".into(),
+            "record int8_rtn_results.json: is of model coqa-45m (blake3 00ff00ff00ff), expected coqa-45m (blake3 4f9d2c4f9d2c) as in \
+             fp16_baseline_results.json; keep the studies of two models in two folders",
+        );
+        check(
+            |_, other| other.record.evaluation.as_mut().unwrap().protocol = "lm-eval 3.0".into(),
+            "record int8_rtn_results.json: protocol is lm-eval 3.0, expected official 1.0 as in fp16_baseline_results.json; scores of two \
+             protocols are not compared, keep them in two folders",
+        );
+        check(
+            |_, other| other.record.evaluation.as_mut().unwrap().questions = 3,
+            "record int8_rtn_results.json: number of questions is 3, expected 500 as in fp16_baseline_results.json; scores of two protocols \
+             are not compared, keep them in two folders",
+        );
+        check(
+            |_, other| other.record.evaluation.as_mut().unwrap().paired.as_mut().unwrap().baseline_id = "old".into(),
+            "record int8_rtn_results.json: its questions were compared with a baseline of id old, expected b0c1d2e3f4a5 as \
+             fp16_baseline_results.json has; run the experiment again",
+        );
+    }
+
+    #[test]
+    fn a_folder_without_records_or_without_its_baseline_is_refused() {
+        assert_eq!(
+            refused(Vec::new()),
+            "results results: no file ends in _results.json; run an experiment first (`qonnx run`, `qonnx sweep`) or give another folder"
+        );
+        assert_eq!(
+            refused(vec![made_up::record("int8_rtn")]),
+            "results: none of the 1 records is the baseline's (fp16_baseline); run it into the same folder first (`qonnx run fp16_baseline`)"
+        );
+    }
+
+    #[test]
+    fn rows_go_from_many_bits_to_few_and_failures_come_last() {
+        let study = made_up::whole();
+        let names: Vec<&str> = study.rows.iter().map(Row::name).collect();
+        assert_eq!(names[..4], ["fp16_baseline", "bnb_8bit", "int8_rtn", "gptq_4bit_g32"]);
+        assert_eq!(names[names.len() - 1], "int3_rtn_g128");
+        assert!(study.rows.iter().zip(1..).all(|(row, number)| row.number == number));
+    }
+
+    #[test]
+    fn times_are_quoted_at_the_longest_prompt_that_all_tried() {
+        let study = made_up::whole();
+        let [device] = &study.devices[..] else { panic!("{:?}", study.devices) };
+        assert_eq!((device.prompt, &device.batches[..], device.common_batch), (512, &[1, 4, 16][..], Some(4)));
+        assert_eq!(device.name, "Intel Xeon (made up) (2 threads)");
+        let mut longer = made_up::record("int8_rtn");
+        longer.record.benchmarks.as_mut().unwrap().points[0].prompt_tokens = 4096;
+        let study = made_up::study(vec![made_up::baseline(), longer]);
+        assert_eq!(study.devices[0].prompt, 512);
+    }
+
+    #[test]
+    fn speeds_on_another_device_have_no_ratio() {
+        let mut other = made_up::record("int8_rtn");
+        other.record.environment.gpu = Some("NVIDIA H200".into());
+        other.record.benchmarks.as_mut().unwrap().ep = "cuda".into();
+        let study = made_up::study(vec![made_up::baseline(), other]);
+        assert_eq!(study.devices.len(), 2);
+        assert_eq!(study.speed_ratio(1, 1), None);
+        let ratio = made_up::study(vec![made_up::baseline(), made_up::record("int8_rtn")]).speed_ratio(1, 1).unwrap();
+        assert!((ratio - 1.61).abs() < 0.03, "{ratio}");
+    }
+
+    #[test]
+    fn the_front_is_what_nothing_beats() {
+        let rows = |points: &[(&str, f64, f64)]| {
+            let mut records = vec![made_up::baseline()];
+            records
+                .extend(points.iter().map(|(name, bits, difference)| made_up::experiment(name, *bits, *difference, 0.01, 100.0)));
+            let study = made_up::study(records);
+            study.pareto().into_iter().map(|at| study.rows[at].name().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(rows(&[("a", 4.0, -0.02), ("b", 4.0, -0.01), ("c", 5.0, -0.01)]), ["b", "fp16_baseline"]);
+        assert_eq!(rows(&[("a", 4.0, 0.01), ("b", 8.0, 0.0)]), ["a"]);
+        assert_eq!(rows(&[("a", 4.0, -0.01), ("b", 4.0, -0.01)]), ["a", "b", "fp16_baseline"]);
+    }
+}

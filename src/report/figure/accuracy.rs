@@ -3,7 +3,7 @@
 use super::axis::{Axis, Scale};
 use super::{Extra, Figure, LABEL, TICK, WIDTH, legend, shown_name, titled};
 use crate::report::font;
-use crate::report::labels::{self, Labelled};
+use crate::report::labels::{self, Care, Labelled, Obstacles};
 use crate::report::marks;
 use crate::report::numbers;
 use crate::report::scene::{Anchor, Color, GRID, INK, MUTED, Point, Rect, Scene, Spot};
@@ -11,7 +11,7 @@ use crate::report::study::Study;
 
 const RADIUS: f64 = 6.0;
 /// Distance of points of equal bits that are drawn side by side, pixels.
-const DODGE: f64 = 9.0;
+const DODGE: f64 = 7.0;
 /// Bits that are drawn closer than this count as equal, pixels.
 const EQUAL: f64 = 3.0;
 /// Below this part of the baseline's F1 a score leaves the scale, which would be flat otherwise.
@@ -34,15 +34,17 @@ struct Dot {
     collapsed: bool,
 }
 
-/// Grows until every label has a place.
+/// Grows until every label has a place, and where it may not grow on lets labels cover lines.
 pub fn figure(study: &Study, shown: &[usize]) -> Figure {
     let dots = dots(study, shown);
-    let heights = (0..8).map(|step| 560.0 + 160.0 * f64::from(step));
-    let scene = heights.filter_map(|height| drawn(study, shown, &dots, height)).next();
+    let heights = |care| [560.0, 640.0, 760.0].into_iter().map(move |height| (height, care));
+    let mut attempts = heights(Care::Full).chain(heights(Care::Crowded));
+    let scene = attempts.find_map(|(height, care)| drawn(study, shown, &dots, height, care));
     let missing = shown.len() - dots.len();
     let absent = match missing {
         0 => String::new(),
-        _ => format!(" {missing} without a size or a score are not drawn; the tables name them."),
+        1 => " One experiment without a size or a score is not drawn; the tables name it.".to_owned(),
+        _ => format!(" {missing} experiments without a size or a score are not drawn; the tables name them."),
     };
     let below = match dots.iter().filter(|dot| dot.collapsed).count() {
         0 => "",
@@ -88,16 +90,16 @@ struct Plot {
     y: Axis,
 }
 
-fn drawn(study: &Study, shown: &[usize], dots: &[Dot], height: f64) -> Option<Scene> {
+fn drawn(study: &Study, shown: &[usize], dots: &[Dot], height: f64, care: Care) -> Option<Scene> {
     let (mut scene, plot) = prepared(study, shown, dots, height);
     let places = dodged(dots, &plot);
-    let mut obstacles = front(&mut scene, study, dots, &places);
-    obstacles.extend(baseline_line(&mut scene, study, &plot));
-    obstacles.extend(bars(&mut scene, dots, &places, &plot));
-    obstacles.extend(places.iter().map(|&place| Rect::around(place, RADIUS + 2.0, RADIUS + 2.0)));
+    let mut lines = front(&mut scene, study, dots, &places);
+    lines.extend(baseline_line(&mut scene, study, &plot));
+    lines.extend(bars(&mut scene, dots, &places, &plot));
+    let marks: Vec<Rect> = places.iter().map(|&place| Rect::around(place, RADIUS + 2.0, RADIUS + 2.0)).collect();
     let wanted: Vec<Labelled> = dots.iter().zip(&places).map(|(dot, &point)| label_size(study, dot, point)).collect();
     let room = Rect { bottom: plot.floor, ..plot.frame };
-    let boxes = labels::place(&wanted, &obstacles, room)?;
+    let boxes = labels::place(&wanted, Obstacles { marks: &marks, lines: &lines }, room, care)?;
     marks_and_spots(&mut scene, study, dots, &places);
     for ((dot, &point), area) in dots.iter().zip(&places).zip(&boxes) {
         let anchor = labels::nearest(area, point);
@@ -204,9 +206,11 @@ fn dodged(dots: &[Dot], plot: &Plot) -> Vec<Point> {
     let mut x: Vec<f64> = dots.iter().map(|dot| plot.x.at(dot.bits)).collect();
     for group in order.chunk_by(|&a, &b| (plot.x.at(dots[b].bits) - plot.x.at(dots[a].bits)).abs() < EQUAL) {
         let middle = group.iter().map(|&at| plot.x.at(dots[at].bits)).sum::<f64>() / group.len() as f64;
-        let first = middle - DODGE * (group.len() - 1) as f64 / 2.0;
+        // Under the scale marks stand at one height, so there they need their whole width.
+        let step = if group.iter().any(|&at| dots[at].collapsed) { 2.5 * RADIUS } else { DODGE };
+        let first = middle - step * (group.len() - 1) as f64 / 2.0;
         if group.len() > 1 {
-            group.iter().enumerate().for_each(|(place, &at)| x[at] = first + DODGE * place as f64);
+            group.iter().enumerate().for_each(|(place, &at)| x[at] = first + step * place as f64);
         }
     }
     let inside = |x: f64| x.clamp(plot.frame.left + RADIUS, plot.frame.right - RADIUS);
@@ -259,7 +263,7 @@ fn bars(scene: &mut Scene, dots: &[Dot], places: &[Point], plot: &Plot) -> Vec<R
 fn whisker(scene: &mut Scene, x: f64, [top, bottom]: [f64; 2]) {
     scene.line(&[[x, top], [x, bottom]], BAR, 1.4);
     for y in [top, bottom] {
-        scene.line(&[[x - 4.0, y], [x + 4.0, y]], BAR, 1.4);
+        scene.line(&[[x - 3.0, y], [x + 3.0, y]], BAR, 1.4);
     }
 }
 

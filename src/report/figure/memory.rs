@@ -33,7 +33,12 @@ pub fn figure(study: &Study, shown: &[usize]) -> Figure {
             scene.text_centred([axis.at(0.0) + 8.0, y], bars::reason(study, at), LABEL.colored(MUTED));
         }
         for (value, color, offset) in values {
-            let Some(bytes) = value else { continue };
+            let Some(bytes) = value else {
+                if row.model_bytes().is_some() {
+                    scene.text_centred([axis.at(0.0) + 6.0, y + offset], "not measured", TICK);
+                }
+                continue;
+            };
             let end = axis.at(bytes as f64 / unit);
             bar(&mut scene, Rect { left: axis.at(0.0), right: end, top: y + offset - 5.0, bottom: y + offset + 5.0 }, color);
             scene.text_centred([end + 6.0, y + offset], numbers::bytes(bytes), TICK.colored(INK));

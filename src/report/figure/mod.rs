@@ -8,6 +8,9 @@ mod memory;
 mod table;
 mod throughput;
 
+#[cfg(test)]
+mod tests;
+
 pub use table::{columns, quoted_at};
 
 use super::marks;
@@ -50,8 +53,13 @@ pub fn accuracy(study: &Study, shown: &[usize]) -> Figure {
     accuracy::figure(study, shown)
 }
 
+/// Size, latency and throughput in two scenes, for a page.
+pub fn compact(study: &Study, shown: &[usize], curves: &[usize]) -> [Scene; 2] {
+    [latency::overview(study, shown), throughput::figure(study, curves).scene]
+}
+
 /// Memory, latency, throughput.
-pub fn hardware(study: &Study, shown: &[usize]) -> Vec<Figure> {
+fn hardware(study: &Study, shown: &[usize]) -> Vec<Figure> {
     vec![memory::figure(study, shown), latency::figure(study, shown), throughput::figure(study, shown)]
 }
 

@@ -31,7 +31,7 @@ pub fn figure(study: &Study, shown: &[usize]) -> Figure {
         .filter(|(_, curves)| !curves.is_empty())
         .collect();
     let heights: Vec<f64> =
-        panels.iter().map(|(_, curves)| (LABEL_STEP * curves.len() as f64 + 40.0).max(300.0) + 90.0).collect();
+        panels.iter().map(|(_, curves)| (LABEL_STEP * curves.len() as f64 + 40.0).max(240.0) + 90.0).collect();
     let without: Vec<usize> = shown
         .iter()
         .copied()

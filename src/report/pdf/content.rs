@@ -6,7 +6,7 @@ use crate::report::findings::{self, Finding};
 use crate::report::method;
 use crate::report::numbers::{self, NONE};
 use crate::report::recommend::{Recommendation, Smallest};
-use crate::report::scene::Anchor;
+use crate::report::scene::{Anchor, Scene};
 use crate::report::study::{Row, Study};
 
 /// Sizes of running text that are tried, from the wanted one down.
@@ -15,6 +15,9 @@ const SIZES: [f64; 6] = [9.6, 9.2, 8.8, 8.2, 7.6, 7.0];
 const MOST_POINTS: usize = 24;
 /// Smaller than this part of its natural size a figure is not legible.
 const SMALLEST_SCALE: f64 = 0.56;
+/// Most experiments that the page on hardware shows as bars, and as curves.
+const MOST_BARS: usize = 20;
+const MOST_CURVES: usize = 8;
 /// Lines of one finding or limit.
 const MOST_LINES: usize = 6;
 
@@ -44,7 +47,7 @@ fn question(study: &Study, recommendation: &Recommendation, size: f64) -> Page {
     page.paragraph(&method::question(study), 4);
     page.heading("Answer in short");
     let found = findings::findings(study, recommendation);
-    found.iter().take(2).for_each(|finding| page.bullet(&format!("{}: {}", finding.title, finding.text), MOST_LINES));
+    found.iter().take(2).for_each(|finding| page.titled(&finding.title, &finding.text, MOST_LINES));
     page.note("Evidence, the other findings and the limits: page 4.", 1);
     page.heading("Method");
     method::paragraphs(study).iter().for_each(|text| page.paragraph(text, 9));
@@ -114,31 +117,38 @@ fn hardware(study: &Study, recommendation: &Recommendation, size: f64) -> Page {
         return page;
     }
     let room = page.room() - 9.0 * page.size;
-    let natural = |figures: &[Figure]| figures.iter().map(|figure| figure.scene.height).sum::<f64>();
-    let scale = |figures: &[Figure]| ((RIGHT - LEFT) / figure::WIDTH).min(room / natural(figures));
-    let sets = (3..=14.min(study.rows.len().max(3))).rev().map(|count| {
+    let natural = |scenes: &[Scene]| scenes.iter().map(|scene| scene.height).sum::<f64>();
+    let scale = |scenes: &[Scene]| ((RIGHT - LEFT) / figure::WIDTH).min(room / natural(scenes));
+    let most = MOST_BARS.min(study.rows.len());
+    let sets = (1..=most).rev().map(|count| {
         let shown = chosen(study, recommendation, count);
-        (shown.len(), figure::hardware(study, &shown))
+        (count, figure::compact(study, &shown, &chosen(study, recommendation, count.min(MOST_CURVES))))
     });
-    let mut sets: Vec<(usize, Vec<Figure>)> = sets.collect();
-    let legible = sets.iter().position(|(_, figures)| scale(figures) >= SMALLEST_SCALE).unwrap_or(sets.len() - 1);
-    let (count, figures) = sets.swap_remove(legible);
-    let scale = scale(&figures);
-    for figure in &figures {
-        page.figure(&figure.scene, figure.scene.height * scale);
+    let mut last = None;
+    for (count, scenes) in sets {
+        let legible = scale(&scenes) >= SMALLEST_SCALE;
+        last = Some((count, scenes));
+        if legible {
+            break;
+        }
+    }
+    let Some((count, scenes)) = last else { return page };
+    let scale = scale(&scenes);
+    for scene in &scenes {
+        page.figure(scene, scene.height * scale);
     }
     page.space(4.0);
-    page.note(&format!("{}{}", hardware_note(study), selection(study, count)), 6);
+    page.note(&format!("{}{}", hardware_note(study, count.min(MOST_CURVES)), selection(study, count)), 7);
     page
 }
 
-fn hardware_note(study: &Study) -> String {
+fn hardware_note(study: &Study, curves: usize) -> String {
     let copied = study.rows.iter().find_map(|row| row.bench().and_then(|bench| bench.copy_bytes_per_second));
     let copied =
         copied.map(|rate| format!(" Measured copy bandwidth: {} GB/s.", numbers::three_digits(rate / 1e9))).unwrap_or_default();
     format!(
-        "Memory: on disk, and what the weights take once the session is made. Latency: medians, whiskers to the 95th percentile, dashed line: the \
-         baseline. Throughput: tokens a second over all rows of the batch.{copied} Each bar and point is read from the record NAME_results.json; every \
+        "Size: model.onnx with its data file, and what the weights take once the session is made. Throughput: tokens a second over all rows of the \
+         batch, for {curves} experiments.{copied} Each bar and point is read from the record NAME_results.json; every \
          measured point with its percentiles stands in REPORT.md."
     )
 }
@@ -147,7 +157,7 @@ fn conclusion(study: &Study, recommendation: &Recommendation, size: f64) -> Page
     let mut page = new_page(study, 4, size);
     page.title("Recommendation and limits");
     for Finding { title, text, rows } in findings::findings(study, recommendation) {
-        page.bullet(&format!("{title}: {text}"), MOST_LINES);
+        page.titled(&title, &text, MOST_LINES);
         for &at in rows.iter().take(4) {
             let row = &study.rows[at];
             page.linked(&format!("#{} {} · {} · id {}", row.number, row.name(), row.file_name(), row.record.id), &row.href());
@@ -158,7 +168,7 @@ fn conclusion(study: &Study, recommendation: &Recommendation, size: f64) -> Page
                 "REPORT.md",
             );
         }
-        page.space(page.size * 0.5);
+        page.space(page.size * 0.7);
     }
     page.heading("Limits");
     findings::limits(study).iter().for_each(|limit| page.bullet(limit, MOST_LINES));

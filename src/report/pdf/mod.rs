@@ -131,3 +131,58 @@ fn stroke(color: Color, width: f64) -> Stroke {
 fn krilla_color(Color(red, green, blue): Color) -> rgb::Color {
     rgb::Color::new(red, green, blue)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::made_up;
+    use crate::report::recommend::recommend;
+
+    fn studies() -> Vec<(&'static str, Study)> {
+        vec![
+            ("fixture", made_up::whole()),
+            ("3", made_up::of_size(3)),
+            ("40", made_up::of_size(40)),
+            ("CUDA", made_up::on_cuda()),
+            ("hostile", made_up::hostile()),
+            ("baseline alone", made_up::study(vec![made_up::baseline()])),
+        ]
+    }
+
+    #[test]
+    fn there_are_four_pages_of_a4_whatever_the_study() {
+        for (name, study) in studies() {
+            let bytes = pdf(&study, &recommend(&study)).unwrap();
+            let document = lopdf::Document::load_mem(&bytes).unwrap();
+            assert_eq!(document.get_pages().len(), 4, "{name}");
+        }
+    }
+
+    #[test]
+    fn nothing_leaves_its_page_or_covers_another_text() {
+        for (name, study) in studies() {
+            for (number, page) in (1..).zip(content::pages(&study, &recommend(&study))) {
+                assert!(page.fits(), "{name}, page {number}: {} points too long", -page.room());
+                let whole = Rect { left: page::LEFT - 1.0, top: 0.0, right: page::RIGHT + 1.0, bottom: HEIGHT };
+                let boxes = page.scene.text_boxes();
+                for (at, (area, text)) in boxes.iter().enumerate() {
+                    assert!(area.inside(&whole), "{name}, page {number}: {text:?} at {area:?}");
+                    let covered = boxes[..at].iter().find(|(other, _)| area.overlaps(other));
+                    assert!(covered.is_none(), "{name}, page {number}: {text:?} covers {covered:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_study_is_the_same_bytes_again_and_what_is_left_out_is_counted() {
+        let study = made_up::of_size(40);
+        assert_eq!(pdf(&study, &recommend(&study)).unwrap(), pdf(&study, &recommend(&study)).unwrap());
+        let pages = content::pages(&study, &recommend(&study));
+        let texts: Vec<&str> = pages[1].scene.text_boxes().into_iter().map(|(_, text)| text).collect();
+        let numbers = texts.iter().filter(|text| text.parse::<usize>().is_ok_and(|number| number <= 40)).count();
+        let more = texts.iter().find_map(|text| text.strip_prefix("… and ")?.split(' ').next()?.parse::<usize>().ok()).unwrap();
+        // Ticks of the figure are whole numbers too.
+        assert!(more >= 10 && numbers + more >= 40, "{numbers} shown, {more} more");
+    }
+}

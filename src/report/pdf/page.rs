@@ -49,7 +49,9 @@ impl Page {
     pub fn new(number: usize, running_title: &str, size: f64) -> Self {
         let mut scene = Scene::new(WIDTH, HEIGHT);
         let small = TextStyle::new(7.5).colored(MUTED);
-        scene.text([LEFT, 36.0], fitted(running_title, small, RIGHT - LEFT - 40.0), small);
+        if number > 1 {
+            scene.text([LEFT, 36.0], fitted(running_title, small, RIGHT - LEFT - 40.0), small);
+        }
         scene.text([RIGHT, 36.0], format!("{number} / 4"), small.at(Anchor::End));
         scene.line(&[[LEFT, 42.0], [RIGHT, 42.0]], GRID, 0.7);
         Page { scene, links: Vec::new(), y: TOP, size }
@@ -91,6 +93,13 @@ impl Page {
         self.space(self.size * 0.6);
     }
 
+    /// Running text under a title of its own.
+    pub fn titled(&mut self, title: &str, text: &str, most: usize) {
+        self.block(title, TextStyle::new(self.size).bold(), LEFT, RIGHT, 2);
+        self.block(text, TextStyle::new(self.size), LEFT, RIGHT, most);
+        self.space(self.size * 0.25);
+    }
+
     /// A line of text after a bullet.
     pub fn bullet(&mut self, text: &str, most: usize) {
         let middle = self.y + self.size * (LEADING - 0.5 * font::CAP_HEIGHT) - self.size * (LEADING - 1.0) / 2.0;
@@ -111,11 +120,11 @@ impl Page {
     /// Text from outside a block's flow that opens `address`.
     pub fn linked(&mut self, text: &str, address: &str) {
         let style = TextStyle::new(self.size * 0.84).colored(MUTED);
-        let text = fitted(text, style, RIGHT - LEFT - 12.0);
+        let text = fitted(text, style, RIGHT - LEFT);
         let width = font::width(&text, style.size, style.weight);
-        let area = Rect { left: LEFT + 12.0, right: LEFT + 12.0 + width, top: self.y, bottom: self.y + style.size * LEADING };
+        let area = Rect { left: LEFT, right: LEFT + width, top: self.y, bottom: self.y + style.size * LEADING };
         self.links.push((area, address.to_owned()));
-        self.scene.text([LEFT + 12.0, self.y + baseline(style.size)], text, style);
+        self.scene.text([LEFT, self.y + baseline(style.size)], text, style);
         self.y += style.size * LEADING;
     }
 
@@ -206,7 +215,9 @@ fn lines(text: &str, style: TextStyle, width: f64) -> Vec<String> {
     let space = measured(" ");
     let parts = text.split_whitespace().flat_map(|word| cut(word, room, &measured));
     let words: Vec<Word<'_>> = parts.map(|text| Word { text, width: measured(text), space }).collect();
-    let broken = wrap_optimal_fit(&words, &[room], &Penalties::new()).unwrap_or_else(|_| wrap_first_fit(&words, &[room]));
+    // A line is never a little too long for the sake of the others.
+    let penalties = Penalties { overflow_penalty: 1_000_000, ..Penalties::new() };
+    let broken = wrap_optimal_fit(&words, &[room], &penalties).unwrap_or_else(|_| wrap_first_fit(&words, &[room]));
     broken.into_iter().map(|line| line.iter().map(|word| word.text).collect::<Vec<_>>().join(" ")).collect()
 }
 
