@@ -60,11 +60,9 @@ pub fn run(results: &Path, out: &Path) -> anyhow::Result<Summary> {
 
 /// All records of the folder, by file name; each goes by its path from `out`, so that links work.
 fn records(results: &Path, out: &Path) -> anyhow::Result<Vec<RecordFile>> {
-    let listed = || {
-        format!("results {}: cannot be listed; give the folder that `qonnx run` and `qonnx sweep` write to", results.display())
-    };
-    let entries = std::fs::read_dir(results).with_context(listed)?;
-    let mut paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>().with_context(listed)?;
+    let unlisted = |reason| UsageError::ResultsUnlisted { folder: results.display().to_string(), reason };
+    let entries = std::fs::read_dir(results).map_err(unlisted)?;
+    let mut paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>().map_err(unlisted)?;
     paths.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(RUN_SUFFIX)));
     paths.sort();
     let base = way(results, out);

@@ -170,10 +170,12 @@ pub fn limits(study: &Study) -> Vec<String> {
     }
     let failed = study.failed().count();
     if failed > 0 {
-        limits.push(format!(
-            "{failed} of {} experiments ended early; they are rows of the tables and of no recommendation.",
-            study.rows.len()
-        ));
+        let ended = if failed == 1 {
+            "ended early: it is shown as failed, with what it"
+        } else {
+            "ended early: they are shown as failed, with what they"
+        };
+        limits.push(format!("{failed} of {} experiments {ended} measured before.", study.rows.len()));
     }
     limits.push(
         "One task, one model: answers to questions about a passage (CoQA). Perplexity and KL divergence, where they were measured, stand beside F1; \

@@ -37,7 +37,8 @@ struct Dot {
 /// Grows until every label has a place, and where it may not grow on lets labels cover lines.
 pub fn figure(study: &Study, shown: &[usize]) -> Figure {
     let dots = dots(study, shown);
-    let heights = |care| [560.0, 640.0, 760.0].into_iter().map(move |height| (height, care));
+    let least = 560.0 + 10.0 * dots.len().saturating_sub(20) as f64;
+    let heights = |care| [0.0, 80.0, 200.0].into_iter().map(move |more| (least + more, care));
     let mut attempts = heights(Care::Full).chain(heights(Care::Crowded));
     let scene = attempts.find_map(|(height, care)| drawn(study, shown, &dots, height, care));
     let missing = shown.len() - dots.len();
@@ -96,6 +97,7 @@ fn drawn(study: &Study, shown: &[usize], dots: &[Dot], height: f64, care: Care) 
     let mut lines = front(&mut scene, study, dots, &places);
     lines.extend(baseline_line(&mut scene, study, &plot));
     lines.extend(bars(&mut scene, dots, &places, &plot));
+    lines.push(Rect { top: plot.frame.bottom - 1.0, bottom: plot.frame.bottom + 1.0, ..plot.frame });
     let marks: Vec<Rect> = places.iter().map(|&place| Rect::around(place, RADIUS + 2.0, RADIUS + 2.0)).collect();
     let wanted: Vec<Labelled> = dots.iter().zip(&places).map(|(dot, &point)| label_size(study, dot, point)).collect();
     let room = Rect { bottom: plot.floor, ..plot.frame };

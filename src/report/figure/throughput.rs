@@ -13,7 +13,7 @@ const LABEL_STEP: f64 = 16.0;
 const RADIUS: f64 = 5.0;
 const LEADER: Color = Color(0x8C, 0x95, 0x9F);
 /// From the last point to its label.
-const LEADER_ROOM: f64 = 34.0;
+const LEADER_ROOM: f64 = 50.0;
 
 /// One experiment's measured points, from small batches to large.
 struct Curve {
@@ -89,7 +89,7 @@ fn panel(scene: &mut Scene, study: &Study, device: &Device, curves: &[Curve], [t
             scene.spots.push(Spot { area: Rect::around(place, RADIUS + 3.0, RADIUS + 3.0), row: curve.row });
         }
     }
-    end_labels(scene, curves, x, y, frame);
+    end_labels(scene, study, curves, [x, y], frame);
 }
 
 fn axes(device: &Device, curves: &[Curve], frame: Rect) -> (Axis, Axis) {
@@ -126,16 +126,17 @@ fn plain(value: f64) -> String {
 }
 
 /// Names right of the frame, in the order of the curves' ends, none on another.
-fn end_labels(scene: &mut Scene, curves: &[Curve], x: Axis, y: Axis, frame: Rect) {
+fn end_labels(scene: &mut Scene, study: &Study, curves: &[Curve], [x, y]: [Axis; 2], frame: Rect) {
     let end = |curve: &Curve| curve.points.last().map_or([0.0, 0.0], |&(batch, speed)| [x.at(batch as f64), y.at(speed)]);
     let mut order: Vec<&Curve> = curves.iter().collect();
     order.sort_by(|a, b| end(a)[1].total_cmp(&end(b)[1]));
     let wanted: Vec<f64> = order.iter().map(|curve| end(curve)[1]).collect();
     for (curve, place) in order.iter().zip(spread(&wanted, LABEL_STEP, [frame.top - 24.0, frame.bottom + 30.0])) {
         let [from, height] = end(curve);
-        let to = frame.right + LEADER_ROOM - 10.0;
+        let to = frame.right + LEADER_ROOM - 26.0;
         scene.line(&[[from + RADIUS + 2.0, height], [(from + RADIUS + 2.0).max(frame.right), height], [to, place]], LEADER, 0.8);
-        scene.text_centred([to + 4.0, place], curve.label.clone(), LABEL);
+        marks::draw(scene, marks::mark(&study.rows[curve.row].record.method), [to + 8.0, place], 4.0);
+        scene.text_centred([to + 18.0, place], curve.label.clone(), LABEL);
     }
 }
 
