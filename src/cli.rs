@@ -9,11 +9,19 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use qonnx::pipeline::{self, RuntimeChoice, Weights, compare, doctor, export, generate, inspect, plan, verify};
 use serde::Serialize;
 
+mod bench;
 mod eval;
 mod model;
+mod report;
+mod run;
+mod sweep;
 
+use bench::BenchArgs;
 use eval::EvalArgs;
 use model::ModelArgs;
+use report::ReportArgs;
+use run::RunArgs;
+use sweep::SweepArgs;
 
 /// Find out how few bits a language model can live on.
 ///
@@ -27,7 +35,8 @@ use model::ModelArgs;
   qonnx plan meta-llama/Llama-3.2-1B --bits 4 --batch 16 --context 2048
   qonnx export meta-llama/Llama-3.2-1B --bits 4 -o llama-int4
   qonnx generate llama-int4 \"The capital of France is\"
-  qonnx eval llama-int4 --task coqa --limit 100"
+  qonnx eval llama-int4 --task coqa --limit 100
+  qonnx bench llama-int4 --batch 1,16"
 )]
 struct Cli {
     /// More on stderr: -v what is done, -vv how.
@@ -49,6 +58,17 @@ enum Command {
     Eval(EvalArgs),
     /// Compare two CoQA results on the same questions: paired bootstrap and McNemar.
     Compare(CompareArgs),
+    /// Measure load, prefill, decoding, memory and energy over batch sizes and prompt lengths.
+    Bench(BenchArgs),
+    /// Run one experiment: export, sanity check, CoQA, benchmark, and write its record.
+    Run(RunArgs),
+    /// Run many experiments by one file: planned first, resumable, one process each.
+    Sweep(SweepArgs),
+    /// The process of one experiment; `run` and `sweep` start it.
+    #[command(hide = true)]
+    Worker,
+    /// Draw and write up a folder of experiments: figures, REPORT.md, report.html, a four-page report.pdf.
+    Report(ReportArgs),
     /// Show what ONNX Runtime really executes: every MatMul fused, dequantized on each step, or on the CPU.
     #[command(after_help = "Exit code 1 where a weight that was meant to be fused is not.
 
@@ -162,6 +182,10 @@ struct RuntimeArgs {
 }
 
 impl RuntimeArgs {
+    fn is_cuda(&self) -> bool {
+        matches!(self.ep, EpArg::Cuda)
+    }
+
     fn options(&self, weights: Weights) -> RuntimeChoice {
         RuntimeChoice { cuda: matches!(self.ep, EpArg::Cuda), threads: self.threads, weights }
     }
@@ -260,7 +284,12 @@ pub fn run() -> anyhow::Result<ExitCode> {
             eval::refuse_foreign_flags(args.task, given)?;
             eval::run_eval(args)
         }
+        Command::Report(args) => report::run_report(&args),
         Command::Compare(args) => emit(&compare::run(&args.a, &args.b)?, args.json),
+        Command::Bench(args) => bench::run_bench(args),
+        Command::Run(args) => run::run(args),
+        Command::Sweep(args) => sweep::run(args),
+        Command::Worker => pipeline::experiment::worker::run().map(|()| ExitCode::SUCCESS),
         Command::Inspect(args) => {
             let report = inspect::run(&args.artifact, &args.runtime.options(Weights::Fused))?;
             let fused = report.every_weight_fused();

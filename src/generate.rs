@@ -1,4 +1,4 @@
-//! What evaluation asks of a language model, and nothing more: scored text in, completions or logits out.
+//! What evaluation and benchmarks ask of a language model, and nothing more: text in, completions, logits or steps out.
 //!
 //! `eval/` and `bench/` see these traits, never a session, so both are tested on a scripted fake.
 
@@ -57,6 +57,8 @@ pub enum GenerateError {
         "token {token:?} has id {id}, beyond the model's vocabulary of {vocab_size}; leave it out of the text, or export a checkpoint whose tokenizer is the model's own"
     )]
     TokenBeyondVocabulary { token: String, id: u32, vocab_size: u32 },
+    #[error("the memory does not suffice")]
+    OutOfMemory(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the backend failed")]
     Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -68,7 +70,7 @@ impl GenerateError {
             GenerateError::PromptTooLong { .. }
             | GenerateError::EmptyPrompt { .. }
             | GenerateError::TokenBeyondVocabulary { .. } => Fault::BadInput,
-            GenerateError::Backend(_) => Fault::Failed,
+            GenerateError::OutOfMemory(_) | GenerateError::Backend(_) => Fault::Failed,
         }
     }
 }
@@ -104,4 +106,29 @@ pub trait Score {
     /// Hands over the logits of `ids` in chunks: `visit(first, logits)` where `logits` is `[positions, vocab_size]` and
     /// row `i` predicts the token after position `first + i`.
     fn logits(&mut self, ids: &[u32], visit: &mut dyn FnMut(usize, ArrayView2<'_, f32>)) -> Result<(), GenerateError>;
+}
+
+/// A batch of equally long prompts, run by run, for whoever times the runs.
+pub trait Steps {
+    /// Token ids of `text`, with the special tokens that Hugging Face adds by default.
+    fn encode(&self, text: &str) -> Result<Vec<u32>, GenerateError>;
+
+    /// Takes memory for `rows` prompts of `prompt_tokens` tokens that are continued by `new_tokens` tokens; what was taken
+    /// before is given back first.
+    ///
+    /// # Errors
+    /// [`GenerateError::OutOfMemory`] where there is not as much.
+    fn allocate(&mut self, rows: usize, prompt_tokens: usize, new_tokens: usize) -> Result<(), GenerateError>;
+
+    /// Gives back what [`Self::allocate`] took.
+    fn release(&mut self);
+
+    /// Bytes that keys and values of `tokens` tokens take in the cache, all layers.
+    fn cache_bytes(&self, tokens: usize) -> u64;
+
+    /// Reads one prompt into each row from its beginning, and returns their greedy next tokens.
+    fn prefill(&mut self, prompts: &[Vec<u32>]) -> Result<Vec<u32>, GenerateError>;
+
+    /// Reads one token into each row behind the `past` tokens that are there, and returns the greedy next tokens.
+    fn step(&mut self, tokens: &[u32], past: usize) -> Result<Vec<u32>, GenerateError>;
 }

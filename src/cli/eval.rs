@@ -10,7 +10,7 @@ use qonnx::pipeline::{self, Weights, evaluate};
 
 use super::{RuntimeArgs, at_least, emit, positive};
 
-fn parse_window(text: &str) -> Result<usize, String> {
+pub fn parse_window(text: &str) -> Result<usize, String> {
     at_least(2, text)
 }
 

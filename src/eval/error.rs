@@ -69,7 +69,7 @@ impl EvalError {
             EvalError::Data(error) => error.fault(),
             EvalError::Read { source, .. } if !is_wrong_path(source) => Fault::Failed,
             EvalError::Model(GenerateError::PromptTooLong { .. } | GenerateError::EmptyPrompt { .. }) => Fault::BadInput,
-            EvalError::Model(GenerateError::Backend(_))
+            EvalError::Model(GenerateError::Backend(_) | GenerateError::OutOfMemory(_))
             | EvalError::Write { .. }
             | EvalError::AnswerCount { .. }
             | EvalError::Positions { .. }

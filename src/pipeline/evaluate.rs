@@ -8,7 +8,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::table::table;
-use super::{RuntimeChoice, UsageError, Weights, progress, source};
+use super::{RuntimeChoice, UsageError, Weights, hashing, progress, source};
 use crate::calib::{Vocabulary, refuse_recorded_leak, refuse_recorded_text};
 use crate::eval::coqa::{self, AnswerLog, CoqaReport, Dataset, EvaluateOptions, Protocol};
 use crate::eval::windows::load_texts;
@@ -48,11 +48,16 @@ pub struct CoqaScores {
 
 /// `qonnx eval --task coqa`.
 pub fn coqa(request: &CoqaRequest) -> anyhow::Result<CoqaScores> {
+    coqa_watched(request, &mut |_| ())
+}
+
+/// As [`coqa`]; `watch` is told after each call to the model how far it is.
+pub fn coqa_watched(request: &CoqaRequest, watch: &mut dyn FnMut(&coqa::Progress)) -> anyhow::Result<CoqaScores> {
     if request.official_predictions.is_some() && request.protocol != Protocol::OFFICIAL {
         return Err(UsageError::OfficialWithoutProtocol.into());
     }
     let model = fingerprint(&request.artifact)?;
-    let (report, lines) = if request.rescore { rescore(request)? } else { ask(request, model)? };
+    let (report, lines) = if request.rescore { rescore(request)? } else { ask(request, model, watch)? };
     if let Some(path) = &request.official_predictions {
         let answers = serde_json::to_string(&coqa::official_predictions(&lines))?;
         std::fs::write(path, answers).with_context(|| format!("{}: cannot be written", path.display()))?;
@@ -66,7 +71,11 @@ fn rescore(request: &CoqaRequest) -> anyhow::Result<(CoqaReport, Vec<coqa::Quest
     Ok(coqa::rescore(&lines, &path.display().to_string())?)
 }
 
-fn ask(request: &CoqaRequest, model: String) -> anyhow::Result<(CoqaReport, Vec<coqa::QuestionLine>)> {
+fn ask(
+    request: &CoqaRequest,
+    model: String,
+    watch: &mut dyn FnMut(&coqa::Progress),
+) -> anyhow::Result<(CoqaReport, Vec<coqa::QuestionLine>)> {
     let written = [&request.predictions, &request.official_predictions];
     written.into_iter().flatten().try_for_each(|path| check_parent(path))?;
     let dataset = dataset(&request.data)?;
@@ -84,13 +93,14 @@ fn ask(request: &CoqaRequest, model: String) -> anyhow::Result<(CoqaReport, Vec<
         bar.set_length(now.total as u64);
         bar.set_position(now.done as u64);
         bar.set_message(format!("F1 {:.3}  EM {:.3}", now.f1, now.em));
+        watch(&now);
     })?;
     bar.finish_and_clear();
     Ok((report, log.lines().to_vec()))
 }
 
 /// Refuses, before any work, a file that could not be created after it.
-fn check_parent(file: &Path) -> Result<(), UsageError> {
+pub fn check_parent(file: &Path) -> Result<(), UsageError> {
     match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() && !parent.is_dir() => {
             Err(UsageError::ParentMissing { path: file.display().to_string() })
@@ -101,13 +111,8 @@ fn check_parent(file: &Path) -> Result<(), UsageError> {
 
 /// A data file, or the validation split of a hub data set.
 pub(super) fn dataset(data: &str) -> anyhow::Result<Dataset> {
-    let is_repo = !Path::new(data).exists() && data.split('/').count() == 2 && Path::new(data).extension().is_none();
-    if !is_repo {
-        return Ok(coqa::load(Path::new(data))?);
-    }
-    let files = source::hub()?.dataset(data, Some("validation"))?;
     let mut whole: Option<Dataset> = None;
-    for file in &files {
+    for file in &dataset_files(data)? {
         let shard = coqa::load(file)?;
         let mixed = || UsageError::DataSetMixed { id: data.to_owned(), file: file.display().to_string() };
         whole = Some(match whole {
@@ -116,6 +121,18 @@ pub(super) fn dataset(data: &str) -> anyhow::Result<Dataset> {
         });
     }
     Ok(whole.ok_or_else(|| UsageError::DataSetEmpty { id: data.to_owned() })?)
+}
+
+/// As [`dataset`], and BLAKE3 of its files.
+pub(super) fn dataset_hashed(data: &str) -> anyhow::Result<(Dataset, String)> {
+    let dataset = dataset(data)?;
+    let hashes = dataset_files(data)?.iter().map(|file| hashing::of_file(file)).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok((dataset, blake3::hash(hashes.join("\n").as_bytes()).to_hex().to_string()))
+}
+
+fn dataset_files(data: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let is_repo = !Path::new(data).exists() && data.split('/').count() == 2 && Path::new(data).extension().is_none();
+    if is_repo { Ok(source::hub()?.dataset(data, Some("validation"))?) } else { Ok(vec![PathBuf::from(data)]) }
 }
 
 /// Where the token windows of perplexity and KL come from.

@@ -24,6 +24,12 @@ pub enum UsageError {
     OfficialWithoutProtocol,
     #[error("--context {got}: the artifact covers {most} positions; ask for fewer, or raise --max-context")]
     ContextBeyond { got: usize, most: usize },
+    #[error(
+        "--prompt {prompt} and --gen {new_tokens} take {got} positions, the artifact covers {most}; ask for fewer, or export it with a higher --max-context"
+    )]
+    BenchBeyondContext { prompt: usize, new_tokens: usize, got: usize, most: usize },
+    #[error("--min-repeats {least} is more than --max-repeats {most}; lower the one or raise the other")]
+    Repeats { least: usize, most: usize },
     #[error("{path} holds the reference's top {stored} logits, expected {wanted}; ask for --top-k {stored}, or remove the file")]
     OtherTopK { path: String, stored: usize, wanted: usize },
     #[error("{path} has {got} bytes, expected {expected}; `qonnx verify` checks the other files, export it again")]
@@ -44,6 +50,10 @@ pub enum UsageError {
     ModelFileMissing { folder: String, file: &'static str },
     #[error("{path} is not JSON ({detail}); copy it from the model's repository again")]
     ModelFileBroken { path: String, detail: String },
+    #[error(
+        "results {folder}: is no folder that can be listed ({reason}); give the one that `qonnx run` and `qonnx sweep` write to"
+    )]
+    ResultsUnlisted { folder: String, reason: std::io::Error },
     #[error("the prompt on stdin is not UTF-8; convert it, for example with iconv")]
     PromptNotUtf8,
 }
@@ -57,7 +67,7 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
     if cause.is::<UsageError>() {
         return Some(Fault::BadInput);
     }
-    if let Some(GenerateError::Backend(_)) = cause.downcast_ref() {
+    if let Some(GenerateError::Backend(_) | GenerateError::OutOfMemory(_)) = cause.downcast_ref() {
         return None; // what the backend says is next in the chain
     }
     macro_rules! ask {
@@ -81,12 +91,17 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
         crate::quant::RotationError,
         crate::recipe::RecipeError,
         crate::record::RecordError,
+        crate::record::RunRecordError,
+        crate::report::ReportError,
         crate::runtime::RuntimeError,
         crate::tensor::convert::ConvertError,
         crate::calib::CalibError,
         crate::calib::SetError,
         crate::quant::BudgetError,
         super::budget::BudgetRefusal,
+        super::experiment::ExperimentError,
+        super::sweep::SweepError,
+        crate::record::RunRecordError,
         super::plan::Refused,
     );
     None

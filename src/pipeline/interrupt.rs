@@ -25,6 +25,11 @@ pub fn install() {
     });
 }
 
+/// As if the user had asked to stop.
+pub fn ask() {
+    ASKED.store(true, Ordering::SeqCst);
+}
+
 /// An error once the user has asked to stop.
 pub fn check() -> Result<(), Interrupted> {
     if ASKED.load(Ordering::SeqCst) { Err(Interrupted) } else { Ok(()) }

@@ -42,8 +42,18 @@ impl Watch {
         self.stop.store(true, Ordering::Relaxed);
         self.sampler.join().expect("the sampler does not panic");
         let anonymous = self.peak.load(Ordering::Relaxed).max(status("RssAnon"));
-        Peak { resident: status("VmHWM"), anonymous }
+        Peak { resident: peak_resident(), anonymous }
     }
+}
+
+/// Resident memory now, bytes.
+pub fn resident() -> u64 {
+    status("VmRSS")
+}
+
+/// Highest resident memory so far, bytes (`VmHWM`).
+pub fn peak_resident() -> u64 {
+    status("VmHWM")
 }
 
 /// A field of `/proc/self/status` in bytes; 0 where the system has no such file.

@@ -3,17 +3,21 @@
 //! Each stage is a function from a request to a report; a report prints as a table for people and as one JSON object
 //! for programs.
 
+pub mod bench;
 pub mod budget;
 pub mod calibrate;
 pub mod compare;
 pub mod doctor;
 pub mod evaluate;
+pub mod experiment;
 pub mod export;
 pub mod generate;
 pub mod inspect;
 pub mod packing;
 pub mod plan;
 pub mod quantize;
+pub mod report;
+pub mod sweep;
 pub mod verify;
 
 mod failure;
@@ -33,7 +37,7 @@ use std::path::Path;
 
 use crate::onnx::DATA_FILE;
 use crate::record::Manifest;
-use crate::runtime::{Engine, EngineOptions, ExecutionProvider};
+use crate::runtime::{Engine, EngineOptions, ExecutionProvider, LoadStage};
 
 pub use crate::runtime::Weights;
 
@@ -51,6 +55,11 @@ impl RuntimeChoice {
     /// Loads the artifact in `dir`, whose weights must have the size that `manifest` records: ONNX Runtime would say of a
     /// cut-off file where it lies in memory.
     fn load(&self, dir: &Path, manifest: &Manifest) -> anyhow::Result<Engine> {
+        self.load_observed(dir, manifest, &mut |_| ())
+    }
+
+    /// As [`Self::load`], observed as [`Engine::load_observed`] is.
+    fn load_observed(&self, dir: &Path, manifest: &Manifest, observe: &mut dyn FnMut(LoadStage)) -> anyhow::Result<Engine> {
         let path = dir.join(DATA_FILE);
         let expected = manifest.outputs.iter().find(|file| file.file == DATA_FILE).map(|file| file.bytes);
         // A missing file is named by whoever needs it.
@@ -60,7 +69,7 @@ impl RuntimeChoice {
         {
             return Err(UsageError::FileSize { path: path.display().to_string(), got, expected }.into());
         }
-        Ok(Engine::load(dir, &self.options())?)
+        Ok(Engine::load_observed(dir, &self.options(), observe)?)
     }
 
     fn options(&self) -> EngineOptions {

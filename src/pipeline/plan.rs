@@ -41,11 +41,12 @@ pub struct Request {
     pub max_context: Option<usize>,
 }
 
-/// A recipe by name, or its short form in flags.
+/// A recipe by name, its short form in flags, or the recipe itself.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RecipeChoice {
     Named(String),
     Flags(RecipeFlags),
+    Whole(Box<Recipe>),
 }
 
 impl Request {
@@ -54,6 +55,7 @@ impl Request {
         let mut recipe = match &self.recipe {
             RecipeChoice::Named(name) => Recipe::load(name)?,
             RecipeChoice::Flags(flags) => flags.recipe(self.calibration.as_deref())?,
+            RecipeChoice::Whole(recipe) => recipe.as_ref().clone(),
         };
         if let Some(set) = &self.calibration {
             recipe.calibration = Some(CalibrationRecipe { set: set.clone() });
@@ -62,7 +64,7 @@ impl Request {
             calib::refuse_unknown(&calibration.set)?;
         }
         let is_by_format = match &self.recipe {
-            RecipeChoice::Named(_) => true,
+            RecipeChoice::Named(_) | RecipeChoice::Whole(_) => true,
             RecipeChoice::Flags(flags) => flags.granularity.is_none() && flags.budget.is_none(),
         };
         let base = recipe.weights;

@@ -50,7 +50,7 @@ pub struct RunModel {
     pub source: String,
     pub revision: Option<String>,
     pub parameters: u64,
-    /// Of config.json and the weight files.
+    /// Of config.json, tokenizer.json and the weight files.
     pub blake3: String,
     /// Hash of the calibration set's token ids; absent where nothing was calibrated.
     pub calibration: Option<String>,
@@ -206,7 +206,9 @@ impl RunRecord {
     pub fn write(&self, results: &Path) -> Result<PathBuf, RunRecordError> {
         let path = Self::path(results, &self.experiment_name);
         let write = || {
-            let mut file = tempfile::NamedTempFile::new_in(results)?;
+            // Temporary files are private to their user; a record is not.
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+            let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(results)?;
             serde_json::to_writer_pretty(&mut file, self)?;
             std::io::Write::write_all(&mut file, b"\n")?;
             file.as_file().sync_all()?;

@@ -22,6 +22,17 @@ pub(super) struct Artifact {
     pub end_of_sequence: Vec<u32>,
     /// Beginning-of-sequence token.
     pub bos: Option<u32>,
+    /// Zero where config.json does not say.
+    pub width: Width,
+}
+
+/// Sizes of what a layer computes for one token.
+#[derive(Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[serde(default)]
+pub(super) struct Width {
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_attention_heads: usize,
 }
 
 #[derive(Deserialize)]
@@ -32,6 +43,8 @@ struct Config {
     eos_token_id: TokenIds,
     #[serde(default)]
     bos_token_id: TokenIds,
+    #[serde(flatten)]
+    width: Width,
 }
 
 #[derive(Deserialize, Default)]
@@ -97,6 +110,7 @@ impl Artifact {
             end_of_sequence: generation.eos_token_id.unwrap_or(config.eos_token_id).list(),
             bos: named_bos.or_else(|| config.bos_token_id.list().first().copied()),
             tokenizer: Arc::new(tokenizer),
+            width: config.width,
         })
     }
 }

@@ -38,6 +38,12 @@ impl CacheLayout {
         }
         layout
     }
+
+    /// Keys and values of one position, all layers.
+    pub fn bytes_per_token(&self) -> u64 {
+        let element = self.dtype.byte_size(1).expect("a cache holds numbers, not strings");
+        (self.names.len() * self.kv_heads * self.head_dim * element) as u64
+    }
 }
 
 /// Memory of `session`'s device, from its arena.

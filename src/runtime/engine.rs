@@ -34,6 +34,15 @@ pub enum Weights {
     Dequantized,
 }
 
+/// How far loading is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadStage {
+    /// Graph and tokenizer are read, the library is open; no weight is.
+    Read,
+    /// The session is made: weights are where they are computed with.
+    Ready,
+}
+
 /// Where the time of the last call went.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timings {
@@ -67,6 +76,15 @@ impl Engine {
     /// # Errors
     /// The library or the execution provider is missing, the folder is no artifact, or ONNX Runtime refuses the graph.
     pub fn load(dir: &Path, options: &EngineOptions) -> Result<Engine, RuntimeError> {
+        Engine::load_observed(dir, options, &mut |_| ())
+    }
+
+    /// As [`Engine::load`], for whoever measures what loading takes: `observe` is called around the making of the session.
+    pub fn load_observed(
+        dir: &Path,
+        options: &EngineOptions,
+        observe: &mut dyn FnMut(LoadStage),
+    ) -> Result<Engine, RuntimeError> {
         let mut artifact = Artifact::read(dir)?;
         let graph = specialise(&artifact.graph)?;
         artifact.context_length = artifact.context_length.min(graph.max_positions);
@@ -80,7 +98,10 @@ impl Engine {
             products: Products::F32,
         };
         let what = artifact.graph.display().to_string();
-        let decoder = Decoder::new(session::open(&runtime, &plan, &graph.bytes, &what)?, options.provider)?;
+        observe(LoadStage::Read);
+        let session = session::open(&runtime, &plan, &graph.bytes, &what)?;
+        observe(LoadStage::Ready);
+        let decoder = Decoder::new(session, options.provider)?;
         let copier = RowCopier::new(&runtime, options.provider, &decoder.layout)?;
         Ok(Engine { artifact, provider: options.provider, decoder, copier, timings: Timings::default() })
     }

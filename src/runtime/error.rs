@@ -50,6 +50,8 @@ pub enum RuntimeError {
     Session { what: String, reason: String },
     #[error("ONNX Runtime failed while {doing}: {reason}")]
     Run { doing: &'static str, reason: String },
+    #[error("out of memory while {doing}: {reason}")]
+    OutOfMemory { doing: &'static str, reason: String },
     #[error("the tokenizer failed on {what}: {reason}")]
     Encode { what: &'static str, reason: String },
 }
@@ -70,13 +72,21 @@ impl RuntimeError {
             | RuntimeError::Graph(_)
             | RuntimeError::Session { .. }
             | RuntimeError::Run { .. }
+            | RuntimeError::OutOfMemory { .. }
             | RuntimeError::Encode { .. } => Fault::Failed,
         }
     }
 
     /// Turns what `ort` says while a session runs into one of ours.
     pub(super) fn run<R>(doing: &'static str) -> impl FnOnce(ort::Error<R>) -> RuntimeError {
-        move |error| RuntimeError::Run { doing, reason: error.message().trim().to_owned() }
+        move |error| {
+            let reason = error.message().trim().to_owned();
+            if is_out_of_memory(&reason) {
+                RuntimeError::OutOfMemory { doing, reason }
+            } else {
+                RuntimeError::Run { doing, reason }
+            }
+        }
     }
 
     /// Turns what `ort` says while a session is made into one of ours.
@@ -87,6 +97,31 @@ impl RuntimeError {
 
 impl From<RuntimeError> for GenerateError {
     fn from(error: RuntimeError) -> GenerateError {
-        GenerateError::Backend(Box::new(error))
+        match error {
+            RuntimeError::OutOfMemory { .. } => GenerateError::OutOfMemory(Box::new(error)),
+            _ => GenerateError::Backend(Box::new(error)),
+        }
+    }
+}
+
+/// ONNX Runtime has no code for it: its arenas, C++'s allocator, CUDA and cuBLAS each say it in words of their own.
+fn is_out_of_memory(reason: &str) -> bool {
+    let words = ["Failed to allocate memory", "bad_alloc", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "Available memory of"];
+    words.iter().any(|words| reason.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn running_out_of_memory_is_told_from_other_failures() {
+        let said = [
+            "Non-zero status code returned while running MatMul node. Status Message: /onnxruntime_src/onnxruntime/core/framework/bfc_arena.cc:359 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool) Failed to allocate memory for requested buffer of size 137438953472",
+            "CUDA failure 2: out of memory ; GPU=0 ; hostname=h",
+            "std::bad_alloc",
+        ];
+        assert!(said.iter().all(|reason| is_out_of_memory(reason)));
+        assert!(!is_out_of_memory("CUDA failure 700: an illegal memory access was encountered"));
     }
 }

@@ -10,6 +10,7 @@
 //! [`inspect`] reports what ONNX Runtime really executes, [`doctor`] what the machine offers.
 
 mod artifact;
+mod bandwidth;
 mod batch;
 mod cache;
 mod decoder;
@@ -17,8 +18,10 @@ mod dequantize;
 mod doctor;
 mod engine;
 mod error;
+mod gpu;
 mod inspect;
 mod locate;
+mod memory;
 mod prefix;
 mod provider;
 mod rows;
@@ -26,13 +29,18 @@ mod score;
 mod session;
 mod specialise;
 mod stage;
+mod steps;
 mod text;
 
+pub use bandwidth::{copy_bandwidth, start};
 pub use dequantize::dequantize;
 pub use doctor::{Doctor, Gpu, Library, SharedLibrary, doctor};
-pub use engine::{Engine, EngineOptions, Timings, Weights};
+pub use engine::{Engine, EngineOptions, LoadStage, Timings, Weights};
 pub use error::RuntimeError;
+pub use gpu::{GpuMeter, MeterError};
 pub use inspect::{Execution, Inspection, MatMulReport, inspect};
 pub use provider::ExecutionProvider;
 pub use session::require;
+pub use specialise::decode_graph;
 pub use stage::{Bound, Operand, Resident, Stage, Stages, Target};
+pub use steps::EngineSteps;

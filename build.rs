@@ -1,0 +1,41 @@
+//! Tells a release build which commit it is of, where git knows.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+
+/// What the program is made of.
+const PARTS: [&str; 7] = ["build.rs", "Cargo.lock", "Cargo.toml", "benches/experiments", "calibration", "graphs", "src"];
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    // A debug build would be compiled anew after every commit.
+    let is_release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    if is_release && is_own_repository() {
+        state_commit();
+    }
+}
+
+/// Whether the repository around is this project's, not that of somebody who unpacked its source.
+fn is_own_repository() -> bool {
+    let folder = env::var("CARGO_MANIFEST_DIR").ok().and_then(|folder| Path::new(&folder).canonicalize().ok());
+    git(&["rev-parse", "--show-toplevel"]).map(Into::into) == folder
+}
+
+fn state_commit() {
+    let watched = ["HEAD", "index"].into_iter().filter_map(|file| git(&["rev-parse", "--git-path", file]));
+    for path in watched.chain(PARTS.map(str::to_owned)) {
+        println!("cargo:rerun-if-changed={path}");
+    }
+    let changed = git(&[&["status", "--porcelain", "--"], &PARTS[..]].concat());
+    if let (Some(commit), Some(changed)) = (git(&["rev-parse", "HEAD"]), changed) {
+        println!("cargo:rustc-env=QONNX_COMMIT={commit}");
+        println!("cargo:rustc-env=QONNX_DIRTY={}", !changed.is_empty());
+    }
+}
+
+/// What git answers, without the line's end; `None` where there is no git or no repository.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+}

@@ -1,0 +1,182 @@
+//! `qonnx run`: one experiment, and the flags of what is measured.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+
+use clap::{Args, ValueEnum};
+use qonnx::pipeline::experiment::{
+    self, Ask, CoqaMeasure, Device, EMBEDDED_MODEL, EMBEDDED_QUESTIONS, EMBEDDED_TEXT, ExperimentError, Measure, ProtocolName,
+    ScoringWeights, TextMeasure,
+};
+use qonnx::record::BenchSettings;
+
+use super::{RuntimeArgs, emit, positive};
+
+#[derive(Args)]
+#[command(
+    after_help = "Writes results/<name>_results.json, and the answers beside it. Built-in experiments lie in benches/experiments/; a file of
+your own has a title, a method and a recipe. Stopped, it goes on where it was. Exit code 1 where a stage failed; the record
+says why, and holds what came before.
+
+Examples:
+  qonnx run fp16_baseline
+  qonnx run gptq_4bit_g128 --model meta-llama/Llama-3.2-1B --ep cuda --calibration c4-128x2048
+  qonnx run my-experiment.toml --model ./my-llama --coqa coqa-dev-v1.0.json --protocol official --no-bench"
+)]
+pub struct RunArgs {
+    /// A built-in experiment, or a TOML file of one.
+    #[arg(value_name = "NAME|FILE")]
+    experiment: String,
+    #[command(flatten)]
+    ask: AskArgs,
+    /// The experiment that differences are against.
+    #[arg(long, default_value = "fp16_baseline")]
+    baseline: String,
+    /// Keep the artifact, in artifacts/ of the results.
+    #[arg(long)]
+    keep: bool,
+    /// One JSON object on stdout and nothing else there: the record.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The model, and what is measured of it where.
+#[derive(Args)]
+pub struct AskArgs {
+    /// A local folder with safetensors, or a Hugging Face repo id [default: the embedded model, with its own questions].
+    #[arg(long)]
+    model: Option<String>,
+    /// Folder of the records.
+    #[arg(long, default_value = "results")]
+    results: PathBuf,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+    /// Element type of activations [default: f32 on the CPU, f16 on CUDA].
+    #[arg(long, value_enum)]
+    dtype: Option<DtypeArg>,
+    /// Calibration data in place of the recipe's: a built-in set, a set's TOML, or a JSON file of token id windows.
+    #[arg(long, value_name = "SET|FILE")]
+    calibration: Option<String>,
+    /// The official CoQA JSON file, a JSONL of prompts with golds, or a hub data set's id [default: EleutherAI/coqa].
+    #[arg(long, value_name = "FILE")]
+    coqa: Option<String>,
+    /// Which turns are asked and how they are scored [default: lm-eval; official for the embedded model].
+    #[arg(long, value_enum)]
+    protocol: Option<ProtocolArg>,
+    /// At most this many questions.
+    #[arg(long, value_parser = positive)]
+    limit: Option<usize>,
+    /// Leave CoQA out.
+    #[arg(long, conflicts_with_all = ["coqa", "protocol", "limit", "text"])]
+    no_coqa: bool,
+    /// Text for perplexity, and for KL where the baseline's artifact is kept.
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Tokens in a window of the text, BOS included.
+    #[arg(long, default_value_t = 1024, value_parser = super::eval::parse_window)]
+    window: usize,
+    /// At most this many windows of the text.
+    #[arg(long, value_parser = positive)]
+    windows: Option<usize>,
+    /// How quantized weights take part in products while it is scored [default: dequantized on the CPU, fused on CUDA].
+    #[arg(long, value_enum)]
+    weights: Option<WeightsArg>,
+    /// Leave the benchmark out.
+    #[arg(long)]
+    no_bench: bool,
+    /// Batch sizes of the benchmark.
+    #[arg(long, value_delimiter = ',', default_value = "1", value_parser = positive)]
+    bench_batch: Vec<usize>,
+    /// Prompt lengths of the benchmark, tokens.
+    #[arg(long, value_delimiter = ',', default_value = "128", value_parser = positive)]
+    bench_prompt: Vec<usize>,
+    /// Tokens that the benchmark decodes.
+    #[arg(long, default_value_t = 32, value_parser = positive)]
+    bench_gen: usize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum DtypeArg {
+    F16,
+    F32,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum ProtocolArg {
+    /// lm-evaluation-harness task coqa 3.0: the last turn of each conversation.
+    LmEval,
+    /// Every turn with gold history, scores by domain.
+    Official,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum WeightsArg {
+    /// Unpacked inside the kernels.
+    Fused,
+    /// Unpacked once at load: the same numbers.
+    Dequantized,
+}
+
+impl ProtocolArg {
+    pub fn name(self) -> ProtocolName {
+        match self {
+            ProtocolArg::LmEval => ProtocolName::LmEval,
+            ProtocolArg::Official => ProtocolName::Official,
+        }
+    }
+}
+
+impl AskArgs {
+    fn ask(self, baseline: String, keep: bool) -> Result<Ask, ExperimentError> {
+        let is_embedded = self.model.is_none();
+        if is_embedded && !Path::new(EMBEDDED_MODEL).is_dir() {
+            return Err(ExperimentError::NoModel);
+        }
+        let cuda = self.runtime.is_cuda();
+        let coqa = CoqaMeasure {
+            data: self.coqa.unwrap_or_else(|| if is_embedded { EMBEDDED_QUESTIONS } else { "EleutherAI/coqa" }.to_owned()),
+            protocol: match self.protocol {
+                Some(protocol) => protocol.name(),
+                None if is_embedded => ProtocolName::Official,
+                None => ProtocolName::LmEval,
+            },
+            limit: self.limit,
+            batch: 16,
+        };
+        let text = self.text.or_else(|| (is_embedded && !self.no_coqa).then(|| EMBEDDED_TEXT.into()));
+        let measure = Measure {
+            coqa: (!self.no_coqa).then_some(coqa),
+            text: text.map(|file| TextMeasure { file, window: self.window, windows: self.windows }),
+            bench: (!self.no_bench).then(|| BenchSettings {
+                batches: self.bench_batch,
+                prompts: self.bench_prompt,
+                new_tokens: self.bench_gen,
+                ..experiment::bench_settings(cuda)
+            }),
+            weights: match self.weights {
+                Some(WeightsArg::Fused) => ScoringWeights::Fused,
+                Some(WeightsArg::Dequantized) => ScoringWeights::Dequantized,
+                None => ScoringWeights::of(cuda),
+            },
+        };
+        let f32 = self.dtype.map_or(!cuda, |dtype| matches!(dtype, DtypeArg::F32));
+        Ok(Ask {
+            model: self.model.unwrap_or_else(|| EMBEDDED_MODEL.to_owned()),
+            results: self.results,
+            device: Device { cuda, threads: self.runtime.threads, f32 },
+            measure,
+            calibration: self.calibration,
+            baseline,
+            keep,
+        })
+    }
+}
+
+/// `qonnx run`.
+pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let ask = args.ask.ask(args.baseline, args.keep)?;
+    let report = experiment::run(&args.experiment, ask, Stdio::inherit())?;
+    let succeeded = report.succeeded();
+    emit(&report, args.json)?;
+    Ok(super::verdict(succeeded))
+}

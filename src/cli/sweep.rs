@@ -1,0 +1,107 @@
+//! `qonnx sweep`: many experiments by one file, and the flags that take the place of what it says.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use qonnx::pipeline::sweep::{self, Overrides, Request};
+
+use super::run::{DtypeArg, ProtocolArg};
+use super::{EpArg, emit, positive, verdict};
+
+#[derive(Args)]
+#[command(
+    after_help = "Shows its plan first, then runs what has no record yet, each experiment in a process of its own, the baseline first.
+Stopped by Ctrl-C, a crash or a full disk, the same command goes on where it was. Exit code 1 where an experiment failed; the
+others have run. Ready sweeps lie in benches/sweeps/.
+
+Examples:
+  qonnx sweep benches/sweeps/tiny.toml --dry-run
+  qonnx sweep benches/sweeps/tiny.toml
+  qonnx sweep benches/sweeps/coqa-45m.toml --model ./coqa-45m --coqa coqa-dev-v1.0.json --calibration my-set.toml
+  qonnx sweep my-sweep.toml --ep cuda --devices 0,1 --results results/mine"
+)]
+pub struct SweepArgs {
+    /// The sweep, a TOML file.
+    file: PathBuf,
+    /// Folder of the records [default: results/ and the file's name].
+    #[arg(long)]
+    results: Option<PathBuf>,
+    /// Show the plan and end; downloads nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// GPUs, like 0,1: one experiment on each at once.
+    #[arg(long, value_delimiter = ',')]
+    devices: Vec<String>,
+    /// Experiments at once on one device, which is for sweeps without a benchmark.
+    #[arg(long, default_value_t = 1, value_parser = positive, conflicts_with = "devices")]
+    jobs: usize,
+    /// Run experiments again that have failed before.
+    #[arg(long)]
+    retry_failed: bool,
+    /// Keep the artifacts, in artifacts/ of the results.
+    #[arg(long)]
+    keep: bool,
+    /// In place of the file's model: a local folder, or a Hugging Face repo id.
+    #[arg(long)]
+    model: Option<String>,
+    /// In place of the calibration set of the file and of every recipe that has one.
+    #[arg(long, value_name = "SET|FILE")]
+    calibration: Option<String>,
+    /// In place of the file's CoQA data: a file, or a hub data set's id.
+    #[arg(long, value_name = "FILE")]
+    coqa: Option<String>,
+    /// In place of the file's protocol.
+    #[arg(long, value_enum)]
+    protocol: Option<ProtocolArg>,
+    /// In place of the file's: at most this many questions.
+    #[arg(long, value_parser = positive)]
+    limit: Option<usize>,
+    /// In place of the file's text for perplexity and KL.
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Leave the benchmark out.
+    #[arg(long)]
+    no_bench: bool,
+    /// In place of the file's execution provider; an absent one is an error, never replaced.
+    #[arg(long, value_enum)]
+    ep: Option<EpArg>,
+    /// In place of the file's element type of activations [default: f32 on the CPU, f16 on CUDA].
+    #[arg(long, value_enum)]
+    dtype: Option<DtypeArg>,
+    /// CPU threads [default: one per physical core].
+    #[arg(long, value_parser = positive)]
+    threads: Option<usize>,
+    /// One JSON object on stdout and nothing else there.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `qonnx sweep`.
+pub fn run(args: SweepArgs) -> anyhow::Result<ExitCode> {
+    let request = Request {
+        results: args.results.unwrap_or_else(|| sweep::default_results(&args.file)),
+        file: args.file,
+        overrides: Overrides {
+            model: args.model,
+            calibration: args.calibration,
+            coqa: args.coqa,
+            protocol: args.protocol.map(ProtocolArg::name),
+            limit: args.limit,
+            text: args.text,
+            cuda: args.ep.map(|ep| matches!(ep, EpArg::Cuda)),
+            f32: args.dtype.map(|dtype| matches!(dtype, DtypeArg::F32)),
+            threads: args.threads,
+            no_bench: args.no_bench,
+            keep: args.keep,
+        },
+        dry_run: args.dry_run,
+        devices: args.devices,
+        jobs: args.jobs,
+        retry_failed: args.retry_failed,
+    };
+    let report = sweep::run(&request)?;
+    let succeeded = report.succeeded();
+    emit(&report, args.json)?;
+    Ok(verdict(succeeded))
+}

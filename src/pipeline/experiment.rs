@@ -1,0 +1,166 @@
+//! One experiment: a named recipe exported, checked, scored and measured, in a process of its own, and its record.
+//!
+//! ```text
+//! Experiment (TOML) ─▶ Subject::plan ─▶ Job, with an id ─▶ worker process ─▶ results/<name>_results.json
+//!                      (model, data)                        (stages.rs)
+//! ```
+
+use std::fmt;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use serde::Serialize;
+
+use super::interrupt;
+use super::table::{size, table};
+use crate::record::{BenchSettings, Outcome, RunRecord};
+
+mod blank;
+mod builtin;
+mod child;
+mod error;
+mod job;
+pub(super) mod lock;
+mod named;
+mod stages;
+mod subject;
+pub(super) mod work;
+pub mod worker;
+
+pub use builtin::builtin_names;
+pub use child::{Ending, News, Worker};
+pub use error::ExperimentError;
+pub use job::{CoqaMeasure, Device, Job, Measure, ProtocolName, ScoringWeights, TextMeasure};
+pub use named::{Experiment, MethodLabel, placed};
+pub use stages::{has_artifact, is_disk_full};
+pub use subject::{Ask, Planned, Subject};
+pub use worker::{Event, Task};
+
+/// The model of a checkout, which needs no download.
+pub const EMBEDDED_MODEL: &str = "fixtures/tiny-coqa";
+/// Its own questions and text.
+pub const EMBEDDED_QUESTIONS: &str = "fixtures/tiny-coqa/coqa-mini.json";
+pub const EMBEDDED_TEXT: &str = "fixtures/tiny-coqa/perplexity.txt";
+
+/// How a benchmark samples unless told otherwise: a grid of one point, enough for a median within 2 %.
+pub fn bench_settings(cuda: bool) -> BenchSettings {
+    BenchSettings {
+        batches: vec![1],
+        prompts: vec![128],
+        new_tokens: 32,
+        warmup: 2,
+        min_repeats: 6,
+        max_repeats: 30,
+        confidence: 0.02,
+        cuda_graph: cuda,
+    }
+}
+
+/// What one experiment came to.
+#[derive(Debug, Serialize)]
+pub struct RunReport {
+    /// File of the record.
+    pub path: PathBuf,
+    #[serde(flatten)]
+    pub record: RunRecord,
+}
+
+/// `qonnx run`: a built-in experiment or the TOML file of one; `log` is where its process reports.
+///
+/// # Errors
+/// What was asked is wrong, it was interrupted, or it could not even be recorded; an experiment that failed has a record.
+pub fn run(experiment: &str, ask: Ask, log: Stdio) -> anyhow::Result<RunReport> {
+    interrupt::install();
+    let experiment = Experiment::load(experiment)?;
+    let results = ask.results.clone();
+    let job = Subject::open(ask)?.plan(&experiment)?.job;
+    let (worker, status) = child::attend(&Task::Experiment(Box::new(job.clone())), log, |event| {
+        if let Event::Stage { stage } = &event {
+            eprintln!("{}: {stage}", job.name);
+        }
+    })?;
+    let name = job.name.clone();
+    let path = RunRecord::path(&results, &name);
+    match worker.ending(&job, status)? {
+        Ending::DiskFull(message) => Err(ExperimentError::DiskFull { name, message }.into()),
+        Ending::Stopped => Err(ExperimentError::Interrupted { name, folder: results }.into()),
+        Ending::Failed(failure) => {
+            let written = RunRecord::load(&path).ok().filter(|record| record.id == job.id && record.failure.is_some());
+            let message = format!("{}: {}", failure.stage, failure.message);
+            let record = written.ok_or(ExperimentError::Failed { name, message })?;
+            work::clear(&results);
+            Ok(RunReport { path, record })
+        }
+        Ending::Finished => {
+            work::clear(&results);
+            Ok(RunReport { record: RunRecord::load(&path)?, path })
+        }
+    }
+}
+
+impl RunReport {
+    /// Whether every stage ended well.
+    pub fn succeeded(&self) -> bool {
+        self.record.failure.is_none()
+    }
+}
+
+impl fmt::Display for RunReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let record = &self.record;
+        writeln!(f, "{}: {}, {}\n", record.experiment_name, record.title, record.model.source)?;
+        let mut rows: Vec<(&str, String)> = Vec::new();
+        if let Some(sizes) = &record.sizes {
+            rows.push(("bits per weight, linears", format!("{:.3}", sizes.bits_per_weight_linears)));
+            rows.push(("bits per weight, model", format!("{:.3}", sizes.bits_per_weight_model)));
+            rows.push(("model", size(sizes.model_bytes)));
+        }
+        if let Some(sanity) = &record.sanity {
+            rows.push(("says", first_words(&sanity.text)));
+        }
+        if let Some(scores) = &record.evaluation {
+            rows.push(("CoQA F1", with_error(scores.coqa_f1, scores.coqa_f1_stderr)));
+            rows.push(("CoQA EM", with_error(scores.coqa_em, scores.coqa_em_stderr)));
+            rows.push(("questions", format!("{}, protocol {}", scores.questions, scores.protocol)));
+            if let Some(paired) = &scores.paired {
+                let [low, high] = paired.f1_ci95;
+                let difference = format!("{:+.4} [{low:+.4}, {high:+.4}]", paired.f1_difference);
+                rows.push(("F1 less the baseline's", difference));
+            }
+            rows.extend(scores.perplexity.map(|perplexity| ("perplexity", format!("{perplexity:.3}"))));
+            rows.extend(scores.kl.map(|kl| ("KL from the baseline", format!("{kl:.5}"))));
+        }
+        rows.extend(decode_ms(record).map(|ms| ("decode", format!("{ms:.2} ms/token"))));
+        let lines = rows.into_iter().map(|(what, value)| vec![what.to_owned(), value]);
+        f.write_str(&table(&["", ""], &[], lines))?;
+        for warning in &record.warnings {
+            write!(f, "\nwarning: {warning}")?;
+        }
+        if let Some(failure) = &record.failure {
+            write!(f, "\nfailed in stage {}: {}", failure.stage, failure.message)?;
+        }
+        write!(f, "\n\nrecord: {}", self.path.display())
+    }
+}
+
+/// `0.3431 ± 0.0243`
+pub fn with_error(value: f64, stderr: Option<f64>) -> String {
+    let error = stderr.map(|stderr| format!(" ± {stderr:.4}")).unwrap_or_default();
+    format!("{value:.4}{error}")
+}
+
+/// Median of a decoding step at the first point of the grid that was measured with the smallest batch.
+pub fn decode_ms(record: &RunRecord) -> Option<f64> {
+    let points = record.benchmarks.iter().flat_map(|bench| &bench.points);
+    let measured = points.filter_map(|point| match &point.outcome {
+        Outcome::Measured(measured) => Some((point.batch, point.prompt_tokens, measured.decode_ms_per_token.p50)),
+        _ => None,
+    });
+    measured.min_by_key(|(batch, prompt, _)| (*batch, *prompt)).map(|(.., ms)| ms)
+}
+
+fn first_words(text: &str) -> String {
+    const MOST: usize = 60;
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= MOST { line } else { format!("{}…", line.chars().take(MOST).collect::<String>().trim_end()) }
+}

@@ -1,0 +1,51 @@
+//! Everything that can be wrong with experiments and sweeps before any work, and what ends them.
+
+use std::path::PathBuf;
+
+use super::builtin_names;
+use crate::fault::Fault;
+
+/// Every way an experiment can be wrong or end early.
+#[derive(Debug, thiserror::Error)]
+pub enum ExperimentError {
+    #[error("experiment {name}: cannot be read; give a TOML file or one of {}", builtin_names().join(", "))]
+    Unreadable { name: String, source: std::io::Error },
+    #[error("experiment {file}: {message}; see benches/experiments/ for complete examples")]
+    Syntax { file: String, message: String },
+    #[error("experiment {name}: a name is letters, digits, `_`, `-` and `.`, because its files are called by it; choose another")]
+    Name { name: String },
+    #[error(
+        "--model is missing, and the embedded model (fixtures/tiny-coqa) is not here; give --model, or run it in a checkout of \
+         qonnx"
+    )]
+    NoModel,
+    #[error("results folder {folder}: cannot be made")]
+    Folder { folder: PathBuf, source: std::io::Error },
+    #[error("experiment {name}: another qonnx works on it in {folder}; wait for it, or choose another results folder", folder = folder.display())]
+    Busy { name: String, folder: PathBuf },
+    #[error("experiment {name}: {message}")]
+    Failed { name: String, message: String },
+    #[error(
+        "experiment {name}: {message}; the disk is full, free some space and run the same command again: it goes on from here"
+    )]
+    DiskFull { name: String, message: String },
+    #[error("interrupted in experiment {name}; what is finished is kept in {folder}, the same command goes on from there", folder = folder.display())]
+    Interrupted { name: String, folder: PathBuf },
+}
+
+impl ExperimentError {
+    /// What is asked is the input's fault, what happens is not.
+    pub fn fault(&self) -> Fault {
+        match self {
+            ExperimentError::Unreadable { .. }
+            | ExperimentError::Syntax { .. }
+            | ExperimentError::Name { .. }
+            | ExperimentError::NoModel => Fault::BadInput,
+            ExperimentError::Folder { .. }
+            | ExperimentError::Busy { .. }
+            | ExperimentError::Failed { .. }
+            | ExperimentError::DiskFull { .. }
+            | ExperimentError::Interrupted { .. } => Fault::Failed,
+        }
+    }
+}

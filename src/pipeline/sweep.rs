@@ -1,0 +1,143 @@
+//! Many experiments on one model: planned first, each in a process of its own, its record written as it ends.
+//!
+//! ```text
+//! SweepFile (TOML) ─▶ members: named experiments, the product of axes ─▶ SweepPlan: ids, sizes, what is done
+//!                                                                            │
+//!                       results/<name>_results.json ◀─ worker processes ◀─ Queue ─▶ Board
+//! ```
+//!
+//! A sweep holds no state of its own: what is done stands in the results folder, so the same command goes on where the
+//! last one was stopped, however it was.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+mod axes;
+mod board;
+mod error;
+mod estimate;
+mod file;
+mod plan;
+mod queue;
+mod report;
+mod words;
+
+pub use error::SweepError;
+pub use file::Overrides;
+pub use plan::{PlanReport, PlanRow};
+pub use report::{ResultRow, Results, SweepReport};
+
+use super::experiment::{lock, work};
+use super::interrupt;
+use crate::record::RunRecord;
+use board::{Board, Line, State};
+use plan::{Before, Row, SweepPlan};
+use queue::{Halt, Queue};
+
+/// What `qonnx sweep` was asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    pub file: PathBuf,
+    pub results: PathBuf,
+    pub overrides: Overrides,
+    /// Show the plan and end.
+    pub dry_run: bool,
+    /// GPUs, one experiment on each; none: whatever the program sees.
+    pub devices: Vec<String>,
+    /// Experiments at once on one device.
+    pub jobs: usize,
+    pub retry_failed: bool,
+}
+
+/// `qonnx sweep`.
+///
+/// # Errors
+/// Everything that can be known before any work; an interruption or a full disk, which leave what is finished.
+/// An experiment that fails is a row of the report.
+pub fn run(request: &Request) -> anyhow::Result<SweepReport> {
+    let started = Instant::now();
+    let plan = plan::plan(&request.file, request.results.clone(), request.overrides.clone(), request.dry_run)?;
+    let slots = slots(request, &plan)?;
+    let shown = plan.report(request.retry_failed);
+    if request.dry_run {
+        return Ok(SweepReport::Plan(shown));
+    }
+    let mine = work::root(&plan.results)?.join(".sweep");
+    std::fs::create_dir_all(&mine)?;
+    let lock = lock::hold(&mine.join("lock"), Duration::ZERO)?;
+    let lock = lock.ok_or_else(|| SweepError::Busy { folder: plan.results.clone() })?;
+    interrupt::install();
+    eprintln!("{shown}\n");
+    let open: Vec<usize> = (0..plan.rows.len()).filter(|&row| plan.rows[row].is_open(request.retry_failed)).collect();
+    let board = Board::new(plan.rows.iter().map(|row| line(row, request.retry_failed)).collect(), slots.len());
+    let (board, halt) = Queue::new(&plan, &open, board, slots)?.run()?;
+    let rows: Vec<ResultRow> = plan.rows.iter().enumerate().map(|(row, planned)| result(planned, board.state(row))).collect();
+    let is_done = |row: &&ResultRow| row.state.starts_with("done");
+    let (done, all, folder) = (rows.iter().filter(is_done).count(), rows.len(), plan.results.clone());
+    match halt {
+        Some(Halt::Interrupted) => return Err(SweepError::Interrupted { done, all, folder }.into()),
+        Some(Halt::DiskFull(message)) => return Err(SweepError::DiskFull { message, done, all, folder }.into()),
+        None => {}
+    }
+    drop(lock);
+    work::clear(&plan.results);
+    Ok(SweepReport::Results(Results {
+        sweep: request.file.clone(),
+        results: folder,
+        failed: rows.iter().filter(|row| row.failure.is_some()).count(),
+        done,
+        experiments: rows,
+        seconds: started.elapsed().as_secs_f64(),
+    }))
+}
+
+/// The device of each slot.
+fn slots(request: &Request, plan: &SweepPlan) -> Result<Vec<Option<String>>, SweepError> {
+    let job = &plan.rows[0].planned.job;
+    if request.devices.is_empty() {
+        return match request.jobs {
+            jobs if jobs > 1 && job.measure.bench.is_some() => Err(SweepError::JobsTimed { jobs }),
+            jobs => Ok(vec![None; jobs.max(1)]),
+        };
+    }
+    let mut sorted = request.devices.clone();
+    sorted.sort();
+    sorted.dedup();
+    let are_numbers = request.devices.iter().all(|device| device.parse::<u32>().is_ok());
+    if !job.device.cuda || !are_numbers || sorted.len() < request.devices.len() {
+        return Err(SweepError::Devices { got: request.devices.join(",") });
+    }
+    Ok(request.devices.iter().cloned().map(Some).collect())
+}
+
+fn line(row: &Row, retry_failed: bool) -> Line {
+    let state = match &row.before {
+        Before::Done(record) => State::Ended { record: record.clone(), before: true },
+        Before::Failed(record) if !retry_failed => State::Failed { message: failure(record) },
+        _ => State::Waiting,
+    };
+    Line { name: row.name().to_owned(), bits: row.planned.bits_per_weight, seconds: row.seconds, state }
+}
+
+fn failure(record: &RunRecord) -> String {
+    record.failure.as_ref().map(|failure| format!("{}: {}", failure.stage, failure.message)).unwrap_or_default()
+}
+
+fn result(row: &Row, state: &State) -> ResultRow {
+    let path = RunRecord::path(&row.planned.job.results, row.name());
+    let (word, record, failure) = match state {
+        State::Ended { record, before: true } => ("done before", Some((**record).clone()), None),
+        State::Ended { record, before: false } => ("done", Some((**record).clone()), None),
+        State::Failed { message } => ("failed", RunRecord::load(&path).ok(), Some(message.clone())),
+        State::Waiting | State::Running { .. } | State::Stopped => ("stopped", None, None),
+    };
+    let (name, bits) = (row.name(), row.planned.bits_per_weight);
+    let result = ResultRow::of(name, &row.planned.job.id, word, bits, record.as_ref(), failure);
+    ResultRow { record: Some(path).filter(|path| path.is_file()), ..result }
+}
+
+/// Where a sweep's records lie unless told otherwise: `results/<name of the file>`.
+pub fn default_results(file: &Path) -> PathBuf {
+    let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    Path::new("results").join(stem)
+}

@@ -1,0 +1,267 @@
+//! Experiments one after the other, or one on each device: started, watched, told to stop.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use super::board::{Board, State};
+use super::plan::{Before, SweepPlan};
+use crate::pipeline::experiment::{Ending, Event, Job, News, Task, Worker, has_artifact, is_disk_full, work};
+use crate::pipeline::interrupt;
+use crate::record::RunRecord;
+
+/// How often the table is drawn and interruptions are looked for.
+const TICK: Duration = Duration::from_millis(250);
+/// Statistics of calibration that are kept for each device; what is beyond it is made again.
+const MOST_STATISTICS: u64 = 4 << 30;
+
+/// Why no more experiments are started.
+#[derive(Debug)]
+pub enum Halt {
+    Interrupted,
+    DiskFull(String),
+}
+
+/// What is to be done next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Item {
+    /// The baseline's artifact, for KL, where its record is there already.
+    Reference,
+    Experiment(usize),
+}
+
+/// What runs on one device.
+struct Slot {
+    /// The only GPU that it sees.
+    device: Option<String>,
+    running: Option<(Item, Worker, Instant)>,
+}
+
+/// The experiments that are open, and what runs.
+pub struct Queue<'a> {
+    plan: &'a SweepPlan,
+    board: Board,
+    slots: Vec<Slot>,
+    waiting: VecDeque<Item>,
+    folder: PathBuf,
+    halt: Option<Halt>,
+    news: (Sender<(usize, News)>, Receiver<(usize, News)>),
+}
+
+impl<'a> Queue<'a> {
+    /// Of the experiments `open`, by their row; one slot for each of `devices`.
+    pub fn new(plan: &'a SweepPlan, open: &[usize], board: Board, devices: Vec<Option<String>>) -> anyhow::Result<Queue<'a>> {
+        let folder = work::root(&plan.results)?;
+        let mut queue = Queue {
+            plan,
+            board,
+            slots: devices.into_iter().map(|device| Slot { device, running: None }).collect(),
+            waiting: open.iter().map(|&row| Item::Experiment(row)).collect(),
+            folder,
+            halt: None,
+            news: mpsc::channel(),
+        };
+        if queue.needs_reference(open) {
+            queue.waiting.push_front(Item::Reference);
+        }
+        Ok(queue)
+    }
+
+    /// KL of what is open is measured from the baseline, which ended before and whose artifact is not here.
+    fn needs_reference(&self, open: &[usize]) -> bool {
+        let baseline = &self.plan.rows[0];
+        let Before::Done(record) = &baseline.before else { return false };
+        let measures = baseline.planned.job.measure.text.is_some() && open.iter().any(|&row| row != 0);
+        measures && !has_artifact(&self.reference(), record)
+    }
+
+    /// Where the baseline's artifact is kept for the time of the sweep, or for good.
+    fn reference(&self) -> PathBuf {
+        let kept = &self.plan.rows[0].planned.job.keep;
+        kept.clone().unwrap_or_else(|| self.folder.join("reference"))
+    }
+
+    /// Runs all of them; returns the table and why it ended early, if it did.
+    pub fn run(mut self) -> anyhow::Result<(Board, Option<Halt>)> {
+        loop {
+            self.fill()?;
+            if self.slots.iter().all(|slot| slot.running.is_none()) {
+                self.board.clear();
+                return Ok((self.board, self.halt));
+            }
+            match self.news.1.recv_timeout(TICK) {
+                Ok((slot, News::Said(event))) => self.hear(slot, &event),
+                Ok((slot, News::Gone(status))) => self.end(slot, status)?,
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+            if interrupt::check().is_err() && self.halt.is_none() {
+                self.board.say("stopping: what runs ends within a few seconds; what is finished is kept");
+                self.stop(Halt::Interrupted);
+            }
+            self.board.draw();
+        }
+    }
+
+    /// Tells everything that runs to stop, and starts nothing more.
+    fn stop(&mut self, why: Halt) {
+        self.halt.get_or_insert(why);
+        for (_, worker, _) in self.slots.iter_mut().filter_map(|slot| slot.running.as_mut()) {
+            worker.stop();
+        }
+    }
+
+    /// Gives free devices work. What everything else is compared with runs first, and alone.
+    fn fill(&mut self) -> anyhow::Result<()> {
+        for slot in 0..self.slots.len() {
+            let is_first = |item: &Item| matches!(item, Item::Reference | Item::Experiment(0));
+            let first_runs = self.slots.iter().filter_map(|slot| slot.running.as_ref()).any(|(item, ..)| is_first(item));
+            if self.slots[slot].running.is_some() || self.halt.is_some() || first_runs {
+                continue;
+            }
+            let Some(item) = self.waiting.pop_front() else { continue };
+            match self.start(slot, item) {
+                Err(error) if is_disk_full(&error) => self.stop(Halt::DiskFull(format!("{error:#}"))),
+                started => started?,
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, slot: usize, item: Item) -> anyhow::Result<()> {
+        let row = match item {
+            Item::Reference => 0,
+            Item::Experiment(row) => row,
+        };
+        let reference = self.reference();
+        let job = &self.plan.rows[row].planned.job;
+        let is_reference = row == 0 && (job.measure.text.is_some() || job.keep.is_some());
+        let job = Box::new(Job {
+            save_stats: Some(self.statistics(slot)),
+            keep: if is_reference { Some(reference.clone()) } else { job.keep.clone() },
+            reference: (row != 0).then_some(reference),
+            ..job.clone()
+        });
+        let log = log_file(&self.plan.results, &job.name)?;
+        let task = match item {
+            Item::Reference => Task::Artifact(job),
+            Item::Experiment(_) => Task::Experiment(job),
+        };
+        let send = self.news.0.clone();
+        let listen = move |news| {
+            // Nobody listens any more only when the sweep has ended.
+            let _ = send.send((slot, news));
+        };
+        let worker = Worker::start(&task, self.slots[slot].device.as_deref(), Stdio::from(log), listen)?;
+        let since = Instant::now();
+        self.slots[slot].running = Some((item, worker, since));
+        if let Item::Experiment(row) = item {
+            self.board.set(row, State::Running { stage: "starts".to_owned(), progress: None, since });
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, slot: usize, event: &Event) {
+        let Some((item, worker, since)) = &mut self.slots[slot].running else { return };
+        worker.hear(event);
+        let (Item::Experiment(row), since) = (*item, *since) else { return };
+        match (event, self.board.state(row)) {
+            (Event::Stage { stage }, _) => {
+                self.board.set(row, State::Running { stage: stage.clone(), progress: None, since });
+            }
+            (Event::Progress { done, total, note }, State::Running { stage, .. }) => {
+                let (stage, progress) = (stage.clone(), Some((*done, *total, note.clone())));
+                self.board.set(row, State::Running { stage, progress, since });
+            }
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, slot: usize, status: std::io::Result<ExitStatus>) -> anyhow::Result<()> {
+        let Some((item, worker, _)) = self.slots[slot].running.take() else { return Ok(()) };
+        prune(&self.statistics(slot), MOST_STATISTICS)?;
+        let row = match item {
+            Item::Experiment(row) => row,
+            Item::Reference => {
+                self.end_reference(worker, status);
+                return Ok(());
+            }
+        };
+        let job = &self.plan.rows[row].planned.job;
+        let state = match worker.ending(job, status)? {
+            Ending::Finished => {
+                let record = RunRecord::load(&RunRecord::path(&job.results, &job.name))?;
+                State::Ended { record: Box::new(record), before: false }
+            }
+            Ending::Failed(failure) => State::Failed { message: format!("{}: {}", failure.stage, failure.message) },
+            Ending::Stopped => State::Stopped,
+            Ending::DiskFull(message) => {
+                self.stop(Halt::DiskFull(format!("{}: {message}", job.name)));
+                State::Stopped
+            }
+        };
+        self.board.set(row, state);
+        Ok(())
+    }
+
+    /// Without its artifact there is no KL; everything else there is.
+    fn end_reference(&mut self, worker: Worker, status: std::io::Result<ExitStatus>) {
+        if let (Some(why), None) = (worker.complaint(status), &self.halt) {
+            self.board.say(&format!("the baseline's artifact cannot be made again, so there is no KL: {why}"));
+        }
+    }
+
+    fn statistics(&self, slot: usize) -> PathBuf {
+        self.folder.join(format!("statistics-{slot}"))
+    }
+}
+
+/// What an experiment's process says.
+fn log_file(results: &Path, name: &str) -> anyhow::Result<File> {
+    let folder = results.join("logs");
+    let make = || fs::create_dir_all(&folder).and_then(|()| File::create(folder.join(format!("{name}.log"))));
+    make().with_context(|| format!("{}: cannot be written", folder.join(name).display()))
+}
+
+/// Removes the newest files of `folder` until it has at most `most` bytes: what every experiment shares comes first.
+fn prune(folder: &Path, most: u64) -> anyhow::Result<()> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let (entry, meta) = entry.and_then(|entry| entry.metadata().map(|meta| (entry, meta)))?;
+        files.push((meta.modified()?, meta.len(), entry.path()));
+    }
+    files.sort();
+    let mut kept = 0;
+    for (_, bytes, path) in files {
+        kept += bytes;
+        if kept > most {
+            fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_statistics_stay_within_the_bound() {
+        let folder = tempfile::tempdir().unwrap();
+        for (age, name) in [(30, "first"), (20, "second"), (10, "third")] {
+            let path = folder.path().join(name);
+            fs::write(&path, [0; 100]).unwrap();
+            let when = std::time::SystemTime::now() - Duration::from_secs(age);
+            File::options().write(true).open(&path).unwrap().set_modified(when).unwrap();
+        }
+        prune(folder.path(), 250).unwrap();
+        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["first", "second"]);
+        prune(&folder.path().join("missing"), 1).unwrap();
+    }
+}
