@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Plays the Dockerfile without Docker: each stage in a copy of a bare Debian, each RUN in it by chroot, each COPY from what Docker
-# would be sent; then every service's command with --help, as the image's user. Shows that each layer's commands run on a bare Debian.
+# would be sent; then, as the image's user, a small export and every service's command with --help. Shows that each layer's commands
+# run on a bare Debian.
 #
 #   scripts/prove-layers.sh DEBIAN WORK
 #
@@ -18,7 +19,7 @@ fail() {
 
 case "${1-}" in
 -h | --help)
-    sed -n '2,11s/^# \{0,1\}//p' "$0"
+    sed -n '2,12s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
 esac
@@ -105,6 +106,8 @@ done <Dockerfile
 
 inside qonnx --version
 inside qonnx doctor || true # says what is missing here: a GPU
+inside qonnx export fixtures/tiny-coqa --bits 4 --dtype f32 -o artifacts/int4
+inside qonnx generate artifacts/int4 "The village lies in" --max-new-tokens 8
 for service in quick full-run baseline bnb-8bit bnb-4bit figures; do
     read -ra command <<<"$(./run.sh --print "$service")"
     echo "== $service: ${command[*]} --help (${SECONDS}s)" >&2
