@@ -75,7 +75,8 @@ impl BenchReport {
     fn headline(&self) -> String {
         let record = &self.record;
         let mut said = vec![format!("{} on the {}", self.artifact.display(), record.ep.to_uppercase())];
-        said.extend((record.ep == "cpu").then(|| format!("{} threads", record.threads)));
+        let threads = if record.threads == 1 { "thread" } else { "threads" };
+        said.extend((record.ep == "cpu").then(|| format!("{} {threads}", record.threads)));
         said.push(format!("{} on the disk", size(record.model_bytes)));
         said.extend(record.weights_memory_bytes.map(|bytes| format!("{} in memory", size(bytes))));
         said.push(format!("loaded in {:.2} s", record.load_seconds));
