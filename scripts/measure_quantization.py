@@ -5,20 +5,24 @@
 # ///
 """Exports, checks and scores a checkpoint under every recipe of the list below, and writes one JSON line a row.
 
-    python scripts/measure_quantization.py QONNX coqa-45m PEERS COQA WORK [--only NAME,…] [--tasks kl,perplexity,coqa] [--ep cpu|cuda]
+    python scripts/measure_quantization.py QONNX coqa-45m PEERS COQA WORK [--only NAME,…] [--tasks kl,perplexity,coqa] [--ep cpu|cuda] [--jobs N]
 
 PEERS holds calibration.json and windows.json. A row that stands in WORK/rows.jsonl already is left alone, so that an
 interrupted run goes on. Every artifact must pass `verify` and `inspect`, or its row says what failed. KL is over the first 30
 windows against the f32 artifact, perplexity over all of them, CoQA with the official protocol, compared question by question
 with the unquantized model. Weights are dequantized at load where only accuracy is asked, which gives the numbers of the fused
 kernels up to the order of sums (`kl_fused` proves it).
+
+    python scripts/measure_quantization.py --table results/quantization/rows.jsonl     the rows as a table for a README, by KL within bits
 """
 
 import argparse
+import concurrent.futures
 import json
 import pathlib
 import shutil
 import subprocess
+import sys
 import time
 
 CAL = ["--calibration", "{peers}/calibration.json"]
@@ -62,29 +66,46 @@ ROWS = {
 
 
 def main():
+    if sys.argv[1:2] == ["--table"]:
+        return table(pathlib.Path(sys.argv[2]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("qonnx", "checkpoint", "peers", "coqa", "work"):
         parser.add_argument(name, type=pathlib.Path)
     parser.add_argument("--only", help="names of rows, separated by commas; f32 is always made")
     parser.add_argument("--tasks", default="kl,perplexity,coqa")
-    parser.add_argument("--ep", default="cpu")
+    parser.add_argument("--ep", default="cpu", help="that calibration runs on; rows are scored on the CPU, in f32")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--jobs", type=int, default=1, help="rows made at once, on a machine with cores to spare")
     parser.add_argument("--keep", action="store_true", help="keep the artifacts")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     rows = args.work / "rows.jsonl"
     done = {json.loads(line)["name"] for line in rows.open()} if rows.exists() else set()
-    wanted = args.only.split(",") if args.only else list(ROWS)
+    wanted = [name for name in (args.only.split(",") if args.only else ROWS) if name not in done]
     reference = args.work / "f32"
     if not reference.exists():
         export(args, "f32", ["--bits", "16"])
-    for name in wanted:
-        if name in done:
-            continue
-        row = measure(args, name, reference)
+
+    def add(row):
         with rows.open("a") as file:
             file.write(json.dumps(row) + "\n")
         show(row)
+
+    # Every other row is compared with it.
+    if "f32" in wanted:
+        wanted.remove("f32")
+        add(measure(args, "f32", reference))
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        rows_to_come = {pool.submit(measure, args, name, reference): name for name in wanted}
+        failed = []
+        for row in concurrent.futures.as_completed(rows_to_come):
+            try:
+                add(row.result())
+            except Failed as error:
+                failed.append(rows_to_come[row])
+                print(f"{failed[-1]}: {error}", flush=True)
+    if failed:
+        raise SystemExit(f"failed, and made again by the same command: {', '.join(failed)}")
 
 
 def measure(args, name, reference):
@@ -95,9 +116,9 @@ def measure(args, name, reference):
     manifest = json.loads((out / "qonnx.json").read_text())
     row["sizes"] = manifest["sizes"]
     for check in ("verify", "inspect"):
-        run = subprocess.run([args.qonnx, check, out, "--ep", args.ep], capture_output=True, text=True)
+        run = subprocess.run([args.qonnx, check, out], capture_output=True, text=True)
         row[check] = "ok" if run.returncode == 0 else (run.stderr or run.stdout).strip()
-    dense = ["--weights", "dequantized", "--ep", args.ep] + (["--threads", str(args.threads)] if args.threads else [])
+    dense = ["--weights", "dequantized", "--ep", "cpu"] + (["--threads", str(args.threads)] if args.threads else [])
     text = ["--text", args.peers / "windows.json"]
     tasks = args.tasks.split(",")
     if "kl" in tasks:
@@ -121,15 +142,38 @@ def measure(args, name, reference):
 
 def export(args, name, flags):
     started = time.monotonic()
-    report = qonnx(args, "export", args.checkpoint, *flags, "--dtype", "f32" if args.ep == "cpu" else "f16", "-o", args.work / name)
+    report = qonnx(args, "export", args.checkpoint, *flags, "--dtype", "f32", *on(args, ROWS[name]), "-o", args.work / name)
     return {"export": report, "export_seconds": round(time.monotonic() - started, 1)}
+
+
+def on(args, flags):
+    """Where an export calibrates; one that does not has no such flag to set."""
+    threads = ["--threads", str(args.threads)] if args.threads else []
+    return ["--ep", args.ep, *threads] if set(flags) & {"gptq", "awq", "awq+gptq", "llm-int8", "--recipe"} else []
 
 
 def qonnx(args, *words):
     run = subprocess.run([args.qonnx, *map(str, words), "--json"], capture_output=True, text=True)
-    if run.returncode != 0:
-        raise SystemExit(f"qonnx {' '.join(map(str, words))}\n{run.stderr}")
-    return json.loads(run.stdout)
+    if run.returncode == 0:
+        return json.loads(run.stdout)
+    raise Failed(f"qonnx {' '.join(map(str, words))}\n{run.stderr.strip()}")
+
+
+def table(path):
+    rows = [json.loads(line) for line in path.open()]
+    rows.sort(key=lambda row: (round(-row["sizes"]["bits_per_weight_linears"], 1), row["kl"]["kl_mean"]))
+    print("| recipe | bits (disk) | KL | same top-1 | perplexity | export, s | verify, inspect |\n|---|---|---|---|---|---|---|")
+    for row in rows:
+        bits, kl = row["sizes"]["bits_per_weight_linears"], row["kl"]
+        ppl = f"{row['perplexity']['perplexity']:.3f}" if "perplexity" in row else "–"
+        checks = "ok" if row["verify"] == row["inspect"] == "ok" else f"{row['verify']}; {row['inspect']}"
+        where = row.get("machine", "")
+        seconds = f"{row['export_seconds']:.1f}{where}" if row.get("export_seconds") else "–"
+        print(f"| `{row['name']}` | {bits:.3f} | {kl['kl_mean']:.5f} | {kl['same_top1']:.3f} | {ppl} | {seconds} | {checks} |")
+
+
+class Failed(Exception):
+    """A command that did not end well."""
 
 
 def show(row):

@@ -12,12 +12,14 @@ use serde::Serialize;
 mod bench;
 mod eval;
 mod model;
+mod report;
 mod run;
 mod sweep;
 
 use bench::BenchArgs;
 use eval::EvalArgs;
 use model::ModelArgs;
+use report::ReportArgs;
 use run::RunArgs;
 use sweep::SweepArgs;
 
@@ -65,6 +67,8 @@ enum Command {
     /// The process of one experiment; `run` and `sweep` start it.
     #[command(hide = true)]
     Worker,
+    /// Draw and write up a folder of experiments: figures, REPORT.md, report.html, a four-page report.pdf.
+    Report(ReportArgs),
     /// Show what ONNX Runtime really executes: every MatMul fused, dequantized on each step, or on the CPU.
     #[command(after_help = "Exit code 1 where a weight that was meant to be fused is not.
 
@@ -280,6 +284,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
             eval::refuse_foreign_flags(args.task, given)?;
             eval::run_eval(args)
         }
+        Command::Report(args) => report::run_report(&args),
         Command::Compare(args) => emit(&compare::run(&args.a, &args.b)?, args.json),
         Command::Bench(args) => bench::run_bench(args),
         Command::Run(args) => run::run(args),

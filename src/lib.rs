@@ -6,7 +6,7 @@
 //! 1. [`fault`]
 //! 2. [`tensor`]
 //! 3. [`checkpoint`], [`quant`], [`onnx`], [`recipe`], [`record`], [`generate`]
-//! 4. [`model`], [`eval`], [`runtime`], [`calib`], [`bench`]
+//! 4. [`model`], [`eval`], [`runtime`], [`calib`], [`bench`], [`report`]
 //! 5. [`pipeline`]
 //!
 //! To add a rounding: one file in `quant/`, one match arm in `pipeline/calibrate/group.rs`, one golden. To add a format: one
@@ -24,5 +24,6 @@ pub mod pipeline;
 pub mod quant;
 pub mod recipe;
 pub mod record;
+pub mod report;
 pub mod runtime;
 pub mod tensor;

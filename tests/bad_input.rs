@@ -165,6 +165,7 @@ fn flags() {
         ("export {model} --bits 16 --asymmetric -o {out}/a", &["--bits 16", "--asymmetric"]),
         ("export {model} --bits 16 --group-size 32 -o {out}/a", &["--bits 16", "--group-size"]),
         ("export {model} --bits 16 --scale absmax -o {out}/a", &["--bits 16", "--scale"]),
+        ("plan {model} --method gptq --calibration nosuch", &["nosuch: no such file, and no built-in set"]),
         ("plan {model} --context 8193", &["--context 8193", "8192 positions", "--max-context"]),
         (
             "eval {artifact} --task coqa --data {model}/coqa-mini.json --official-predictions {out}/o.json",
@@ -699,6 +700,14 @@ fn input_is_read_before_the_library_is_looked_for() {
     ] {
         let (code, stderr) = run(arguments);
         assert!(code == Some(2) && stderr.contains(says), "{arguments}: {code:?}, {stderr}");
+    }
+    // But CUDA before a model is fetched and hashed for a calibration that could not run.
+    for (arguments, says) in [
+        ("export no/such-model --method gptq --ep cuda -o {out}/a", "/nowhere/libonnxruntime.so"),
+        ("export no/such-model --bits 4 --ep cuda -o {out}/a", "no/such-model"),
+    ] {
+        let (code, stderr) = run(arguments);
+        assert!(code != Some(0) && stderr.contains(says), "{arguments}: {code:?}, {stderr}");
     }
     let (code, stderr) = run("generate {artifact} hello");
     assert_eq!(code, Some(1));

@@ -169,6 +169,19 @@ fn llm_int8_keeps_outliers() {
 
 /// What needs no calibration set takes none.
 #[test]
+fn a_weight_whose_outliers_take_as_much_as_f16_is_f16_and_says_so() {
+    let (_, manifest) = whole(&["--method", "llm-int8", "--outlier-threshold", "1e-6"], 15.99..16.0001);
+    let linears = manifest["weights"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|weight| weight["name"].as_str().expect("a name").contains("_proj"));
+    for weight in linears {
+        assert!(weight["format"] == "f16" && weight.get("outliers").is_none(), "{weight}");
+    }
+}
+
+#[test]
 fn codebooks_and_rotations_need_no_set() {
     let place = Place::new();
     let cases: [(&[&str], f64); 4] = [
@@ -292,6 +305,27 @@ fn kept_statistics_give_the_same_bytes_without_running_the_model() {
     let more = contents(&place.at("stats"));
     assert_eq!(more.len(), 6 * 4 + 6 * 4 - 1);
     assert!(kept.iter().all(|(name, bytes)| &more[name] == bytes));
+}
+
+#[test]
+fn a_budgets_search_keeps_its_statistics_and_reads_them_again() {
+    let place = Place::new();
+    let stats = place.at("stats").display().to_string();
+    let flags = ["--target-bpw", "3.5", "--save-stats", &stats];
+    place.exported("first", &flags);
+    let kept = contents(&place.at("stats"));
+    assert_eq!(kept.len(), 6 * 4, "one file for each input, and rounding to nearest asks for none beside");
+    // One that is missing is made again, the same; another size shares them all.
+    fs::remove_file(place.at("stats").join(kept.keys().nth(7).expect("24 files"))).expect("the place is ours");
+    place.exported("second", &flags);
+    same(&place.at("first"), &place.at("second"));
+    place.exported("third", &["--target-bpw", "3", "--save-stats", &stats]);
+    assert!(contents(&place.at("stats")) == kept, "nothing is added or changed");
+    let file = place.at("stats").join(kept.keys().next().expect("24 files"));
+    fs::write(&file, "no statistics").expect("the place is ours");
+    let output = place.export("fourth", &flags).output().expect("qonnx starts");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains(&file.display().to_string()), "{stderr}");
 }
 
 #[test]

@@ -104,6 +104,25 @@ fn export_and_plan_report_sizes() {
 }
 
 #[test]
+fn an_override_to_another_format_has_that_formats_granularity() {
+    let group_sizes = |flags: &[&str]| {
+        let planned = report(&[&["plan", MODEL], flags].concat(), 0);
+        let size = |kind: &str| {
+            let mut weights = planned["weights"].as_array().expect("a list").iter();
+            let weight = weights.find(|weight| weight["name"].as_str().is_some_and(|name| name.contains(kind)));
+            weight.unwrap_or_else(|| panic!("no {kind}"))["group_size"].as_u64()
+        };
+        ["q_proj", "o_proj", "down_proj"].map(size)
+    };
+    // INT8 has a scale for each output feature, all of its 256 input features together.
+    let mixed = ["--method", "llm-int8", "--override", "*.o_proj=nf4", "--override", "*.down_proj=int4"];
+    assert_eq!(group_sizes(&mixed), [Some(256), Some(64), Some(32)]);
+    // A group size that was asked for is for all.
+    let grouped = ["--bits", "4", "--group-size", "128", "--override", "*.down_proj=int8"];
+    assert_eq!(group_sizes(&grouped), [Some(128), Some(128), Some(128)]);
+}
+
+#[test]
 fn a_plan_lists_every_refusal() {
     let (folder, at) = place();
     for name in ["config.json", "tokenizer.json", "model.safetensors"] {

@@ -1,7 +1,7 @@
 //! Every batch size with every prompt length.
 
 use super::point::{Bench, Gauge};
-use super::{Clock, fraction};
+use super::{Clock, fraction, is_certain};
 use crate::generate::{GenerateError, Steps};
 use crate::record::{BenchPoint, BenchSettings, Measured, Outcome, Samples};
 
@@ -27,9 +27,10 @@ impl<M: Steps, C: Clock, G: Gauge> Bench<'_, M, C, G> {
         let settings = self.settings;
         let mut order: Vec<(usize, usize)> =
             settings.batches.iter().flat_map(|&batch| settings.prompts.iter().map(move |&prompt| (batch, prompt))).collect();
-        order.sort_by_key(|&(batch, prompt)| (batch * (prompt + settings.new_tokens), batch));
+        order.sort_by_key(|&(batch, prompt)| (batch.saturating_mul(prompt + settings.new_tokens), batch, prompt));
         order.dedup();
-        let work = |&(batch, prompt): &(usize, usize)| (batch * prompt + STEP_IN_PROMPT_TOKENS * settings.new_tokens) as f64;
+        let steps = (STEP_IN_PROMPT_TOKENS * settings.new_tokens) as f64;
+        let work = |&(batch, prompt): &(usize, usize)| batch as f64 * prompt as f64 + steps;
         let total: f64 = order.iter().map(work).sum();
         let mut before = 0.0;
         let mut points = Vec::with_capacity(order.len());
@@ -73,44 +74,46 @@ pub fn with_bandwidth(points: &mut [BenchPoint], bytes_per_second: f64) {
     }
 }
 
-/// What a reader of `points` has to know: medians that stayed uncertain, outliers, throttling.
+/// What a reader of `points` has to know, a sentence for each kind: medians that stayed uncertain, outliers, caches,
+/// throttling.
 pub fn warnings(points: &[BenchPoint], settings: &BenchSettings) -> Vec<String> {
-    let mut warnings = Vec::new();
+    let (mut uncertain, mut outliers, mut cached, mut throttled) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for BenchPoint { batch, prompt_tokens, outcome } in points {
         let Outcome::Measured(measured) = outcome else { continue };
-        let place = format!("batch {batch}, prompt {prompt_tokens}");
+        let place = format!("batch {batch} prompt {prompt_tokens}");
         for (what, samples) in [("prefill", &measured.prefill_ms), ("decode", &measured.decode_ms_per_token)] {
-            warnings.extend(of_samples(samples, settings.confidence).into_iter().map(|said| format!("{place}, {what}: {said}")));
+            let count = samples.values.len();
+            if count < 6 {
+                uncertain.push(format!("{place} {what} (only {count} samples)"));
+            } else if !is_certain(&samples.values, settings.confidence) {
+                uncertain.push(format!("{place} {what} (±{:.1} %)", uncertainty(samples) * 100.0));
+            }
+            if !samples.outliers.is_empty() {
+                outliers.push(format!("{place} {what} ({} of {count})", samples.outliers.len()));
+            }
         }
-        if measured.bandwidth_fraction.is_some_and(|fraction| fraction > 1.0) {
-            warnings.push(format!("{place}: a step moves more than copies do, so what it reads stays in the processor's caches"));
-        }
-        let throttle = measured.power.as_ref().map_or(&[][..], |power| &power.throttle);
-        if !throttle.is_empty() {
-            warnings.push(format!("{place}: the device throttled while it decoded ({})", throttle.join(", ")));
-        }
+        cached.extend(measured.bandwidth_fraction.filter(|&fraction| fraction > 1.0).map(|_| place.clone()));
+        let reasons = measured.power.as_ref().map_or(&[][..], |power| &power.throttle);
+        throttled.extend((!reasons.is_empty()).then(|| format!("{place} ({})", reasons.join(", "))));
     }
-    warnings
+    let wanted = format!("medians less certain than ±{:.1} %", settings.confidence * 100.0);
+    let kinds = [
+        (wanted.as_str(), uncertain),
+        ("samples with a modified z-score above 3.5, kept in every number", outliers),
+        ("steps that move more than copies do, so what they read stays in the processor's caches", cached),
+        ("throttled while decoding", throttled),
+    ];
+    kinds
+        .into_iter()
+        .filter(|(_, places)| !places.is_empty())
+        .map(|(what, places)| format!("{what}: {}", places.join(", ")))
+        .collect()
 }
 
-fn of_samples(samples: &Samples, confidence: f64) -> Vec<String> {
-    let (count, [low, high]) = (samples.values.len(), samples.ci95);
-    let off = (samples.p50 - low).max(high - samples.p50) / samples.p50;
-    let mut said = Vec::new();
-    if count < 6 {
-        said.push(format!("{count} samples are too few for a 95 % interval of the median; its range is given"));
-    } else if off > confidence {
-        let wanted = confidence * 100.0;
-        said.push(format!(
-            "the median of {count} samples is certain to ±{:.1} % only, ±{wanted:.1} % was asked for",
-            off * 100.0
-        ));
-    }
-    if !samples.outliers.is_empty() {
-        let outliers = samples.outliers.len();
-        said.push(format!("{outliers} of {count} samples are outliers (modified z-score above 3.5), kept in every number"));
-    }
-    said
+/// The longer side of the median's interval, as a fraction of the median.
+pub fn uncertainty(samples: &Samples) -> f64 {
+    let [low, high] = samples.ci95;
+    (samples.p50 - low).max(high - samples.p50) / samples.p50
 }
 
 #[cfg(test)]
@@ -182,15 +185,16 @@ mod tests {
             run_count += 1.0;
             100.0 + 10.0 * run_count
         });
+        // Two loops of three steps leave the median's interval open up to 90, a third closes it.
         let settings = settings(&[2], &[2]);
         let (points, _) = run(&mut model, &settings);
         let said = warnings(&points, &settings);
         assert_eq!(
             said,
             [
-                "batch 2, prompt 2, prefill: the median of 6 samples is certain to ±18.5 % only, ±5.0 % was asked for",
-                "batch 2, prompt 2, decode: 1 of 18 samples are outliers (modified z-score above 3.5), kept in every number",
-                "batch 2, prompt 2: the device throttled while it decoded (sw-power-cap)",
+                "medians less certain than ±5.0 %: batch 2 prompt 2 prefill (±18.5 %)",
+                "samples with a modified z-score above 3.5, kept in every number: batch 2 prompt 2 decode (1 of 9)",
+                "throttled while decoding: batch 2 prompt 2 (sw-power-cap)",
             ]
         );
     }

@@ -18,7 +18,7 @@ mod prompt;
 mod summary;
 
 pub use clock::{Clock, WallClock};
-pub use grid::{Progress, warnings, with_bandwidth};
+pub use grid::{Progress, uncertainty, warnings, with_bandwidth};
 pub use point::{Bench, Gauge};
 pub use summary::{is_certain, median_interval, quantile, summarize};
 

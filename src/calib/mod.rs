@@ -22,7 +22,7 @@ pub use builtin::builtin_sets;
 pub use error::SetError;
 pub use leak::{Fingerprint, Leak, PASSAGE_WORDS, RECORDED_RUN, evaluation_texts};
 pub use logits::Logits;
-pub use set::{CalibrationSet, load, refuse_recorded_leak, refuse_recorded_text};
+pub use set::{CalibrationSet, load, refuse_recorded_leak, refuse_recorded_text, refuse_unknown};
 pub use set_file::{ExpectedHash, Form, Packing, SetFile, SourceName};
 pub use stream::{Mark, Observe, Progress, Stream, StreamOptions, TooFewTokens};
 pub use stream_error::CalibError;

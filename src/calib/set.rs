@@ -72,6 +72,14 @@ pub fn load(
     Ok(CalibrationSet { sequences, record, passages: Fingerprint::of_texts(texts()) })
 }
 
+/// Refuses a name that [`load`] would not know, from the name and the set's own file alone.
+///
+/// # Errors
+/// [`SetError`]: no such set or file, or a TOML that contradicts itself.
+pub fn refuse_unknown(name: &str) -> Result<(), SetError> {
+    find(name).map(drop)
+}
+
 impl CalibrationSet {
     /// What the set is called: a built-in name, or that of its file without folder and ending.
     pub fn name(&self) -> &str {

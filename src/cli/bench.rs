@@ -65,6 +65,9 @@ pub struct BenchArgs {
     /// Also write one line a point to this file; `-` writes them to stdout instead of the table.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Also write the graph that is measured to this file, for other programs to run: `scripts/honest_timing.py` does.
+    #[arg(long, value_name = "FILE")]
+    save_graph: Option<PathBuf>,
     /// The table in Markdown.
     #[arg(long, conflicts_with = "json")]
     markdown: bool,
@@ -85,9 +88,7 @@ fn fraction(text: &str) -> Result<f64, String> {
 pub fn run_bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let to_stdout = args.csv.as_deref().is_some_and(|path| path.as_os_str() == "-");
     let file = args.csv.filter(|_| !to_stdout);
-    if let Some(path) = &file {
-        evaluate::check_parent(path)?;
-    }
+    [&file, &args.save_graph].into_iter().flatten().try_for_each(|path| evaluate::check_parent(path))?;
     let weights = match args.weights {
         WeightsArg::Stock => Weights::FusedFast,
         WeightsArg::Fused => Weights::Fused,
@@ -107,6 +108,9 @@ pub fn run_bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
             cuda_graph: false,
         },
     };
+    if let Some(path) = &args.save_graph {
+        bench::save_graph(&request.artifact, path)?;
+    }
     let report = bench::run(&request, &mut bench::bar())?;
     if let Some(path) = &file {
         std::fs::write(path, report.csv()).with_context(|| format!("{}: cannot be written", path.display()))?;

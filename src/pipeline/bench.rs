@@ -96,6 +96,12 @@ pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> anyhow::Res
     })
 }
 
+/// Writes the graph that is measured to `file`, so that other programs can run the same: the artifact's own with lengths
+/// as inputs and the greedy choice inside. Its weights stay in the artifact's data file.
+pub fn save_graph(artifact: &Path, file: &Path) -> anyhow::Result<()> {
+    std::fs::write(file, runtime::decode_graph(artifact)?).with_context(|| format!("{}: cannot be written", file.display()))
+}
+
 impl BenchReport {
     /// Whether some point failed for another reason than memory.
     pub fn failed(&self) -> bool {

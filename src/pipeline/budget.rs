@@ -16,8 +16,9 @@
 use std::path::Path;
 
 use serde::Serialize;
+use serde_json::json;
 
-use super::calibrate::{self, Weights};
+use super::calibrate::{self, Kept, Weights};
 use super::export::Options;
 use super::plan::{self, Facts, Plan, Request};
 use super::source::Source;
@@ -26,7 +27,7 @@ use crate::checkpoint::Checkpoint;
 use crate::model::LinearInput;
 use crate::quant::{Allocation, BudgetError, Choice, allocate};
 use crate::recipe::{BudgetRecipe, FormatName, Override, Recipe};
-use crate::record::BudgetRecord;
+use crate::record::{BudgetRecord, FileRecord};
 use crate::runtime::ExecutionProvider;
 
 mod measure;
@@ -34,6 +35,7 @@ mod menu;
 mod outlook;
 mod refusal;
 mod report;
+mod seen;
 mod walk;
 
 use menu::{Decision, Menu};
@@ -58,6 +60,8 @@ pub struct Task<'a> {
     pub threads: Option<usize>,
     /// Folder for a nameless file of activations.
     pub scratch: &'a Path,
+    /// Where statistics are kept, and the hash of all that determines them but for their input.
+    pub kept: Option<(Kept, blake3::Hash)>,
 }
 
 /// Widths under a budget, and what they were chosen by.
@@ -111,6 +115,8 @@ pub struct UniformReport {
 pub struct Parts<'a> {
     pub checkpoint: &'a Checkpoint,
     pub source: &'a Source,
+    /// The checkpoint's files with their hashes, where statistics are kept.
+    pub inputs: &'a [FileRecord],
 }
 
 /// The widths of an export whose recipe has a budget, `None` for any other; `plan` is of the recipe as it is written.
@@ -126,7 +132,9 @@ pub fn chosen(
 ) -> anyhow::Result<Option<BudgetPlan>> {
     let recipe = &plan.manifest.recipe;
     let (Some(target), Some(set)) = (recipe.budget, set) else { return Ok(None) };
-    let Parts { checkpoint, source } = *parts;
+    let Parts { checkpoint, source, inputs } = *parts;
+    let kept = options.save_stats.as_deref().map(Kept::open).transpose()?;
+    let key = || calibrate::key_of("budget", json!(recipe.rotation()), Some(set), (plan, inputs, options));
     let rotation = calibrate::rotation(&plan.config, recipe)?;
     let beside = options.output.parent().filter(|folder| !folder.as_os_str().is_empty());
     let task = Task {
@@ -136,6 +144,7 @@ pub fn chosen(
         provider: if options.cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu },
         threads: options.threads,
         scratch: beside.unwrap_or(Path::new(".")),
+        kept: kept.map(|kept| (kept, key())),
     };
     resolve(recipe, target, &task).map(Some)
 }

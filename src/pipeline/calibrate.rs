@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::export::Options;
 use super::failure::UsageError;
@@ -21,29 +21,34 @@ use super::source::{self, Source};
 use super::{interrupt, progress};
 use crate::calib::{self, CalibError, CalibrationSet, StreamOptions, TooFewTokens, Vocabulary};
 use crate::checkpoint::Checkpoint;
-use crate::model::{LinearInput, LlamaConfig, LlamaRotation, RotationOptions};
+use crate::model::{LinearInput, LlamaConfig, LlamaRotation, Mapping, RotationOptions, Smooth, mappings};
+use crate::quant::InputStats;
 use crate::recipe::{AwqRecipe, Recipe, RotationRecipe, WeightRecipe};
 use crate::record::FileRecord;
 use crate::runtime::ExecutionProvider;
 
 mod activations;
 mod group;
+mod judge;
+mod kept;
 mod layer;
 mod turned;
 mod weights;
 mod work;
 
+pub use kept::Kept;
 pub use layer::{Found, Prepared};
 pub use turned::Turned;
 pub use weights::Weights;
 
 use activations::{Activations, Fed};
 use group::Group;
+use judge::judge_divided;
 use layer::LayerResult;
 use work::WorkFolder;
 
 /// Changes with every version of the program whose layers or statistics are not those of the one before.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 
 /// What a calibrated export starts from.
 pub struct Job<'a> {
@@ -123,15 +128,12 @@ impl Job<'_> {
         let (plan, config) = (self.plan, &self.plan.config);
         let rotation = rotation(config, &plan.manifest.recipe)?;
         let weights = Weights { checkpoint: self.checkpoint, config, rotation };
-        if let Some(folder) = &self.options.save_stats {
-            std::fs::create_dir_all(folder).with_context(|| format!("--save-stats {}: cannot be made", folder.display()))?;
-        }
+        let kept = self.options.save_stats.as_deref().map(Kept::open).transpose()?;
         let work = WorkFolder::open(&self.options.output, &self.key(set, "layers"))?;
         let bar = progress::count((config.num_hidden_layers * LinearInput::ALL.len()) as u64, "calibrate");
         let mut chain = blake3::Hasher::new();
         chain.update(self.key(set, "statistics").as_bytes());
         let sequences = set.map_or(&[][..], |set| &set.sequences);
-        let kept = self.options.save_stats.clone();
         let activations = Activations::new(&weights, sequences, self.stream_options(work.path()), kept, chain, bar.clone());
         let mut layers = Layers { job: self, weights: &weights, work: &work, activations, previous: LayerResult::default() };
         let mut facts = Facts::default();
@@ -152,18 +154,10 @@ impl Job<'_> {
     fn key(&self, set: Option<&CalibrationSet>, of: &str) -> blake3::Hash {
         let recipe = &self.plan.manifest.recipe;
         let decided = json!({
-            "of": of,
-            "form": FORM,
-            "version": env!("CARGO_PKG_VERSION"),
             "recipe": if of == "layers" { json!(recipe) } else { json!(recipe.rotation()) },
             "reference": self.needs_reference(),
-            "set": set.map(CalibrationSet::hash),
-            "model": self.inputs,
-            "config": format!("{:?}", self.plan.config),
-            "cuda": self.options.cuda,
-            "threads": self.options.threads,
         });
-        blake3::hash(decided.to_string().as_bytes())
+        key_of(of, decided, set, (self.plan, self.inputs, self.options))
     }
 
     /// Whether the unquantized model must run beside.
@@ -181,6 +175,27 @@ impl Job<'_> {
             too_few_tokens: TooFewTokens::Refuse,
         }
     }
+}
+
+/// BLAKE3 of what everything that is computed on a calibration set depends on, and of `decided` beside it.
+pub fn key_of(
+    of: &str,
+    decided: Value,
+    set: Option<&CalibrationSet>,
+    (plan, inputs, options): (&Plan, &[FileRecord], &Options),
+) -> blake3::Hash {
+    let all = json!({
+        "of": of,
+        "form": FORM,
+        "version": env!("CARGO_PKG_VERSION"),
+        "decided": decided,
+        "set": set.map(CalibrationSet::hash),
+        "model": inputs,
+        "config": format!("{:?}", plan.config),
+        "cuda": options.cuda,
+        "threads": options.threads,
+    });
+    blake3::hash(all.to_string().as_bytes())
 }
 
 /// An interruption says what is kept; other errors stay as they are.
@@ -215,6 +230,7 @@ impl Layers<'_> {
             return Ok(result);
         }
         let mut result = self.turned_vectors(layer)?;
+        let mut read: Vec<(LinearInput, InputStats)> = Vec::new();
         for (place, input) in LinearInput::ALL.into_iter().enumerate() {
             interrupt::check()?;
             bar.set_message(format!("layer {}/{}: {input:?}", layer + 1, self.weights.config.num_hidden_layers));
@@ -229,12 +245,39 @@ impl Layers<'_> {
                     Some(self.activations.statistics(n, &|n| fed.linears(weights, n))?)
                 }
             };
-            Group { layer, input, recipes, awq, weights: self.weights, stats }.round_into(&mut result)?;
+            let group = Group { layer, input, recipes, awq, weights: self.weights, stats };
+            group.round_into(&mut result)?;
+            self.judge_divided(layer, input, &read, &mut result)?;
+            read.extend(group.stats.filter(|_| awq.is_some() && self.is_judged_again(input)).map(|stats| (input, stats)));
             self.activations.follow(|chain| result.hash_input(layer, input, chain));
             bar.inc(1);
         }
         self.work.put(layer, &result)?;
         Ok(result)
+    }
+
+    /// Whether a linear of this input may take the scales of a later one.
+    fn is_judged_again(&self, input: LinearInput) -> bool {
+        let takes = |mapping: Mapping| matches!(mapping.smooth, Smooth::Linear(linear) if input.linears().contains(&linear));
+        mappings(self.weights.config).into_iter().any(takes)
+    }
+
+    /// Judges the linear again that takes the scales of `input`, if there is one: v those of o, up those of down.
+    fn judge_divided(
+        &self,
+        layer: usize,
+        input: LinearInput,
+        read: &[(LinearInput, InputStats)],
+        result: &mut LayerResult,
+    ) -> anyhow::Result<()> {
+        for mapping in mappings(self.weights.config).iter().filter(|mapping| mapping.balance == input) {
+            let Smooth::Linear(linear) = mapping.smooth else { continue };
+            let reads = |(input, _): &&(LinearInput, InputStats)| input.linears().contains(&linear);
+            if let Some((_, stats)) = read.iter().find(reads) {
+                judge_divided(result, (layer, mapping), |name| self.weights.matrix(name), stats)?;
+            }
+        }
+        Ok(())
     }
 
     fn awq(&self) -> Option<AwqRecipe> {

@@ -24,6 +24,7 @@ use crate::checkpoint::{Checkpoint, WeightFile};
 use crate::model::StoredWeight;
 use crate::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
 use crate::record::{CalibratedRecord, FileRecord, MANIFEST_FILE, WeightRecord};
+use crate::runtime::{self, ExecutionProvider};
 
 mod report;
 
@@ -60,6 +61,9 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
     let watch = memory::Watch::start();
     interrupt::install();
     let parent = check_output(options)?;
+    if options.cuda && request.recipe()?.calibration.is_some() {
+        runtime::require(ExecutionProvider::Cuda)?;
+    }
     let source = source::resolve(&request.model)?;
     let checkpoint = Checkpoint::open(&source.dir)?;
     let mut plan = plan(request, &source, checkpoint.index())?;
@@ -67,13 +71,20 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
         check_tied_head(&checkpoint)?;
     }
     let set = calibrate::set(&plan.manifest.recipe, &plan.config, &source, options)?;
-    let chosen = budget::chosen(request, &plan, &Parts { checkpoint: &checkpoint, source: &source }, set.as_ref(), options)?;
+    let mut inputs = Vec::new();
+    if plan.manifest.recipe.budget.is_some() && options.save_stats.is_some() {
+        inputs = hashed_inputs(&checkpoint, &AtomicBool::new(false))?;
+    }
+    let parts = Parts { checkpoint: &checkpoint, source: &source, inputs: &inputs };
+    let chosen = budget::chosen(request, &plan, &parts, set.as_ref(), options)?;
     if let Some(chosen) = &chosen {
         eprintln!("{chosen}");
         plan = plan::with_facts(request, chosen.recipe.clone(), &Facts::default(), &source, checkpoint.index())?;
     }
     let calibrated = if calibrate::is_needed(&plan) {
-        let inputs = hashed_inputs(&checkpoint, &AtomicBool::new(false))?;
+        if inputs.is_empty() {
+            inputs = hashed_inputs(&checkpoint, &AtomicBool::new(false))?;
+        }
         let job = Job { plan: &plan, checkpoint: &checkpoint, source: &source, options, inputs: &inputs };
         let calibrated = job.run(set.as_ref())?;
         let recipe = plan.manifest.recipe.clone();

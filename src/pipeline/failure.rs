@@ -50,6 +50,10 @@ pub enum UsageError {
     ModelFileMissing { folder: String, file: &'static str },
     #[error("{path} is not JSON ({detail}); copy it from the model's repository again")]
     ModelFileBroken { path: String, detail: String },
+    #[error(
+        "results {folder}: is no folder that can be listed ({reason}); give the one that `qonnx run` and `qonnx sweep` write to"
+    )]
+    ResultsUnlisted { folder: String, reason: std::io::Error },
     #[error("the prompt on stdin is not UTF-8; convert it, for example with iconv")]
     PromptNotUtf8,
 }
@@ -87,6 +91,8 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
         crate::quant::RotationError,
         crate::recipe::RecipeError,
         crate::record::RecordError,
+        crate::record::RunRecordError,
+        crate::report::ReportError,
         crate::runtime::RuntimeError,
         crate::tensor::convert::ConvertError,
         crate::calib::CalibError,

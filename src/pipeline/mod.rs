@@ -16,6 +16,7 @@ pub mod inspect;
 pub mod packing;
 pub mod plan;
 pub mod quantize;
+pub mod report;
 pub mod sweep;
 pub mod verify;
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::calibrate;
 use super::source::Source;
+use crate::calib;
 use crate::checkpoint::Index;
 use crate::fault::Fault;
 use crate::model::{
@@ -49,7 +50,7 @@ pub enum RecipeChoice {
 }
 
 impl Request {
-    /// The recipe that the request means, overrides included.
+    /// The recipe that the request means, overrides included; its calibration set is one that there is.
     pub fn recipe(&self) -> anyhow::Result<Recipe> {
         let mut recipe = match &self.recipe {
             RecipeChoice::Named(name) => Recipe::load(name)?,
@@ -59,7 +60,16 @@ impl Request {
         if let Some(set) = &self.calibration {
             recipe.calibration = Some(CalibrationRecipe { set: set.clone() });
         }
-        recipe.overrides.extend(self.overrides.iter().cloned());
+        if let Some(calibration) = &recipe.calibration {
+            calib::refuse_unknown(&calibration.set)?;
+        }
+        let is_by_format = match &self.recipe {
+            RecipeChoice::Named(_) | RecipeChoice::Whole(_) => true,
+            RecipeChoice::Flags(flags) => flags.granularity.is_none() && flags.budget.is_none(),
+        };
+        let base = recipe.weights;
+        let overrides = self.overrides.iter().cloned();
+        recipe.overrides.extend(overrides.map(|over| if is_by_format { over.with_own_granularity(&base) } else { over }));
         Ok(recipe)
     }
 }
@@ -173,11 +183,11 @@ impl Forms {
         let recipes: BTreeMap<String, WeightRecipe> =
             modules.iter().map(|module| format!("{}.weight", module.names[0])).zip(resolved).collect();
         let form = |name: &str| match recipes.get(name).and_then(WeightRecipe::scheme) {
-            Some(scheme) => match dense.facts.outliers.get(name) {
+            Some(scheme) if !dense.facts.dense.contains(name) => match dense.facts.outliers.get(name) {
                 Some(&outliers) => WeightForm::Outliers { scheme, outliers },
                 None => WeightForm::Quantized(scheme),
             },
-            None => WeightForm::Dense(dense.dtype(name)),
+            _ => WeightForm::Dense(dense.dtype(name)),
         };
         Ok(Forms { forms: expected.iter().map(|tensor| (tensor.name.clone(), form(&tensor.name))).collect(), recipes })
     }

@@ -3,6 +3,7 @@
 use std::array::from_fn;
 
 use multiversion::multiversion;
+use ndarray::ArrayView2;
 
 use super::QuantizedTensor;
 
@@ -19,6 +20,20 @@ pub fn squared_error(weights: &[f32], quantized: &QuantizedTensor) -> (f64, f64)
     rows.fold((0.0, 0.0), |(errors, norms), (out_feature, weights)| {
         quantized.dequantize_row_into(out_feature, &mut written);
         let (error, norm) = row_error(weights, &written);
+        (errors + f64::from(error), norms + f64::from(norm))
+    })
+}
+
+/// As [`squared_error`], of weights that were put together already.
+///
+/// # Panics
+/// Where the shapes disagree.
+pub fn squared_distance(w: ArrayView2<'_, f32>, written: ArrayView2<'_, f32>) -> (f64, f64) {
+    assert_eq!(w.dim(), written.dim(), "one weight for each");
+    let (w, written) = (w.as_standard_layout(), written.as_standard_layout());
+    w.rows().into_iter().zip(written.rows()).fold((0.0, 0.0), |(errors, norms), (w, written)| {
+        let [w, written] = [w, written].map(|row| row.to_slice().expect("rows of the standard layout are contiguous"));
+        let (error, norm) = row_error(w, written);
         (errors + f64::from(error), norms + f64::from(norm))
     })
 }
@@ -46,7 +61,8 @@ mod tests {
     use ndarray::ArrayView2;
 
     use crate::quant::{
-        Codebook, Format, Granularity, QuantizedTensor, Rtn, ScaleRule, ScaleStorage, Scheme, rtn, squared_error, with_outliers,
+        Codebook, Format, Granularity, QuantizedTensor, Rtn, ScaleRule, ScaleStorage, Scheme, rtn, squared_distance,
+        squared_error, with_outliers,
     };
 
     fn weights() -> Vec<f32> {
@@ -75,6 +91,10 @@ mod tests {
         assert!((error - expected).abs() < 1e-4 * expected, "{scheme:?}: {error} {expected}");
         let expected: f64 = weights.iter().map(|&w| f64::from(w).powi(2)).sum();
         assert!((norm - expected).abs() < 1e-5 * expected, "{norm} {expected}");
+        // Put together or not, columns next to each other or not: the same sums.
+        let (w, written) = (ArrayView2::from_shape((5, 83), &weights).expect("five rows"), quantized.dequantize());
+        let strided = w.t().as_standard_layout().into_owned();
+        assert_eq!(squared_distance(strided.t(), written.view()), (error, norm));
     }
 
     #[test]

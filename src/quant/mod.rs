@@ -25,7 +25,7 @@ pub use budget::{Allocation, BudgetError, Choice, allocate};
 pub use gptq::{Gptq, GroupScales, ScaleFit, gptq_plain};
 pub use gram::output_error;
 pub use linalg::{Factor, factorize};
-pub use loss::squared_error;
+pub use loss::{squared_distance, squared_error};
 pub use outliers::{outlier_features, with_outliers};
 pub use rotation::{Rotation, RotationError, RotationKind};
 pub use rounding::{InputStats, QuantError, Rounded, Rounding, RoundingReport};

@@ -89,7 +89,7 @@ pub enum QuantError {
     GramNotFinite,
     #[error(
         "the Gram matrix of the weight's input is zero: no input feature was active on any token; calibrate with other or more \
-         text, or choose rtn for this weight"
+         text, or keep this weight unquantized: --override 'NAME=f16' with its name less .weight"
     )]
     GramZero,
     #[error(

@@ -68,6 +68,15 @@ impl Override {
         Ok(Override::of(pattern, format))
     }
 
+    /// For a recipe whose weights have as much granularity as `base` by its format alone: another format has its own. Said here,
+    /// so that a recorded recipe says it too.
+    pub fn with_own_granularity(mut self, base: &WeightRecipe) -> Self {
+        if self.format != base.format && self.format != FormatName::F16 {
+            self.granularity = self.granularity.or(Some(WeightRecipe::unworded(self.format).granularity));
+        }
+        self
+    }
+
     pub(super) fn matcher(&self) -> Result<GlobMatcher, RecipeError> {
         let glob = Glob::new(&self.pattern)
             .map_err(|error| RecipeError::Pattern { pattern: self.pattern.clone(), message: error.kind().to_string() })?;
@@ -79,14 +88,40 @@ impl Override {
         let is_same = self.format == base.format;
         let to_codebook = self.format.codebook().is_some() && base.format.codebook().is_none();
         let scale = if to_codebook { ScaleName::Absmax } else { base.scale };
+        // Codebooks are stored in groups only.
+        let lacks_groups = to_codebook && base.granularity == GranularityName::Channel;
+        let granularity = if lacks_groups { WeightRecipe::unworded(self.format).granularity } else { base.granularity };
         WeightRecipe {
             format: self.format,
             symmetric: self.symmetric.unwrap_or(base.symmetric || to_codebook),
-            granularity: self.granularity.unwrap_or(base.granularity),
+            granularity: self.granularity.unwrap_or(granularity),
             scale: self.scale.unwrap_or(scale),
             rounding: self.rounding.unwrap_or(base.rounding),
             double_quantization: self.double_quantization.unwrap_or(is_same && base.double_quantization),
             outlier_threshold: self.outlier_threshold.or(base.outlier_threshold.filter(|_| is_same)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_format_brings_its_own_granularity() {
+        let int8 = WeightRecipe::of(FormatName::Int8);
+        let own = |text: &str| Override::from_flag(text).unwrap().with_own_granularity(&int8).granularity;
+        assert_eq!(own("*=int4"), Some(GranularityName::Group(32)));
+        assert_eq!(own("*=nf4"), Some(GranularityName::Group(64)));
+        assert_eq!((own("*=int8"), own("*=f16")), (None, None), "the base's own, and one without any");
+        let said = Override { granularity: Some(GranularityName::Group(16)), ..Override::of("*", FormatName::Int4) };
+        assert_eq!(said.clone().with_own_granularity(&int8), said);
+    }
+
+    #[test]
+    fn a_codebook_over_channels_is_in_groups() {
+        let nf4 = Override::of("*", FormatName::Nf4);
+        assert_eq!(nf4.apply(WeightRecipe::of(FormatName::Int8)).granularity, GranularityName::Group(64));
+        assert_eq!(nf4.apply(WeightRecipe::of(FormatName::Int4)).granularity, GranularityName::Group(32));
     }
 }

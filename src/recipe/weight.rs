@@ -295,7 +295,7 @@ impl WeightRecipe {
     }
 
     /// What a recipe file means by a section that names only its format.
-    fn unworded(format: FormatName) -> Self {
+    pub(super) fn unworded(format: FormatName) -> Self {
         let is_codebook = format.codebook().is_some();
         WeightRecipe {
             format,

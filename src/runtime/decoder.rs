@@ -1,8 +1,9 @@
 //! One run of the specialised graph: tokens in, greedy next tokens or logits out, keys and values into the cache.
 
 use half::f16;
+use ort::AsPointer;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::{Session, SessionOutputs};
+use ort::session::{IoBinding, Session};
 use ort::value::{Tensor, TensorElementType};
 
 use super::cache::{CacheLayout, KvCache, device_allocator};
@@ -22,7 +23,7 @@ const fn chunk(provider: ExecutionProvider) -> usize {
 pub(super) struct Decoder {
     session: Session,
     allocator: Allocator,
-    /// Where results are wanted: tokens and logits come to the host.
+    /// Where logits are wanted.
     host: MemoryInfo<'static>,
     pub layout: CacheLayout,
     pub chunk: usize,
@@ -100,44 +101,55 @@ impl Decoder {
         let wanted: Vec<usize> = (0..ids.len()).collect();
         let total = past + ids.len();
         let step = Step { ids, rows: 1, seqlens_k: vec![index(total - 1)], total, wanted: &wanted };
-        self.run(cache, &step, LOGITS, |outputs| match outputs[LOGITS].dtype().tensor_type() {
-            Some(TensorElementType::Float16) => {
-                let (_, logits) = outputs[LOGITS].try_extract_tensor::<f16>()?;
-                Ok(logits.iter().map(|logit| logit.to_f32()).collect())
+        let mut inner = || {
+            bind(&mut cache.binding, &step)?;
+            // Bound anew for each run, so that its size may change.
+            cache.binding.bind_output_to_device(LOGITS, &self.host)?;
+            let outputs = self.session.run_binding(&cache.binding)?;
+            match outputs[LOGITS].dtype().tensor_type() {
+                Some(TensorElementType::Float16) => {
+                    let (_, logits) = outputs[LOGITS].try_extract_tensor::<f16>()?;
+                    Ok(logits.iter().map(|logit| logit.to_f32()).collect())
+                }
+                _ => Ok(outputs[LOGITS].try_extract_tensor::<f32>()?.1.to_vec()),
             }
-            _ => Ok(outputs[LOGITS].try_extract_tensor::<f32>()?.1.to_vec()),
-        })
+        };
+        inner().map_err(RuntimeError::run::<()>("running the model"))
     }
 
     fn tokens(&mut self, cache: &mut KvCache, step: &Step<'_>) -> Result<Vec<u32>, RuntimeError> {
-        self.run(cache, step, NEXT_TOKENS, |outputs| {
-            let (_, tokens) = outputs[NEXT_TOKENS].try_extract_tensor::<i64>()?;
+        let mut inner = || {
+            bind(&mut cache.binding, step)?;
+            let mut next = Tensor::<i64>::new(&Allocator::default(), [step.rows, step.wanted.len() / step.rows])?;
+            cache.binding.bind_output(NEXT_TOKENS, &mut next)?;
+            run_in_place(&mut self.session, &cache.binding)?;
+            let (_, tokens) = next.try_extract_tensor::<i64>()?;
             // An ArgMax over the vocabulary, whose size is a u32 in config.json.
             Ok(tokens.iter().map(|&token| token as u32).collect())
-        })
-    }
-
-    fn run<T>(
-        &mut self,
-        cache: &mut KvCache,
-        step: &Step<'_>,
-        output: &str,
-        read: impl FnOnce(&SessionOutputs<'_>) -> ort::Result<T>,
-    ) -> Result<T, RuntimeError> {
-        let length = step.ids.len() / step.rows;
-        let ids: Vec<i64> = step.ids.iter().map(|&id| i64::from(id)).collect();
-        let places: Vec<i64> = step.wanted.iter().map(|&place| place as i64).collect();
-        let inner = || {
-            let binding = &mut cache.binding;
-            binding.bind_input(INPUT_IDS, &Tensor::from_array(([step.rows, length], ids))?)?;
-            binding.bind_input(SEQLENS_K, &Tensor::from_array(([step.rows], step.seqlens_k.clone()))?)?;
-            binding.bind_input(TOTAL_SEQUENCE_LENGTH, &Tensor::from_array(([0usize; 0], vec![index(step.total)]))?)?;
-            binding.bind_input(POSITIONS, &Tensor::from_array(([step.rows, step.wanted.len() / step.rows, 1], places))?)?;
-            // Bound anew for each run, so that its size may change.
-            binding.bind_output_to_device(output, &self.host)?;
-            read(&self.session.run_binding(binding)?)
         };
-        inner().map_err(RuntimeError::run("running the model"))
+        inner().map_err(RuntimeError::run::<()>("running the model"))
+    }
+}
+
+/// Binds what a run reads, caches aside.
+fn bind(binding: &mut IoBinding, step: &Step<'_>) -> ort::Result<()> {
+    let length = step.ids.len() / step.rows;
+    let ids: Vec<i64> = step.ids.iter().map(|&id| i64::from(id)).collect();
+    let places: Vec<i64> = step.wanted.iter().map(|&place| place as i64).collect();
+    binding.bind_input(INPUT_IDS, &Tensor::from_array(([step.rows, length], ids))?)?;
+    binding.bind_input(SEQLENS_K, &Tensor::from_array(([step.rows], step.seqlens_k.clone()))?)?;
+    binding.bind_input(TOTAL_SEQUENCE_LENGTH, &Tensor::from_array(([0usize; 0], vec![index(step.total)]))?)?;
+    binding.bind_input(POSITIONS, &Tensor::from_array(([step.rows, step.wanted.len() / step.rows, 1], places))?)
+}
+
+/// Runs into outputs that all have memory already. `Session::run_binding` would look at every one of them, two for each
+/// layer, after every step.
+fn run_in_place(session: &mut Session, binding: &IoBinding) -> ort::Result<()> {
+    // SAFETY: both pointers belong to values that live through the call, the binding was made by this session, and the
+    // exclusive borrow keeps every other run of it away. The status is handed over, and freed, once.
+    unsafe {
+        let status = (ort::api().RunWithBinding)(session.ptr().cast_mut(), std::ptr::null(), binding.ptr());
+        ort::Error::result_from_status(status)
     }
 }
 

@@ -40,5 +40,7 @@ pub use error::RuntimeError;
 pub use gpu::{GpuMeter, MeterError};
 pub use inspect::{Execution, Inspection, MatMulReport, inspect};
 pub use provider::ExecutionProvider;
+pub use session::require;
+pub use specialise::decode_graph;
 pub use stage::{Bound, Operand, Resident, Stage, Stages, Target};
 pub use steps::EngineSteps;

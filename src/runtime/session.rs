@@ -45,6 +45,17 @@ pub(super) fn open(runtime: &Runtime, plan: &SessionPlan<'_>, model: &[u8], what
     builder(runtime, plan)?.commit_from_memory(model).map_err(RuntimeError::session(what))
 }
 
+/// Refuses an execution provider that this machine cannot give, before there is anything to run on it.
+///
+/// # Errors
+/// ONNX Runtime or the execution provider is missing.
+pub fn require(provider: ExecutionProvider) -> Result<(), RuntimeError> {
+    let runtime = super::locate::runtime(provider)?;
+    let (weights, placement) = (Weights::Fused, Placement::AllOnProvider);
+    let plan = SessionPlan { provider, threads: None, data: None, weights, placement, products: Products::F32 };
+    builder(&runtime, &plan).map(drop)
+}
+
 /// A builder with every option set, for callers that add their own.
 pub(super) fn builder(runtime: &Runtime, plan: &SessionPlan<'_>) -> Result<SessionBuilder, RuntimeError> {
     let refused = |error: ort::Error| RuntimeError::session("a session option")(error);

@@ -13,7 +13,7 @@
 use std::path::Path;
 
 use super::RuntimeError;
-use crate::onnx::{EditError, Model, decode, encode};
+use crate::onnx::{EditError, MODEL_FILE, Model, decode, encode};
 
 /// int64 `[rows, length]`
 pub(super) const INPUT_IDS: &str = "input_ids";
@@ -51,6 +51,12 @@ pub(super) fn specialise(path: &Path) -> Result<Specialised, RuntimeError> {
     let max_positions = for_decoding(&mut model).map_err(foreign)?;
     let bytes = encode(&model).map_err(|error| foreign(error.to_string()))?;
     Ok(Specialised { bytes, max_positions })
+}
+
+/// The graph that [`Engine`](super::Engine) runs of the artifact in `dir`, serialized; its weights stay in the artifact's
+/// data file.
+pub fn decode_graph(dir: &Path) -> Result<Vec<u8>, RuntimeError> {
+    Ok(specialise(&dir.join(MODEL_FILE))?.bytes)
 }
 
 fn for_decoding(model: &mut Model) -> Result<usize, String> {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::super::table::{size, table};
 use super::BenchReport;
+use crate::bench::uncertainty;
 use crate::record::{BenchPoint, Measured, Outcome, Samples};
 
 /// A column of the table: its header, and what it says of a point that was measured.
@@ -36,8 +37,7 @@ fn digits(value: f64) -> String {
 
 /// `12.3 ± 0.2`: the median and the longer side of its 95 % interval.
 fn median(samples: &Samples) -> String {
-    let [low, high] = samples.ci95;
-    let off = (samples.p50 - low).max(high - samples.p50);
+    let off = uncertainty(samples) * samples.p50;
     let shown = digits(samples.p50);
     let decimals = shown.split_once('.').map_or(0, |(_, decimals)| decimals.len());
     format!("{shown} ± {off:.decimals$}")

@@ -5,6 +5,7 @@ use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use super::menu::{Decision, Menu};
+use super::seen::Seen;
 use super::walk::Walk;
 use super::{BudgetRefusal, Task, name_of};
 use crate::calib::{Head, Logits, Matrix, StreamOptions, TooFewTokens};
@@ -46,7 +47,7 @@ pub fn measure(menu: &Menu, decisions: &[Decision], task: &Task<'_>) -> anyhow::
     let seen = spread(task.sequences, STATISTICS_TOKENS, usize::MAX);
     let probed = spread(task.sequences, PROBE_TOKENS, PROBE_TOKENS / PROBE_SEQUENCES);
     let mut bar = Work::of(decisions.len(), tokens(&seen), tokens(&probed));
-    let mut statistics = Walk::start(task.weights, &options, &seen)?;
+    let mut seen = Seen::new(task, &options, seen);
     let mut probe = Probe::start(task.weights, Walk::start(task.weights, &options, &probed)?, tokens(&probed))?;
     bar.passed(0);
     let mut measured = Vec::with_capacity(decisions.len());
@@ -55,14 +56,13 @@ pub fn measure(menu: &Menu, decisions: &[Decision], task: &Task<'_>) -> anyhow::
         bar.at(decision);
         let weights = task.weights.group(decision.layer, decision.input)?;
         let recipes = recipes(menu, decision);
-        let stats = statistics.statistics()?;
+        let stats = seen.statistics(index)?;
         let losses = losses(&weights, &recipes, &stats);
         let sensitivity = match recipes.iter().flatten().all(|recipe| recipe.scheme().is_none()) {
             true => 0.0,
             false => probe.sensitivity(decision, &weights, probed_scheme(menu), &stats)?,
         };
         measured.push(Measured { sensitivity, losses });
-        statistics.pass(&weights)?;
         probe.walk.pass(&weights)?;
         bar.passed(index + 1);
     }

@@ -50,6 +50,11 @@ impl<'a> Walk<'a> {
         Ok(walk)
     }
 
+    /// The input that the walk is at, counted over all layers.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
     /// Statistics of the input that the walk is at.
     pub fn statistics(&mut self) -> anyhow::Result<InputStats> {
         self.stream.statistics().map_err(interrupted)

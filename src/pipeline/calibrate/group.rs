@@ -6,13 +6,14 @@ use anyhow::Context;
 use half::f16;
 use ndarray::{Array2, ArrayView1, ArrayView2};
 
+use super::judge::{judge, judged_by_report};
 use super::layer::{Found, LayerResult, Prepared, place, scale_rows};
 use super::weights::Weights;
 use crate::model::{LinearInput, Mapping, Smooth, mappings};
 use crate::pipeline::quantize::refuse_lost_weights;
 use crate::quant::{
-    AwqOptions, ClipOptions, InputStats, Rounding, RoundingReport, Rtn, ScaleBasis, Scheme, awq_clip, awq_scales, fake_quantize,
-    outlier_features, output_error, with_outliers,
+    AwqOptions, ClipOptions, InputStats, Rounding, Rtn, ScaleBasis, Scheme, awq_clip, awq_scales, outlier_features,
+    squared_distance, with_outliers,
 };
 use crate::recipe::{AwqRecipe, RoundingRecipe, WeightRecipe};
 use crate::record::CalibratedRecord;
@@ -141,13 +142,21 @@ impl Group<'_> {
             let is_changed = scaling.is_some() || self.weights.rotation.is_some();
             return Ok(is_changed.then(|| Prepared::Dense(scaled.shape().to_vec(), scaled.into_raw_vec_and_offset().0)));
         };
-        let aim = match (self.clips(name, recipe), stats) {
-            (true, Some(stats)) => awq_clip(scaled.view(), &scheme, stats, &ClipOptions { steps: 20, max_shrink: 0.5 }),
-            _ => scaled,
-        };
         let outliers = match (recipe.outlier_threshold, stats) {
             (Some(threshold), Some(stats)) => outlier_features(&stats.max_abs, threshold),
             _ => Vec::new(),
+        };
+        // As many bits as f16, and not its numbers.
+        if 2 * outliers.len() >= w.ncols() {
+            let (outliers, all) = (outliers.len(), w.ncols());
+            tracing::warn!(
+                "weight {name}: {outliers} of {all} input features are outliers, which is no smaller than f16; it stays f16"
+            );
+            return Ok(Some(Prepared::Dense(scaled.shape().to_vec(), scaled.into_raw_vec_and_offset().0)));
+        }
+        let aim = match (self.clips(name, recipe), stats) {
+            (true, Some(stats)) => awq_clip(scaled.view(), &scheme, stats, &ClipOptions { steps: 20, max_shrink: 0.5 }),
+            _ => scaled,
         };
         let rounding = rounding(recipe.rounding);
         let rounded = with_outliers(rounding.as_ref(), aim.view(), &scheme, stats, &outliers)?;
@@ -156,8 +165,7 @@ impl Group<'_> {
         if let Some(scaling) = scaling {
             effective /= &ArrayView1::from(scaling.scales.as_slice());
         }
-        let original = w.as_slice().expect("read in standard layout");
-        let (error, norm) = squared_error_of(original, effective.as_slice().expect("dequantized in standard layout"));
+        let (error, norm) = squared_distance(w.view(), effective.view());
         // GPTQ may rightly be farther from the weights than zero is, where their inputs hang together.
         let distance = if recipe.rounding == RoundingRecipe::Rtn { error } else { 0.0 };
         refuse_lost_weights(&rounded.tensor, distance, norm)?;
@@ -202,47 +210,6 @@ fn folded_norm(norm: &[f32], scales: &[f32]) -> (Vec<f32>, Vec<f32>) {
         if folded != 0.0 && folded.is_finite() && exact.is_normal() { (folded, exact) } else { (norm, 1.0) }
     };
     norm.iter().zip(scales).map(fold).unzip()
-}
-
-/// `(‖W − Ŵ‖², ‖W‖²)`.
-fn squared_error_of(w: &[f32], rounded: &[f32]) -> (f64, f64) {
-    w.iter().zip(rounded).fold((0.0, 0.0), |(error, norm), (&w, &rounded)| {
-        let (w, rounded) = (f64::from(w), f64::from(rounded));
-        (error + (w - rounded) * (w - rounded), norm + w * w)
-    })
-}
-
-/// What the rounding itself has judged.
-fn judged_by_report(report: &RoundingReport) -> Option<CalibratedRecord> {
-    Some(CalibratedRecord {
-        output_error: report.output_error?,
-        rtn_output_error: report.rtn_output_error?,
-        damping: None,
-        dead_channels: 0,
-        awq_ratio: None,
-        target_error: None,
-        rtn_kept: false,
-    })
-}
-
-/// Output errors of what the artifact multiplies by, and of plain round to nearest.
-fn judge(w: &Array2<f32>, effective: Array2<f32>, scheme: &Scheme, stats: &InputStats) -> CalibratedRecord {
-    let total = output_error(w.view(), stats.gram.view());
-    let relative = |delta: Array2<f32>| {
-        let error = output_error(delta.view(), stats.gram.view());
-        if total > 0.0 { error / total } else { error }
-    };
-    let rtn = fake_quantize(w.as_slice().expect("read in standard layout"), w.ncols(), scheme);
-    let rtn = Array2::from_shape_vec(w.dim(), rtn).expect("as many weights as there were");
-    CalibratedRecord {
-        output_error: relative(w - effective),
-        rtn_output_error: relative(w - rtn),
-        damping: None,
-        dead_channels: 0,
-        awq_ratio: None,
-        target_error: None,
-        rtn_kept: false,
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::weights::Weights;
 use crate::checkpoint::{Numbers, TensorFile};
-use crate::model::{LinearInput, LlamaConfig, Smooth, mappings};
+use crate::model::{LinearInput, LlamaConfig, Mapping, Smooth, mappings};
 use crate::quant::{Codes, NestedScales, Outliers, QuantizedTensor};
 use crate::recipe::WeightRecipe;
 use crate::record::CalibratedRecord;
@@ -18,7 +18,8 @@ use crate::record::CalibratedRecord;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prepared {
     Quantized(Box<QuantizedTensor>, Found),
-    /// Not quantized, but not the checkpoint's numbers either: turned, scaled, or a norm that took AWQ's scales.
+    /// Not quantized, and mostly not the checkpoint's numbers either: turned, scaled, a norm that took AWQ's scales, or a weight
+    /// whose outliers would take as much as f16.
     Dense(Vec<usize>, Vec<f32>),
 }
 
@@ -92,19 +93,23 @@ impl LayerResult {
         }
     }
 
+    /// The weight whose rows AWQ's scales of a later input divide, if there are any, and what its rows are multiplied by.
+    pub fn divided_rows(&self, layer: usize, mapping: &Mapping) -> Option<(String, Vec<f32>)> {
+        let (Smooth::Linear(linear), Some(scales)) = (mapping.smooth, self.scales.get(&place(mapping.balance))) else {
+            return None;
+        };
+        let mut factors = vec![0.0; scales.len() / mapping.sharing.repeats];
+        scales.iter().enumerate().for_each(|(feature, scale)| factors[mapping.sharing.source(feature)] = scale.recip());
+        Some((format!("model.layers.{layer}.{linear}.weight"), factors))
+    }
+
     /// The weights as the artifact holds them.
     ///
     /// # Errors
     /// A scale is beyond f16 once its row is divided.
     pub fn finished(mut self, config: &LlamaConfig, layer: usize) -> anyhow::Result<BTreeMap<String, Prepared>> {
         for mapping in mappings(config) {
-            let (Smooth::Linear(linear), Some(scales)) = (mapping.smooth, self.scales.get(&place(mapping.balance))) else {
-                continue;
-            };
-            let name = format!("model.layers.{layer}.{linear}.weight");
-            let rows = scales.len() / mapping.sharing.repeats;
-            let mut factors = vec![0.0; rows];
-            scales.iter().enumerate().for_each(|(feature, scale)| factors[mapping.sharing.source(feature)] = scale.recip());
+            let Some((name, factors)) = self.divided_rows(layer, &mapping) else { continue };
             match self.weights.get_mut(&name) {
                 Some(Prepared::Quantized(tensor, _)) => {
                     tensor.scale_rows(&factors).with_context(|| format!("weight {name}"))?;
@@ -140,7 +145,7 @@ impl LayerResult {
     pub fn disagreement(&self, layer: usize, recipes: &BTreeMap<String, WeightRecipe>) -> Option<String> {
         let prefix = format!("model.layers.{layer}.");
         let quantized = recipes.iter().filter(|(name, recipe)| name.starts_with(&prefix) && recipe.scheme().is_some());
-        let missing = |name: &&String| !matches!(self.weights.get(*name), Some(Prepared::Quantized(..)));
+        let missing = |name: &&String| !self.weights.contains_key(*name);
         let foreign = self.weights.keys().find(|name| !name.starts_with(&prefix));
         quantized.map(|(name, _)| name).find(missing).or(foreign).cloned()
     }

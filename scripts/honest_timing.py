@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["onnxruntime==1.32.0", "numpy"]
+# ///
+"""Does `qonnx bench` tell the truth? The same graph of the same artifact, in the same loop with the same options, driven by
+stock onnxruntime, in turns with `qonnx bench`: A B A B ..., each turn a process of its own.
+
+The loop: prompts are read in one run into caches that are bound as past and as present, then each step feeds the tokens of
+the step before. `qonnx bench --save-graph` gives the graph (the artifact's own with the greedy choice inside). On the CPU
+stock onnxruntime is the Python package; on CUDA it is the library at ORT_DYLIB_PATH, called through its C interface
+(scripts/onnxruntime_c.py), because the machine's package may have no CUDA.
+
+Also timed, for information: the artifact's own graph in the naive loop (`session.run`, logits to the host, argmax there,
+caches passed back and forth).
+
+usage: honest_timing.py QONNX DIR [--ep cpu|cuda] [--batch 1,16] [--prompt 128] [--gen 32] [--turns 3] [--threads N]
+                        [--bar 0.03] [--json OUT]
+Exit code 1 if a ratio of medians is farther from 1 than the bar. On a machine that does other work too, the ratio of the
+10th percentiles, printed beside it, is disturbed less.
+"""
+import argparse, json, os, statistics, subprocess, sys, tempfile, time
+import numpy as np
+
+CAPACITY_STEP = 64  # as src/runtime/cache.rs
+
+
+class Package:
+    """The Python package, caches bound as src/runtime/decoder.rs binds them."""
+
+    def __init__(self, graph, folder, threads):
+        import onnxruntime as ort
+        options = ort.SessionOptions()
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        if threads:
+            options.intra_op_num_threads = threads
+        self.ort, self.session = ort, ort.InferenceSession(open(graph, "rb").read(), options, providers=["CPUExecutionProvider"])
+
+    def allocate(self, rows, capacity):
+        self.binding, self.caches = self.session.io_binding(), []
+        for value in self.session.get_inputs():
+            if value.name.startswith("past_key_values."):
+                dtype = np.float16 if "float16" in value.type else np.float32
+                cache = self.ort.OrtValue.ortvalue_from_numpy(np.zeros((rows, value.shape[1], capacity, value.shape[3]), dtype))
+                self.binding.bind_ortvalue_input(value.name, cache)
+                self.binding.bind_ortvalue_output(value.name.replace("past_key_values", "present"), cache)
+                self.caches.append(cache)
+        self.tokens = self.ort.OrtValue.ortvalue_from_numpy(np.zeros((rows, 1), np.int64))
+        self.binding.bind_ortvalue_output("next_tokens", self.tokens)
+
+    def run(self, ids, seqlens_k, total, positions):
+        binding = self.binding
+        binding.bind_cpu_input("input_ids", ids)
+        binding.bind_cpu_input("seqlens_k", seqlens_k)
+        binding.bind_cpu_input("total_sequence_length", total)
+        binding.bind_cpu_input("positions", positions)
+        self.session.run_with_iobinding(binding)
+        return self.tokens.numpy()
+
+
+class Naive:
+    """The artifact's own graph, as most programs drive it."""
+
+    def __init__(self, folder, threads):
+        import onnxruntime as ort
+        options = ort.SessionOptions()
+        if threads:
+            options.intra_op_num_threads = threads
+        self.session = ort.InferenceSession(os.path.join(folder, "model.onnx"), options, providers=["CPUExecutionProvider"])
+        self.inputs = {value.name: value for value in self.session.get_inputs()}
+        self.outputs = [value.name for value in self.session.get_outputs()]
+
+    def allocate(self, rows, capacity):
+        self.caches = {}
+
+    def run(self, ids, seqlens_k, total, positions):
+        rows, length = ids.shape
+        if length > 1:
+            empty = lambda value: np.zeros((rows, value.shape[1], 0, value.shape[3]), np.float16 if "float16" in value.type else np.float32)
+            self.caches = {name: empty(value) for name, value in self.inputs.items() if name.startswith("past_key_values.")}
+        total = int(total)
+        feed = {"input_ids": ids, "attention_mask": np.ones((rows, total), np.int64),
+                "position_ids": np.tile(np.arange(total - length, total, dtype=np.int64), (rows, 1)), **self.caches}
+        out = dict(zip(self.outputs, self.session.run(None, {name: feed[name] for name in self.inputs})))
+        self.caches = {name: out[name.replace("past_key_values", "present")] for name in self.caches}
+        return out["logits"][:, -1:].argmax(-1)
+
+
+def sample(model, batch, prompt, new_tokens, repeats, vocabulary=256):
+    """Milliseconds of each prefill and of each step; the loop of src/bench/point.rs."""
+    model.allocate(batch, -(-(prompt + new_tokens - 1) // CAPACITY_STEP) * CAPACITY_STEP)
+    ids = np.random.default_rng(0).integers(3, vocabulary, (batch, prompt))
+    prefill, decode = [], []
+
+    def timed(times, ids, past):
+        length = ids.shape[1]
+        started = time.perf_counter()
+        # Inputs are made inside the timed region, as qonnx makes them.
+        tokens = model.run(np.ascontiguousarray(ids, np.int64), np.full(batch, past + length - 1, np.int32),
+                           np.array(past + length, np.int32), np.full((batch, 1, 1), length - 1, np.int64))
+        times.append((time.perf_counter() - started) * 1e3)
+        return tokens
+
+    for repeat in range(2 + repeats):
+        if repeat == 2:  # the first two warm up
+            prefill.clear(), decode.clear()
+        tokens = timed(prefill, ids, 0)
+        for past in range(prompt, prompt + new_tokens - 1):
+            tokens = timed(decode, tokens, past)
+    return {"prefill": prefill, "decode": decode}
+
+
+def child(args):
+    if args.child == "naive":
+        model = Naive(args.dir, args.threads)
+    elif args.ep == "cuda":
+        from onnxruntime_c import Library
+        model = Library(os.environ["ORT_DYLIB_PATH"], args.graph, args.dir)
+    else:
+        model = Package(args.graph, args.dir, args.threads)
+    points = [(batch, prompt) for batch in args.batch for prompt in args.prompt]
+    print(json.dumps([[batch, prompt, sample(model, batch, prompt, args.gen, args.repeats)] for batch, prompt in points]))
+
+
+def stock(args, graph, kind):
+    command = [sys.executable, __file__, args.qonnx, args.dir, "--child", kind, "--graph", graph, "--ep", args.ep,
+               "--gen", str(args.gen), "--repeats", str(args.repeats), "--batch", ",".join(map(str, args.batch)),
+               "--prompt", ",".join(map(str, args.prompt))] + (["--threads", str(args.threads)] if args.threads else [])
+    out = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    return {(batch, prompt): times for batch, prompt, times in json.loads(out)}
+
+
+def ours(args, graph):
+    # A confidence that is never reached: as many repeats and steps as the other side.
+    command = [args.qonnx, "bench", args.dir, "--ep", args.ep, "--json", "--save-graph", graph, "--gen", str(args.gen),
+               "--batch", ",".join(map(str, args.batch)), "--prompt", ",".join(map(str, args.prompt)), "--warmup", "2",
+               "--min-repeats", str(args.repeats), "--max-repeats", str(args.repeats), "--confidence", "0.000001"]
+    command += ["--threads", str(args.threads)] if args.threads else []
+    report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    points = {}
+    for point in report["points"]:
+        if point["outcome"]["outcome"] != "measured":
+            sys.exit(f"batch {point['batch']}, prompt {point['prompt_tokens']}: {point['outcome']['message']}")
+        times = {"prefill": point["outcome"]["prefill_ms"]["values"], "decode": point["outcome"]["decode_ms_per_token"]["values"]}
+        points[point["batch"], point["prompt_tokens"]] = times
+    return points
+
+
+def main():
+    numbers = lambda text: [int(number) for number in text.split(",")]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("qonnx"); parser.add_argument("dir"); parser.add_argument("--ep", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch", type=numbers, default=[1, 16]); parser.add_argument("--prompt", type=numbers, default=[128])
+    parser.add_argument("--gen", type=int, default=32); parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=10); parser.add_argument("--threads", type=int)
+    parser.add_argument("--bar", type=float, default=0.03); parser.add_argument("--json")
+    parser.add_argument("--child", choices=("stock", "naive"), help=argparse.SUPPRESS); parser.add_argument("--graph", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        return child(args)
+    if args.ep == "cpu":
+        # Both sides run the package's own library.
+        import glob, onnxruntime
+        found = glob.glob(os.path.join(os.path.dirname(onnxruntime.__file__), "capi", "libonnxruntime.so.*"))
+        os.environ["ORT_DYLIB_PATH"] = found[0] if found else os.environ["ORT_DYLIB_PATH"]
+    kinds = ["qonnx", "stock"] + (["naive"] if args.ep == "cpu" else [])
+    turns = {kind: [] for kind in kinds}
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = os.path.join(scratch, "decode.onnx")
+        for turn in range(args.turns):
+            turns["qonnx"].append(ours(args, graph))
+            turns["stock"].append(stock(args, graph, "stock"))
+            if "naive" in kinds and turn == 0:
+                turns["naive"].append(stock(args, graph, "naive"))
+            print(f"turn {turn + 1} of {args.turns} done", file=sys.stderr)
+    rows, passed = [], True
+    for batch, prompt in turns["qonnx"][0]:
+        for what in ("prefill", "decode"):
+            median = {kind: statistics.median(ms for points in turns[kind] for ms in points[batch, prompt][what]) for kind in kinds}
+            ratio = median["qonnx"] / median["stock"]
+            within = abs(ratio - 1) <= args.bar
+            passed &= within
+            fast = {kind: np.percentile([ms for points in turns[kind] for ms in points[batch, prompt][what]], 10) for kind in kinds}
+            each = [statistics.median(a[batch, prompt][what]) / statistics.median(b[batch, prompt][what])
+                    for a, b in zip(turns["qonnx"], turns["stock"])]
+            rows.append({"batch": batch, "prompt": prompt, "what": what, "ratio": ratio, "ratio_of_10th_percentiles": fast["qonnx"] / fast["stock"], "ratio_of_each_turn": each, "within": within} | {f"{kind}_ms": ms for kind, ms in median.items()})
+    print(f"{args.dir} on {args.ep}, {args.turns} turns each, medians in ms; bar ±{args.bar:.0%}\n")
+    print(f"{'batch':>5} {'prompt':>6}  {'':7} {'qonnx':>9} {'stock':>9} {'ratio':>7} {'at p10':>7}  {'naive':>9}  ratio of each turn")
+    for row in rows:
+        naive = f"{row['naive_ms']:9.3f}" if "naive_ms" in row else "        –"
+        each = " ".join(f"{ratio:.3f}" for ratio in row["ratio_of_each_turn"])
+        print(f"{row['batch']:>5} {row['prompt']:>6}  {row['what']:7} {row['qonnx_ms']:9.3f} {row['stock_ms']:9.3f} {row['ratio']:7.3f} {row['ratio_of_10th_percentiles']:7.3f}  {naive}  {each}"
+              f"{'' if row['within'] else '   beyond the bar'}")
+    if args.json:
+        json.dump({"artifact": args.dir, "ep": args.ep, "bar": args.bar, "turns": args.turns, "passed": passed, "rows": rows}, open(args.json, "w"), indent=1)
+    sys.exit(0 if passed else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+//! `qonnx report`: reads a folder of records, writes figures and reports into another.
+
+use std::fmt;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::UsageError;
+use crate::record::{RUN_SUFFIX, RunRecord};
+use crate::report::{RecordFile, Rendered, Study};
+
+/// What was written, and what it says.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    pub results: PathBuf,
+    pub output: PathBuf,
+    pub experiments: usize,
+    pub failed: usize,
+    /// Relative to `output`.
+    pub files: Vec<String>,
+    /// Title and text of each recommendation, with the records that hold its numbers.
+    pub findings: Vec<FindingSummary>,
+}
+
+/// One recommendation.
+#[derive(Debug, Serialize)]
+pub struct FindingSummary {
+    pub title: String,
+    pub text: String,
+    pub records: Vec<String>,
+}
+
+/// Writes the report of the records in `results` into `out`, which is made where it is missing.
+///
+/// Everything is drawn before the first file is written, and each file appears whole or not at all.
+pub fn run(results: &Path, out: &Path) -> anyhow::Result<Summary> {
+    let folder = results.display().to_string();
+    let study = Study::new(&folder, records(results, out)?)?;
+    let rendered = Rendered::new(&study)?;
+    for (name, bytes) in &rendered.files {
+        write(out, name, bytes)?;
+    }
+    let record = |&at: &usize| study.rows[at].file.clone();
+    let findings = rendered.findings.iter().map(|finding| FindingSummary {
+        title: finding.title.clone(),
+        text: finding.text.clone(),
+        records: finding.rows.iter().map(record).collect(),
+    });
+    Ok(Summary {
+        results: results.to_owned(),
+        output: out.to_owned(),
+        experiments: study.rows.len(),
+        failed: study.failed().count(),
+        files: rendered.files.iter().map(|(name, _)| name.clone()).collect(),
+        findings: findings.collect(),
+    })
+}
+
+/// All records of the folder, by file name; each goes by its path from `out`, so that links work.
+fn records(results: &Path, out: &Path) -> anyhow::Result<Vec<RecordFile>> {
+    let unlisted = |reason| UsageError::ResultsUnlisted { folder: results.display().to_string(), reason };
+    let entries = std::fs::read_dir(results).map_err(unlisted)?;
+    let mut paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>().map_err(unlisted)?;
+    paths.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(RUN_SUFFIX)));
+    paths.sort();
+    let base = way(results, out);
+    let read = |path: PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(RecordFile { file: format!("{base}{name}"), record: RunRecord::load(&path)? })
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// How one gets from the report to the records: empty, or a path that ends in a slash.
+fn way(results: &Path, out: &Path) -> String {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let way = pathdiff::diff_paths(absolute(results), absolute(out)).unwrap_or_else(|| absolute(results));
+    let parts: Vec<String> = way.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
+    parts.into_iter().filter(|part| part != ".").map(|part| part.trim_end_matches('/').to_owned() + "/").collect()
+}
+
+fn write(out: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    let path = out.join(name);
+    let attempt = || {
+        let folder = path.parent().unwrap_or(out);
+        std::fs::create_dir_all(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        readable(file.path())?;
+        file.persist(&path).map_err(|error| error.error)?;
+        std::io::Result::Ok(())
+    };
+    attempt()
+        .with_context(|| format!("report {}: cannot be written; free the disk or give another folder with -o", path.display()))
+}
+
+/// A temporary file is its owner's only; a report is for everyone who may see the folder.
+#[cfg(unix)]
+fn readable(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn readable(_: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let failed = if self.failed == 0 { String::new() } else { format!(", {} failed", self.failed) };
+        writeln!(f, "{}: {} experiments{failed}\n", self.results.display(), self.experiments)?;
+        for finding in &self.findings {
+            writeln!(f, "{}\n  {}\n  {}", finding.title, finding.text, finding.records.join(", "))?;
+        }
+        write!(f, "\n{}: {}", self.output.display(), self.files.join(", "))
+    }
+}

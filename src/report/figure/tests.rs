@@ -1,0 +1,89 @@
+//! What every figure must hold to, on the fixture's records and on more of them.
+
+use super::*;
+use crate::report::made_up;
+use crate::report::plot;
+use crate::report::scene::Rect;
+
+fn all_figures(study: &Study) -> Vec<Figure> {
+    let shown: Vec<usize> = (0..study.rows.len()).collect();
+    figures(study, &shown)
+}
+
+fn studies() -> Vec<(&'static str, Study)> {
+    vec![
+        ("fixture", made_up::whole()),
+        ("3", made_up::of_size(3)),
+        ("40", made_up::of_size(40)),
+        ("CUDA", made_up::on_cuda()),
+        ("hostile", made_up::hostile()),
+        ("baseline alone", made_up::study(vec![made_up::baseline()])),
+    ]
+}
+
+#[test]
+fn no_text_covers_another_or_leaves_the_figure() {
+    for (study_name, study) in studies() {
+        for figure in all_figures(&study) {
+            let boxes = figure.scene.text_boxes();
+            let whole = Rect { left: 0.0, top: 0.0, right: figure.scene.width, bottom: figure.scene.height };
+            for (at, (area, text)) in boxes.iter().enumerate() {
+                assert!(area.inside(&whole), "{study_name}, {}: {text:?} at {area:?} leaves {whole:?}", figure.name);
+                if let Some((_, other)) = boxes[..at].iter().find(|(other, _)| area.overlaps(other)) {
+                    panic!("{study_name}, {}: {text:?} covers {other:?}", figure.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_experiment_is_named_in_every_figure_and_its_svg_is_xml() {
+    for (study_name, study) in studies() {
+        for figure in all_figures(&study) {
+            let svg = plot::svg(&figure.scene).unwrap();
+            let document = roxmltree::Document::parse(&svg).unwrap_or_else(|error| panic!("{}: {error}", figure.name));
+            let texts: Vec<&str> = document.descendants().filter_map(|node| node.text()).map(str::trim).collect();
+            for row in &study.rows {
+                // A score is what the one figure shows; a row without one is in its caption's count.
+                if figure.name == "accuracy_vs_compression" && row.f1().is_none() {
+                    continue;
+                }
+                let start: String = row.name().chars().take(12).filter(|c| !c.is_control()).collect();
+                assert!(texts.iter().any(|text| text.starts_with(&start)), "{study_name}, {}: {start} of {texts:?}", figure.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_drawn_point_is_a_spot_of_its_record() {
+    let study = made_up::whole();
+    for figure in all_figures(&study) {
+        for row in 0..study.rows.len() {
+            let drawn = match figure.name {
+                "accuracy_vs_compression" => study.rows[row].f1().is_some(),
+                "throughput_vs_batch" => study.rows[row].bench().is_some(),
+                _ => true,
+            };
+            assert_eq!(figure.scene.spots.iter().any(|spot| spot.row == row), drawn, "{}, row {row}", figure.name);
+        }
+    }
+}
+
+#[test]
+fn a_collapsed_score_does_not_flatten_the_scale() {
+    let study = made_up::whole();
+    let scene = accuracy(&study, &(0..study.rows.len()).collect::<Vec<_>>()).scene;
+    let texts: Vec<&str> = scene.text_boxes().into_iter().map(|(_, text)| text).collect();
+    assert!(texts.contains(&"int2_rtn_g32 (0.028)"), "{texts:?}");
+    assert!(texts.contains(&"0.36") && !texts.contains(&"0.10"), "{texts:?}");
+}
+
+#[test]
+fn what_ran_out_of_memory_says_so() {
+    let study = made_up::whole();
+    let shown: Vec<usize> = (0..study.rows.len()).collect();
+    let scene = throughput::figure(&study, &shown).scene;
+    assert!(scene.text_boxes().iter().any(|(_, text)| *text == "bnb_8bit (out of memory at 16)"));
+}

@@ -1,0 +1,264 @@
+//! The recommendation and its limits in sentences, each with the records that it rests on.
+
+use super::numbers::{self, NONE};
+use super::recommend::{Fastest, Recommendation, Smallest};
+use super::study::{Row, Study};
+
+/// A smallest detectable difference above this gets a warning of its own.
+const COARSE: f64 = 0.02;
+
+/// A sentence or two, and the rows whose records hold its numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finding {
+    pub title: String,
+    pub text: String,
+    pub rows: Vec<usize>,
+}
+
+/// What to take, with evidence.
+pub fn findings(study: &Study, recommendation: &Recommendation) -> Vec<Finding> {
+    let mut found = vec![smallest(study, recommendation.smallest.clone())];
+    found.extend(recommendation.fastest.iter().map(|fastest| fastest_finding(study, fastest)));
+    found.push(pareto(study, &recommendation.pareto));
+    found
+}
+
+fn finding(title: &str, text: String, rows: Vec<usize>) -> Finding {
+    Finding { title: title.to_owned(), text, rows }
+}
+
+fn smallest(study: &Study, smallest: Smallest) -> Finding {
+    const TITLE: &str = "Smallest artifact not distinguishable from the baseline";
+    match smallest {
+        Smallest::Found { row } => finding(TITLE, smallest_text(study, row), vec![row, 0]),
+        Smallest::AllWorse { nearest } => {
+            let row = &study.rows[nearest];
+            let loss = row
+                .paired()
+                .map(|paired| format!("{} {}", numbers::difference(paired.f1_difference), numbers::interval(paired.f1_ci95)));
+            let text = format!(
+                "None. Every quantized artifact scores below the baseline by more than chance explains; {} loses least, ΔF1 {}.",
+                row.name(),
+                loss.unwrap_or_else(|| NONE.to_owned())
+            );
+            finding(TITLE, text, vec![nearest, 0])
+        }
+        Smallest::NoComparison => {
+            let text = match &study.baseline().record.failure {
+                Some(failure) => {
+                    format!("None can be named: the baseline failed ({}), so nothing was compared with it.", failure.stage)
+                }
+                None => "None can be named: no record holds a comparison with the baseline on the same questions.".to_owned(),
+            };
+            finding(TITLE, text, vec![0])
+        }
+    }
+}
+
+fn smallest_text(study: &Study, at: usize) -> String {
+    let (row, baseline) = (&study.rows[at], study.baseline());
+    let bytes = row.model_bytes().unwrap_or_default();
+    let share = match baseline.model_bytes() {
+        Some(whole) if whole > 0 => {
+            format!(", {:.0} % of the baseline's {}", 100.0 * bytes as f64 / whole as f64, numbers::bytes(whole))
+        }
+        _ => String::new(),
+    };
+    let score = match (row.paired(), row.f1(), baseline.f1()) {
+        (Some(paired), Some(f1), Some(base)) => format!(
+            " F1 {} against {}: ΔF1 {}, paired 95 % interval {}.",
+            numbers::score(f1),
+            numbers::score(base),
+            numbers::difference(paired.f1_difference),
+            numbers::interval(paired.f1_ci95)
+        ),
+        _ => String::new(),
+    };
+    let bits = row.bits().map(|bits| format!(", {} bits per weight", numbers::bits(bits))).unwrap_or_default();
+    format!("{}: {}{share}{bits}.{score} {}", row.name(), numbers::bytes(bytes), resolution(row))
+}
+
+/// What "not distinguishable" can hide.
+fn resolution(row: &Row) -> String {
+    let questions = row.evaluation().map_or(0, |evaluation| evaluation.questions);
+    match row.paired().map(|paired| paired.smallest_detectable) {
+        Some(smallest) if smallest > 0.0 => {
+            let coarse =
+                if smallest > COARSE { "; a smaller loss can well hide, so ask more questions before relying on it" } else { "" };
+            format!(
+                "Not distinguishable is not equal: {} questions would show a true difference of {} with 80 % chance{coarse}.",
+                numbers::count(questions as u64),
+                numbers::score(smallest)
+            )
+        }
+        _ => format!(
+            "No one of {} questions scored differently, so how small a difference they could show is not known.",
+            numbers::count(questions as u64)
+        ),
+    }
+}
+
+fn fastest_finding(study: &Study, fastest: &Fastest) -> Finding {
+    let (row, device) = (&study.rows[fastest.row], &study.devices[fastest.device]);
+    let against = match fastest.ratio {
+        _ if row.is_baseline() => ", which is the baseline itself: no quantized artifact decodes faster here".to_owned(),
+        Some(ratio) => format!(", {} the baseline's speed", numbers::ratio(ratio)),
+        None => ", with no measurement of the baseline at this point to compare with".to_owned(),
+    };
+    let accuracy = match (row.reaches_baseline(), fastest.safe) {
+        (Some(false), Some(safe)) => {
+            let (name, speed) =
+                (study.rows[safe].name(), study.rows[safe].point(fastest.batch, device.prompt).tokens_per_second());
+            format!(
+                " It scores below the baseline by more than chance explains; the fastest that does not is {name} with {} tokens/s.",
+                speed.map_or(NONE.to_owned(), numbers::three_digits)
+            )
+        }
+        (Some(true), _) => " Its F1 is not distinguishable from the baseline's.".to_owned(),
+        _ => String::new(),
+    };
+    let title = format!("Fastest decoding at batch {}", fastest.batch);
+    let text = format!(
+        "{}: {} tokens/s after prompts of {} tokens on {}{against}.{accuracy}",
+        row.name(),
+        numbers::three_digits(fastest.tokens_per_second),
+        numbers::count(device.prompt as u64),
+        device.name
+    );
+    let mut rows = vec![fastest.row];
+    rows.extend(fastest.safe.filter(|_| row.reaches_baseline() == Some(false)));
+    if fastest.ratio.is_some() && fastest.row != 0 {
+        rows.push(0);
+    }
+    Finding { title, text, rows }
+}
+
+fn pareto(study: &Study, front: &[usize]) -> Finding {
+    const TITLE: &str = "Pareto front: no experiment has fewer bits and a higher F1";
+    let point = |&at: &usize| {
+        let row = &study.rows[at];
+        Some(format!("{} ({} bits, F1 {})", row.name(), numbers::bits(row.bits()?), numbers::score(row.f1()?)))
+    };
+    let points: Vec<String> = front.iter().filter_map(point).collect();
+    let text = match points.len() {
+        0 => "Empty: no record holds both a size and a score.".to_owned(),
+        _ => format!("{}.", points.join(", ")),
+    };
+    finding(TITLE, text, front.to_vec())
+}
+
+/// What the study cannot say.
+pub fn limits(study: &Study) -> Vec<String> {
+    let mut limits = Vec::new();
+    let evaluated = study.rows.iter().filter_map(Row::paired).collect::<Vec<_>>();
+    let questions = study.baseline().evaluation().map_or(0, |evaluation| evaluation.questions);
+    let reaching: Vec<_> = evaluated.iter().filter(|paired| paired.f1_ci95[1] >= 0.0).collect();
+    let coarsest = reaching.iter().map(|paired| paired.smallest_detectable).fold(0.0, f64::max);
+    if coarsest > COARSE {
+        limits.push(format!(
+            "The question set is small: with {} questions some of the artifacts called not distinguishable could differ truly by up to {} and \
+             be missed one time in five.",
+            numbers::count(questions as u64),
+            numbers::score(coarsest)
+        ));
+    }
+    if evaluated.len() > 1 {
+        limits.push(format!(
+            "{} artifacts are compared with the baseline, each at 95 %: about one in twenty equal ones would seem different by chance.",
+            evaluated.len()
+        ));
+    }
+    let failed = study.failed().count();
+    if failed > 0 {
+        let ended = if failed == 1 {
+            "ended early: it is shown as failed, with what it"
+        } else {
+            "ended early: they are shown as failed, with what they"
+        };
+        limits.push(format!("{failed} of {} experiments {ended} measured before.", study.rows.len()));
+    }
+    limits.push(
+        "One task, one model: answers to questions about a passage (CoQA). Perplexity and KL divergence, where they were measured, stand beside F1; \
+         other tasks can lose more or less."
+            .to_owned(),
+    );
+    if !study.devices.is_empty() {
+        let names: Vec<&str> = study.devices.iter().map(|device| device.name.as_str()).collect();
+        limits.push(format!("Times are of {}: another device can order the methods differently.", names.join(" and ")));
+    }
+    let warnings = study
+        .rows
+        .iter()
+        .filter(|row| !row.record.warnings.is_empty() || row.bench().is_some_and(|bench| !bench.warnings.is_empty()))
+        .count();
+    if warnings > 0 {
+        limits.push(format!("{warnings} records hold warnings (outliers, throttling, few samples); REPORT.md lists them."));
+    }
+    limits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::made_up::{self, baseline, experiment, study};
+    use crate::report::recommend::recommend;
+
+    fn texts(study: &Study) -> Vec<String> {
+        findings(study, &recommend(study)).into_iter().map(|finding| finding.text).collect()
+    }
+
+    #[test]
+    fn the_fixture_in_sentences() {
+        let study = made_up::whole();
+        let found = findings(&study, &recommend(&study));
+        assert_eq!(
+            found[0].text,
+            "awq_gptq_4bit_g128: 48.6 MB, 54 % of the baseline's 90.1 MB, 4.13 bits per weight. F1 0.406 against 0.412: ΔF1 −0.006, \
+             paired 95 % interval [−0.018, +0.006]. Not distinguishable is not equal: 500 questions would show a true difference of \
+             0.017 with 80 % chance."
+        );
+        assert_eq!(found[0].rows, [8, 0]);
+        assert!(
+            found[1].text.ends_with("the fastest that does not is awq_gptq_4bit_g128 with 220 tokens/s."),
+            "{}",
+            found[1].text
+        );
+        assert_eq!(found[2].title, "Fastest decoding at batch 4");
+        assert!(found[3].text.starts_with("gptq_2bit_g32 (2.50 bits, F1 0.241), gptq_3bit_g128"), "{}", found[3].text);
+    }
+
+    #[test]
+    fn a_coarse_comparison_is_not_relied_on() {
+        let mut coarse = experiment("a", 4.0, -0.01, 0.05, 200.0);
+        coarse.record.evaluation.as_mut().unwrap().paired.as_mut().unwrap().smallest_detectable = 0.07;
+        let study = study(vec![baseline(), coarse]);
+        assert!(
+            texts(&study)[0].contains("true difference of 0.070 with 80 % chance; a smaller loss can well hide"),
+            "{:?}",
+            texts(&study)
+        );
+        assert!(limits(&study)[0].starts_with("The question set is small: with 500 questions"), "{:?}", limits(&study));
+    }
+
+    #[test]
+    fn no_difference_at_all_says_that_the_resolution_is_not_known() {
+        let mut same = experiment("a", 4.0, 0.0, 0.0, 200.0);
+        same.record.evaluation.as_mut().unwrap().paired.as_mut().unwrap().smallest_detectable = 0.0;
+        let text = &texts(&study(vec![baseline(), same]))[0];
+        assert!(text.ends_with("so how small a difference they could show is not known."), "{text}");
+    }
+
+    #[test]
+    fn a_baseline_that_is_fastest_and_one_that_failed_are_said() {
+        let slow = study(vec![baseline(), experiment("a", 4.0, -0.2, 0.01, 5.0)]);
+        assert!(texts(&slow)[0].starts_with("None. Every quantized artifact scores below the baseline"), "{:?}", texts(&slow));
+        assert!(texts(&slow)[1].contains("no quantized artifact decodes faster here"), "{:?}", texts(&slow));
+        let mut failed = baseline();
+        failed.record.evaluation = None;
+        failed.record.failure = Some(crate::record::FailureRecord { stage: "evaluate".into(), message: "killed".into() });
+        let mut other = experiment("a", 4.0, 0.0, 0.01, 5.0);
+        other.record.evaluation.as_mut().unwrap().paired = None;
+        let texts = texts(&study(vec![failed, other]));
+        assert_eq!(texts[0], "None can be named: the baseline failed (evaluate), so nothing was compared with it.");
+    }
+}

@@ -1,0 +1,442 @@
+//! Records that belong together: checked against one another, in the order of tables, with the questions that figures ask.
+
+use std::collections::HashMap;
+
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use super::ReportError;
+use crate::record::{BenchRecord, EvaluationRecord, Measured, Outcome, PairedRecord, RunRecord, Samples};
+
+/// What a relative link may not hold as it is.
+const IN_LINKS: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'(').add(b')').add(b'<').add(b'>').add(b'"').add(b'#').add(b'?').add(b'%').add(b'`');
+
+/// A record and the file it was read from.
+#[derive(Debug, Clone)]
+pub struct RecordFile {
+    /// As messages and links name it.
+    pub file: String,
+    pub record: RunRecord,
+}
+
+/// One experiment of a study.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// From 1 on, in the order of tables: what short references name.
+    pub number: usize,
+    pub file: String,
+    pub record: RunRecord,
+}
+
+/// Experiments on one model under one protocol against one baseline.
+#[derive(Debug, Clone)]
+pub struct Study {
+    /// The baseline first, then by bits per weight of the linears from high to low; what has no artifact comes last.
+    pub rows: Vec<Row>,
+    /// What benchmarks ran on, with the rows of each.
+    pub devices: Vec<Device>,
+}
+
+/// A device, and the points of the grid at which its rows are compared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Device {
+    /// `CPU (2 threads)`, or the GPU's name.
+    pub name: String,
+    pub ep: String,
+    /// Places of rows in the study.
+    pub rows: Vec<usize>,
+    /// The longest prompt that every row tried at its smallest batch; the longest that most did where there is none.
+    pub prompt: usize,
+    /// Batch sizes that any row tried at this prompt length, rising.
+    pub batches: Vec<usize>,
+    /// The largest batch size that every row measured at this prompt length, of those that measured any.
+    pub common_batch: Option<usize>,
+}
+
+/// A measured point of the grid.
+#[derive(Debug, Clone, Copy)]
+pub enum Point<'a> {
+    Measured(&'a Measured),
+    OutOfMemory,
+    Failed,
+    /// Not asked for, or the benchmark did not run.
+    Absent,
+}
+
+impl Row {
+    pub fn name(&self) -> &str {
+        &self.record.experiment_name
+    }
+
+    /// The record's file without the way to it.
+    pub fn file_name(&self) -> &str {
+        self.file.rsplit('/').next().unwrap_or(&self.file)
+    }
+
+    /// The record's file as links write it.
+    pub fn href(&self) -> String {
+        utf8_percent_encode(&self.file, IN_LINKS).to_string()
+    }
+
+    pub fn is_baseline(&self) -> bool {
+        self.record.baseline.is_none()
+    }
+
+    pub fn evaluation(&self) -> Option<&EvaluationRecord> {
+        self.record.evaluation.as_ref()
+    }
+
+    pub fn f1(&self) -> Option<f64> {
+        self.evaluation().map(|evaluation| evaluation.coqa_f1)
+    }
+
+    pub fn paired(&self) -> Option<&PairedRecord> {
+        self.evaluation().and_then(|evaluation| evaluation.paired.as_ref())
+    }
+
+    /// Bits per weight of the decoder's linears on disk, scales counted.
+    pub fn bits(&self) -> Option<f64> {
+        self.record.sizes.map(|sizes| sizes.bits_per_weight_linears)
+    }
+
+    /// `model.onnx` and its data on disk.
+    pub fn model_bytes(&self) -> Option<u64> {
+        self.record.sizes.map(|sizes| sizes.model_bytes)
+    }
+
+    pub fn bench(&self) -> Option<&BenchRecord> {
+        self.record.benchmarks.as_ref()
+    }
+
+    /// Not distinguishable from the baseline: the paired 95 % interval reaches 0. None without a comparison.
+    pub fn reaches_baseline(&self) -> Option<bool> {
+        self.paired().map(|paired| paired.f1_ci95[1] >= 0.0)
+    }
+
+    /// What the benchmark found at a point of its grid.
+    pub fn point(&self, batch: usize, prompt: usize) -> Point<'_> {
+        let points = self.bench().map(|bench| bench.points.as_slice()).unwrap_or_default();
+        match points.iter().find(|point| point.batch == batch && point.prompt_tokens == prompt).map(|point| &point.outcome) {
+            Some(Outcome::Measured(measured)) => Point::Measured(measured),
+            Some(Outcome::OutOfMemory { .. }) => Point::OutOfMemory,
+            Some(Outcome::Failed { .. }) => Point::Failed,
+            None => Point::Absent,
+        }
+    }
+
+    fn device(&self) -> Option<(String, String)> {
+        let (bench, environment) = (self.bench()?, &self.record.environment);
+        let name = match (&environment.gpu, bench.ep.as_str()) {
+            (Some(gpu), "cuda") => gpu.clone(),
+            _ => format!("{} ({} threads)", environment.cpu, bench.threads),
+        };
+        Some((name, bench.ep.clone()))
+    }
+}
+
+impl<'a> Point<'a> {
+    pub fn measured(self) -> Option<&'a Measured> {
+        match self {
+            Point::Measured(measured) => Some(measured),
+            _ => None,
+        }
+    }
+
+    /// What stands in a table instead of a number.
+    pub fn absence(self) -> &'static str {
+        match self {
+            Point::Measured(_) | Point::Absent => super::numbers::NONE,
+            Point::OutOfMemory => "out of memory",
+            Point::Failed => "failed",
+        }
+    }
+
+    pub fn prefill(self) -> Option<&'a Samples> {
+        self.measured().map(|measured| &measured.prefill_ms)
+    }
+
+    pub fn decode(self) -> Option<&'a Samples> {
+        self.measured().map(|measured| &measured.decode_ms_per_token)
+    }
+
+    pub fn tokens_per_second(self) -> Option<f64> {
+        self.measured().map(|measured| measured.decode_tokens_per_second)
+    }
+}
+
+impl Study {
+    /// Puts records in order, or says which of them does not belong.
+    ///
+    /// # Errors
+    /// Every variant of [`ReportError`] that names a record; `folder` is what [`ReportError::Empty`] names.
+    pub fn new(folder: &str, records: Vec<RecordFile>) -> Result<Self, ReportError> {
+        if records.is_empty() {
+            return Err(ReportError::Empty { folder: folder.to_owned() });
+        }
+        refuse_doubles(&records)?;
+        let baseline = the_baseline(&records)?;
+        for record in &records {
+            refuse_foreign(record, baseline)?;
+        }
+        let mut records = records;
+        records.sort_by(|a, b| rank(&a.record).partial_cmp(&rank(&b.record)).expect("ranks hold no NaN"));
+        let rows: Vec<Row> =
+            (1..).zip(records).map(|(number, RecordFile { file, record })| Row { number, file, record }).collect();
+        let devices = devices(&rows);
+        Ok(Study { rows, devices })
+    }
+
+    pub fn baseline(&self) -> &Row {
+        &self.rows[0]
+    }
+
+    /// The device that a row was measured on.
+    pub fn device_of(&self, row: usize) -> Option<&Device> {
+        self.devices.iter().find(|device| device.rows.contains(&row))
+    }
+
+    /// Rows that ended early.
+    pub fn failed(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| row.record.failure.is_some())
+    }
+
+    /// Tokens a second while decoding, over the baseline's on the same device at the same point.
+    pub fn speed_ratio(&self, row: usize, batch: usize) -> Option<f64> {
+        let device = self.device_of(row).filter(|device| device.rows.contains(&0))?;
+        let speed = |row: &Row| row.point(batch, device.prompt).tokens_per_second();
+        Some(speed(&self.rows[row])? / speed(self.baseline())?)
+    }
+
+    /// Experiments that no other beats in both bits per weight and F1, from few bits to many.
+    pub fn pareto(&self) -> Vec<usize> {
+        let scored = |row: &Row| Some((row.bits()?, row.f1()?));
+        let points: Vec<(usize, (f64, f64))> =
+            self.rows.iter().enumerate().filter_map(|(at, row)| scored(row).map(|point| (at, point))).collect();
+        let beaten = |&(bits, f1): &(f64, f64)| {
+            points
+                .iter()
+                .any(|&(_, (other_bits, other_f1))| other_bits <= bits && other_f1 >= f1 && (other_bits < bits || other_f1 > f1))
+        };
+        let mut front: Vec<(usize, (f64, f64))> = points.iter().copied().filter(|(_, point)| !beaten(point)).collect();
+        front.sort_by(|(_, a), (_, b)| a.0.total_cmp(&b.0));
+        front.into_iter().map(|(at, _)| at).collect()
+    }
+}
+
+/// The baseline, then by bits from high to low, then by size and name.
+fn rank(record: &RunRecord) -> (bool, f64, std::cmp::Reverse<u64>, String) {
+    let bits = record.sizes.map_or(f64::INFINITY, |sizes| -sizes.bits_per_weight_linears);
+    let bytes = record.sizes.map_or(0, |sizes| sizes.model_bytes);
+    (record.baseline.is_some(), bits, std::cmp::Reverse(bytes), record.experiment_name.clone())
+}
+
+fn refuse_doubles(records: &[RecordFile]) -> Result<(), ReportError> {
+    let (mut names, mut ids) = (HashMap::new(), HashMap::new());
+    for RecordFile { file, record } in records {
+        if let Some(first) = names.insert(&record.experiment_name, file) {
+            let (name, first, second) = (record.experiment_name.clone(), first.clone(), file.clone());
+            return Err(ReportError::SameName { name, first, second });
+        }
+        if let Some(first) = ids.insert(&record.id, file) {
+            return Err(ReportError::SameId { id: record.id.clone(), first: first.clone(), second: file.clone() });
+        }
+    }
+    Ok(())
+}
+
+fn the_baseline(records: &[RecordFile]) -> Result<&RecordFile, ReportError> {
+    let mut baselines = records.iter().filter(|file| file.record.baseline.is_none());
+    match (baselines.next(), baselines.next()) {
+        (Some(baseline), None) => Ok(baseline),
+        (Some(first), Some(second)) => Err(ReportError::TwoBaselines { first: first.file.clone(), second: second.file.clone() }),
+        (None, _) => {
+            let name = records.iter().find_map(|file| file.record.baseline.clone());
+            Err(ReportError::NoBaseline {
+                count: records.len(),
+                wanted: name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default(),
+                command: name.unwrap_or_default(),
+            })
+        }
+    }
+}
+
+/// A record of another baseline, model or protocol than the baseline's own record says.
+fn refuse_foreign(RecordFile { file, record }: &RecordFile, baseline: &RecordFile) -> Result<(), ReportError> {
+    let (file, reference, base) = (file.clone(), baseline.file.clone(), &baseline.record);
+    if let Some(got) = record.baseline.clone().filter(|name| *name != base.experiment_name) {
+        return Err(ReportError::OtherBaseline { file, got, expected: base.experiment_name.clone(), reference });
+    }
+    if record.model.blake3 != base.model.blake3 {
+        let of = |record: &RunRecord| format!("{} (blake3 {})", record.model.source, short(&record.model.blake3));
+        return Err(ReportError::OtherModel { file, got: of(record), expected: of(base), reference });
+    }
+    let (Some(evaluation), Some(expected)) = (&record.evaluation, &base.evaluation) else { return Ok(()) };
+    let compared = [
+        ("protocol", evaluation.protocol.clone(), expected.protocol.clone()),
+        ("data", evaluation.data.clone(), expected.data.clone()),
+        ("number of questions", evaluation.questions.to_string(), expected.questions.to_string()),
+    ];
+    if let Some((what, got, expected)) = compared.into_iter().find(|(_, got, expected)| got != expected) {
+        return Err(ReportError::OtherProtocol { file, what, got, expected, reference });
+    }
+    match &evaluation.paired {
+        Some(paired) if paired.baseline_id != base.id => {
+            Err(ReportError::StaleBaseline { file, got: paired.baseline_id.clone(), expected: base.id.clone(), reference })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The first twelve characters of a hash.
+pub fn short(hash: &str) -> String {
+    hash.chars().take(12).collect()
+}
+
+fn devices(rows: &[Row]) -> Vec<Device> {
+    let mut devices: Vec<((String, String), Vec<usize>)> = Vec::new();
+    for (at, row) in rows.iter().enumerate() {
+        let Some(device) = row.device() else { continue };
+        match devices.iter_mut().find(|(known, _)| *known == device) {
+            Some((_, members)) => members.push(at),
+            None => devices.push((device, vec![at])),
+        }
+    }
+    devices.into_iter().map(|((name, ep), members)| device(name, ep, members, rows)).collect()
+}
+
+fn device(name: String, ep: String, members: Vec<usize>, rows: &[Row]) -> Device {
+    let points = || members.iter().flat_map(|&at| rows[at].bench().map(|bench| bench.points.as_slice()).unwrap_or_default());
+    let tried = |prompt: usize| {
+        members
+            .iter()
+            .filter(|&&at| rows[at].bench().is_some_and(|bench| bench.points.iter().any(|p| p.prompt_tokens == prompt)))
+            .count()
+    };
+    let prompt = points().map(|point| point.prompt_tokens).max_by_key(|&prompt| (tried(prompt), prompt)).unwrap_or_default();
+    let mut batches: Vec<usize> = points().filter(|point| point.prompt_tokens == prompt).map(|point| point.batch).collect();
+    batches.sort_unstable();
+    batches.dedup();
+    let ran = |batch: usize, at: usize| rows[at].point(batch, prompt).measured().is_some();
+    let running: Vec<usize> = members.iter().copied().filter(|&at| batches.iter().any(|&batch| ran(batch, at))).collect();
+    let everywhere = |batch: usize| !running.is_empty() && running.iter().all(|&at| ran(batch, at));
+    let common_batch = batches.iter().copied().filter(|&batch| everywhere(batch)).max();
+    Device { name, ep, rows: members, prompt, batches, common_batch }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::made_up;
+
+    fn refused(records: Vec<RecordFile>) -> String {
+        Study::new("results", records).unwrap_err().to_string()
+    }
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut RecordFile, &mut RecordFile), sentence: &str) {
+        let (mut baseline, mut other) = (made_up::baseline(), made_up::record("int8_rtn"));
+        change(&mut baseline, &mut other);
+        assert_eq!(refused(vec![baseline, other]), sentence);
+    }
+
+    #[test]
+    fn what_does_not_belong_together_is_refused() {
+        check(
+            |_, other| other.record.experiment_name = "fp16_baseline".into(),
+            "record int8_rtn_results.json: is of experiment fp16_baseline, and so is fp16_baseline_results.json; remove one of them",
+        );
+        check(
+            |_, other| other.record.id = "b0c1d2e3f4a5".into(),
+            "record int8_rtn_results.json: has the id b0c1d2e3f4a5, and so has fp16_baseline_results.json; remove one of them",
+        );
+        check(
+            |_, other| other.record.baseline = None,
+            "record int8_rtn_results.json: is a baseline (it names none of its own), and so is fp16_baseline_results.json; keep one \
+             baseline in a folder",
+        );
+        check(
+            |_, other| other.record.baseline = Some("f32".into()),
+            "record int8_rtn_results.json: is compared with baseline f32, expected fp16_baseline as in fp16_baseline_results.json; keep \
+             the studies of two baselines in two folders",
+        );
+        check(
+            |_, other| other.record.model.blake3 = "00ff00ff00ff00ff".into(),
+            "record int8_rtn_results.json: is of model coqa-45m (blake3 00ff00ff00ff), expected coqa-45m (blake3 4f9d2c4f9d2c) as in \
+             fp16_baseline_results.json; keep the studies of two models in two folders",
+        );
+        check(
+            |_, other| other.record.evaluation.as_mut().unwrap().protocol = "lm-eval 3.0".into(),
+            "record int8_rtn_results.json: protocol is lm-eval 3.0, expected official 1.0 as in fp16_baseline_results.json; scores of two \
+             protocols are not compared, keep them in two folders",
+        );
+        check(
+            |_, other| other.record.evaluation.as_mut().unwrap().questions = 3,
+            "record int8_rtn_results.json: number of questions is 3, expected 500 as in fp16_baseline_results.json; scores of two protocols \
+             are not compared, keep them in two folders",
+        );
+        check(
+            |_, other| other.record.evaluation.as_mut().unwrap().paired.as_mut().unwrap().baseline_id = "old".into(),
+            "record int8_rtn_results.json: its questions were compared with a baseline of id old, expected b0c1d2e3f4a5 as \
+             fp16_baseline_results.json has; run the experiment again",
+        );
+    }
+
+    #[test]
+    fn a_folder_without_records_or_without_its_baseline_is_refused() {
+        assert_eq!(
+            refused(Vec::new()),
+            "results results: no file ends in _results.json; run an experiment first (`qonnx run`, `qonnx sweep`) or give another folder"
+        );
+        assert_eq!(
+            refused(vec![made_up::record("int8_rtn")]),
+            "results: none of the 1 records is the baseline's (fp16_baseline); run it into the same folder first (`qonnx run fp16_baseline`)"
+        );
+    }
+
+    #[test]
+    fn rows_go_from_many_bits_to_few_and_failures_come_last() {
+        let study = made_up::whole();
+        let names: Vec<&str> = study.rows.iter().map(Row::name).collect();
+        assert_eq!(names[..4], ["fp16_baseline", "bnb_8bit", "int8_rtn", "gptq_4bit_g32"]);
+        assert_eq!(names[names.len() - 1], "int3_rtn_g128");
+        assert!(study.rows.iter().zip(1..).all(|(row, number)| row.number == number));
+    }
+
+    #[test]
+    fn times_are_quoted_at_the_longest_prompt_that_all_tried() {
+        let study = made_up::whole();
+        let [device] = &study.devices[..] else { panic!("{:?}", study.devices) };
+        assert_eq!((device.prompt, &device.batches[..], device.common_batch), (512, &[1, 4, 16][..], Some(4)));
+        assert_eq!(device.name, "Intel Xeon (made up) (2 threads)");
+        let mut longer = made_up::record("int8_rtn");
+        longer.record.benchmarks.as_mut().unwrap().points[0].prompt_tokens = 4096;
+        let study = made_up::study(vec![made_up::baseline(), longer]);
+        assert_eq!(study.devices[0].prompt, 512);
+    }
+
+    #[test]
+    fn speeds_on_another_device_have_no_ratio() {
+        let mut other = made_up::record("int8_rtn");
+        other.record.environment.gpu = Some("NVIDIA H200".into());
+        other.record.benchmarks.as_mut().unwrap().ep = "cuda".into();
+        let study = made_up::study(vec![made_up::baseline(), other]);
+        assert_eq!(study.devices.len(), 2);
+        assert_eq!(study.speed_ratio(1, 1), None);
+        let ratio = made_up::study(vec![made_up::baseline(), made_up::record("int8_rtn")]).speed_ratio(1, 1).unwrap();
+        assert!((ratio - 1.61).abs() < 0.03, "{ratio}");
+    }
+
+    #[test]
+    fn the_front_is_what_nothing_beats() {
+        let rows = |points: &[(&str, f64, f64)]| {
+            let mut records = vec![made_up::baseline()];
+            records
+                .extend(points.iter().map(|(name, bits, difference)| made_up::experiment(name, *bits, *difference, 0.01, 100.0)));
+            let study = made_up::study(records);
+            study.pareto().into_iter().map(|at| study.rows[at].name().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(rows(&[("a", 4.0, -0.02), ("b", 4.0, -0.01), ("c", 5.0, -0.01)]), ["b", "fp16_baseline"]);
+        assert_eq!(rows(&[("a", 4.0, 0.01), ("b", 8.0, 0.0)]), ["a"]);
+        assert_eq!(rows(&[("a", 4.0, -0.01), ("b", 4.0, -0.01)]), ["a", "b", "fp16_baseline"]);
+    }
+}

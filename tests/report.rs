@@ -1,0 +1,213 @@
+//! `qonnx report` on a folder of records: what it writes, and what it refuses.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use qonnx::record::RunRecord;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/report/records")
+}
+
+/// A copy of the fixture's records, in `results/` of a folder of its own.
+fn copied() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let results = folder.path().join("results");
+    fs::create_dir(&results).unwrap();
+    for entry in fs::read_dir(fixture()).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, results.join(path.file_name().unwrap())).unwrap();
+    }
+    (folder, results)
+}
+
+fn report(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::cargo_bin("qonnx").unwrap().arg("report").args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn records() -> HashMap<String, RunRecord> {
+    let paths = fs::read_dir(fixture()).unwrap().map(|entry| entry.unwrap().path());
+    paths.map(|path| RunRecord::load(&path).unwrap()).map(|record| (record.experiment_name.clone(), record)).collect()
+}
+
+/// Cells of the lines of the Markdown table under `heading`, by the header's names.
+fn table(markdown: &str, heading: &str) -> Vec<HashMap<String, String>> {
+    let section = markdown.split(&format!("\n## {heading}\n")).nth(1).unwrap().split("\n## ").next().unwrap();
+    let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let mut lines = section.lines().filter(|line| line.starts_with('|'));
+    let head = cells(lines.next().unwrap());
+    lines.skip(1).map(|line| head.iter().cloned().zip(cells(line)).collect()).collect()
+}
+
+#[test]
+fn everything_is_written_beside_the_records() {
+    let (_folder, results) = copied();
+    let (code, out, error) = report(&[results.to_str().unwrap(), "--json"]);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    let summary: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((summary["experiments"].as_u64(), summary["failed"].as_u64()), (Some(17), Some(1)));
+    assert_eq!(summary["findings"][0]["records"], json!(["awq_gptq_4bit_g128_results.json", "fp16_baseline_results.json"]));
+    let figures = ["accuracy_vs_compression", "memory_comparison", "latency_comparison", "throughput_vs_batch", "summary_table"];
+    let drawn = figures.iter().flat_map(|name| ["svg", "png"].map(|ending| format!("figures/{name}.{ending}")));
+    let expected: Vec<String> = drawn.chain(["REPORT.md", "report.html", "report.pdf"].map(str::to_owned)).collect();
+    assert_eq!(summary["files"], json!(expected));
+    for name in expected {
+        assert!(fs::metadata(results.join(&name)).unwrap().len() > 1000, "{name}");
+    }
+    let again = report(&[results.to_str().unwrap(), "--json"]).1;
+    assert_eq!(again, out, "a report is not read as a record");
+}
+
+#[test]
+fn the_same_records_give_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = ["a", "b"].map(|name| {
+        let out = folder.path().join(name);
+        assert_eq!(report(&[fixture().to_str().unwrap(), "-o", out.to_str().unwrap()]).0, Some(0));
+        ["report.pdf", "report.html", "REPORT.md", "figures/summary_table.png"].map(|file| fs::read(out.join(file)).unwrap())
+    });
+    assert!(written[0] == written[1]);
+}
+
+#[test]
+fn numbers_in_the_tables_are_the_records() {
+    let (_folder, results) = copied();
+    assert_eq!(report(&[results.to_str().unwrap()]).0, Some(0));
+    let markdown = fs::read_to_string(results.join("REPORT.md")).unwrap();
+    let records = records();
+    let plain = |text: &str| text.replace('−', "-").replace(['×', ','], "");
+    let name =
+        |line: &HashMap<String, String>| line["Record"].split('`').nth(1).unwrap().trim_end_matches("_results.json").to_owned();
+    let summary = table(&markdown, "Summary");
+    assert_eq!(summary.len(), records.len());
+    for line in &summary {
+        let record = &records[&name(line)];
+        let Some(evaluation) = &record.evaluation else {
+            assert!(line["Experiment"].contains("**failed: export**"), "{line:?}");
+            assert_eq!((line["F1"].as_str(), line["Size on disk"].as_str()), ("–", "–"));
+            continue;
+        };
+        assert_eq!(line["F1"], format!("{:.3}", evaluation.coqa_f1));
+        assert_eq!(line["EM"], format!("{:.3}", evaluation.coqa_em));
+        assert_eq!(line["Bits per weight"], format!("{:.2}", record.sizes.unwrap().bits_per_weight_linears));
+        if let Some(paired) = &evaluation.paired {
+            assert_eq!(plain(&line["ΔF1"]), format!("{:+.3}", paired.f1_difference));
+        }
+    }
+    let points = table(&markdown, "Every measured point");
+    assert_eq!(points.len(), 15 * 6);
+    for line in points.iter().filter(|line| line["Prefill"] != "out of memory") {
+        let bench = records[&name(line)].benchmarks.as_ref().unwrap();
+        let at = (line["Batch"].parse().unwrap(), line["Prompt"].parse().unwrap());
+        let point = bench.points.iter().find(|point| (point.batch, point.prompt_tokens) == at).unwrap();
+        let qonnx::record::Outcome::Measured(measured) = &point.outcome else { panic!("{line:?}") };
+        let shown: f64 = plain(&line["Decode, tokens/s"]).parse().unwrap();
+        assert!((shown / measured.decode_tokens_per_second - 1.0).abs() < 0.005, "{line:?}");
+        let shown: f64 = plain(line["Prefill"].split(' ').next().unwrap()).parse().unwrap();
+        assert!((shown / measured.prefill_ms.p50 - 1.0).abs() < 0.005, "{line:?}");
+    }
+    assert_eq!(points.iter().filter(|line| line["Prefill"] == "out of memory").count(), 1);
+}
+
+#[test]
+fn links_lead_to_files_from_wherever_the_report_is() {
+    let (folder, results) = copied();
+    let out = folder.path().join("elsewhere/report of today");
+    assert_eq!(report(&[results.to_str().unwrap(), "-o", out.to_str().unwrap()]).0, Some(0));
+    let markdown = fs::read_to_string(out.join("REPORT.md")).unwrap();
+    let links: Vec<&str> = markdown.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()).collect();
+    assert!(links.iter().filter(|link| link.ends_with("int8_rtn_results.json")).count() > 5);
+    for link in links {
+        assert!(out.join(link.replace("%20", " ")).is_file(), "{link}");
+    }
+    let html = fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(html.contains("<a href=\"../../results/int8_rtn_results.json\">"));
+}
+
+/// One change to the fixture's folder, and the sentence that `qonnx report` ends with; nothing may be written.
+#[track_caller]
+fn refused(change: impl FnOnce(&Path), sentence: &str) {
+    let (folder, results) = copied();
+    change(&results);
+    let out = folder.path().join("out");
+    let (code, stdout, error) = report(&[results.to_str().unwrap(), "-o", out.to_str().unwrap()]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""), "{error}");
+    let shown = error.replace(results.to_str().unwrap(), "R");
+    assert_eq!(shown, format!("error: {sentence}\n"));
+    assert!(!out.exists(), "a refusal leaves nothing");
+}
+
+fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut record: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    change(&mut record);
+    fs::write(path, record.to_string()).unwrap();
+}
+
+#[test]
+fn records_that_cannot_be_read_are_named() {
+    refused(
+        |results| edit(&results.join("int8_rtn_results.json"), |record| record["schema"] = json!(7)),
+        "record R/int8_rtn_results.json: has schema 7, expected 1; run the experiment again with this version",
+    );
+    refused(
+        |results| fs::write(results.join("int8_rtn_results.json"), "{\"schema\": 1, \"exper").unwrap(),
+        "record R/int8_rtn_results.json: damaged (EOF while parsing a string at line 1 column 20); remove it and run the experiment again",
+    );
+    refused(
+        |results| edit(&results.join("int8_rtn_results.json"), |record| record["sizes"]["model_bytes"] = json!("many")),
+        "record R/int8_rtn_results.json: damaged (invalid type: string \"many\", expected u64); remove it and run the experiment again",
+    );
+}
+
+#[test]
+fn records_that_do_not_belong_together_are_named() {
+    refused(
+        |results| {
+            fs::copy(results.join("int8_rtn_results.json"), results.join("int8_rtn_again_results.json")).unwrap();
+        },
+        "record ../results/int8_rtn_results.json: is of experiment int8_rtn, and so is ../results/int8_rtn_again_results.json; remove one of \
+         them",
+    );
+    refused(
+        |results| fs::remove_file(results.join("fp16_baseline_results.json")).unwrap(),
+        "results: none of the 16 records is the baseline's (fp16_baseline); run it into the same folder first (`qonnx run fp16_baseline`)",
+    );
+    refused(
+        |results| edit(&results.join("int8_rtn_results.json"), |record| record["evaluation"]["protocol"] = json!("lm-eval 3.0")),
+        "record ../results/int8_rtn_results.json: protocol is lm-eval 3.0, expected official 1.0 as in ../results/fp16_baseline_results.json; \
+         scores of two protocols are not compared, keep them in two folders",
+    );
+}
+
+#[test]
+fn a_folder_without_records_and_one_that_is_not_there_are_refused() {
+    refused(
+        |results| {
+            fs::remove_dir_all(results).unwrap();
+            fs::create_dir(results).unwrap();
+            fs::write(results.join("notes.json"), "{}").unwrap();
+        },
+        "results R: no file ends in _results.json; run an experiment first (`qonnx run`, `qonnx sweep`) or give another folder",
+    );
+    refused(
+        |results| fs::remove_dir_all(results).unwrap(),
+        "results R: is no folder that can be listed (No such file or directory (os error 2)); give the one that `qonnx run` and `qonnx sweep` \
+         write to",
+    );
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_no_fault_of_the_records() {
+    let (folder, results) = copied();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let (code, out, error) = report(&[results.to_str().unwrap(), "-o", file.join("report").to_str().unwrap()]);
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert!(error.contains("cannot be written; free the disk or give another folder with -o"), "{error}");
+}
