@@ -357,7 +357,8 @@ fn doctor_names_what_was_found() {
     assert!(text(&missing.stdout).contains("run scripts/get-onnxruntime.sh"), "{}", text(&missing.stdout));
 }
 
-const SUBCOMMANDS: [&str; 9] = ["plan", "export", "generate", "eval", "compare", "inspect", "verify", "doctor", "completions"];
+const SUBCOMMANDS: [&str; 11] =
+    ["plan", "export", "generate", "eval", "compare", "run", "sweep", "inspect", "verify", "doctor", "completions"];
 
 #[test]
 fn help_shows_examples_that_are_of_that_subcommand() {

@@ -138,7 +138,7 @@ fn killed_ten_times_it_ends_with_the_same_records() {
     for _ in 0..10 {
         let mut sweep = killed.start(&[]);
         // Within the time of one experiment, so that each stage of each has its chance to be the last.
-        let share = (random.next_u32() % 1000) as f64 / 1000.0;
+        let share = f64::from(random.next_u32() % 1000) / 1000.0;
         std::thread::sleep(took.div_f64(3.0).mul_f64(share));
         signal("-KILL", &format!("-{}", sweep.id()));
         sweep.wait().expect("it was started here");
@@ -273,7 +273,8 @@ fn a_dry_run_shows_the_plan_and_leaves_nothing() {
     assert!(!place.at("results").exists());
     let plan = report(&place.run(&["--dry-run", "--json"]));
     assert_eq!((&plan["open"], plan["experiments"].as_array().map(Vec::len)), (&5.into(), Some(5)));
-    let bits: Vec<f64> = plan["experiments"].as_array().expect("a list").iter().filter_map(|row| row["bits_per_weight"].as_f64()).collect();
+    let bits: Vec<f64> =
+        plan["experiments"].as_array().expect("a list").iter().filter_map(|row| row["bits_per_weight"].as_f64()).collect();
     assert_eq!(bits, [16.0, bits[1], 4.25, 4.125, 4.25]);
 }
 
@@ -311,11 +312,11 @@ fn bad_input_is_refused_before_any_work() {
         ),
         ("experiments = [\"gptq_4bit_g32\"]\ncalibration = \"nothing\"", &["gptq_4bit_g32", "nothing"]),
         ("experiments = [\"int8_rtn\"]\n[measure]\ncoqa = { data = \"./none.json\", protocol = \"official\" }", &["none.json"]),
-        ("experiments = [\"int8_rtn\"]\n[measure]\ntext = { file = \"MODEL/perplexity.txt\" }", &["text is measured beside CoQA"]),
         (
-            "experiments = [\"int8_rtn\"]\n[measure]\nbench = { prompts = [100000] }",
-            &["100000"],
+            "experiments = [\"int8_rtn\"]\n[measure]\ntext = { file = \"MODEL/perplexity.txt\" }",
+            &["text is measured beside CoQA"],
         ),
+        ("experiments = [\"int8_rtn\"]\n[measure]\nbench = { prompts = [100000] }", &["100000"]),
     ];
     for (sweep, parts) in cases {
         let has_measure = sweep.contains("[measure]") || sweep.contains("[axes]");
@@ -371,6 +372,46 @@ fn run_writes_a_record_that_a_sweep_takes_as_its_own() {
     // The sweep measures something else, so it replaces the record, and says so.
     let plan = place.run(&["--dry-run"]);
     assert!(text(&plan.stdout).contains("other, replaced"), "{}", text(&plan.stdout));
-    let same = place.run(&["--dry-run", "--no-bench", "--text", &Path::new(MODEL).join("perplexity.txt").display().to_string()]);
-    succeed(&same);
+    // Asked for the same, it takes the record as it is.
+    let perplexity = Path::new(MODEL).join("perplexity.txt").display().to_string();
+    let sweep = fs::read_to_string(place.at("sweep.toml")).expect("it was written").replace(", batch = 6", "");
+    place.write("sweep.toml", &sweep);
+    let same = report(&place.run(&["--dry-run", "--json", "--no-bench", "--text", &perplexity]));
+    let states: Vec<&Value> = same["experiments"].as_array().expect("a list").iter().map(|row| &row["state"]).collect();
+    assert_eq!(states, ["to do", "done", "to do"]);
+}
+
+#[test]
+fn a_study_of_another_model_is_not_overwritten() {
+    let place = Place::new("experiments = [\"int8_rtn\"]");
+    let mut record = serde_json::json!({
+        "schema": 1, "experiment_name": "int8_rtn", "id": "0", "title": "t", "method": "rtn", "baseline": null,
+        "model": {"source": "other", "revision": null, "parameters": 1, "blake3": "beef", "calibration": null},
+        "recipe": {"weights": {"format": "int8"}},
+        "program": {"version": "0", "commit": null, "dirty": false},
+        "environment": {"ep": "cpu", "onnxruntime": null, "cpu": "c", "cores": 1, "threads": null, "gpu": null, "driver": null,
+            "activation": "f32"},
+        "sizes": null, "export": null, "sanity": null, "evaluation": null, "benchmarks": null, "stages": [], "warnings": [],
+        "failure": null,
+    });
+    fs::create_dir(place.at("results")).expect("the place is ours");
+    place.write("results/int8_rtn_results.json", &record.to_string());
+    let parts = ["int8_rtn_results.json: is of another model (other, beef", "keep the studies of two models in two folders"];
+    refused(&place, 2, &parts);
+    let mut run = Command::new(env!("CARGO_BIN_EXE_qonnx"));
+    run.args(["run", "int8_rtn", "--model", MODEL, "--no-coqa", "--no-bench", "--results"]).arg(place.at("results"));
+    let output = run.output().expect("qonnx starts");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("is of another model"), "{}", text(&output.stderr));
+    // Of an older run of the same model it is replaced, and the plan says so.
+    record["model"]["blake3"] = report(&place_plan(&place))["model_blake3"].clone();
+    place.write("results/int8_rtn_results.json", &record.to_string());
+    assert_eq!(report(&place.run(&["--dry-run", "--json"]))["experiments"][1]["state"], "other, replaced");
+}
+
+/// The plan of a sweep whose results folder is somewhere else.
+fn place_plan(place: &Place) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qonnx"));
+    command.arg("sweep").arg(place.at("sweep.toml")).args(["--dry-run", "--json", "--results"]).arg(place.at("empty"));
+    command.output().expect("qonnx starts")
 }

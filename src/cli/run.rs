@@ -46,7 +46,7 @@ pub struct AskArgs {
     /// A local folder with safetensors, or a Hugging Face repo id [default: the embedded model, with its own questions].
     #[arg(long)]
     model: Option<String>,
-    /// Folder of the records.
+    /// Folder of the records, of one model.
     #[arg(long, default_value = "results")]
     results: PathBuf,
     #[command(flatten)]

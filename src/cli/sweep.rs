@@ -24,9 +24,9 @@ Examples:
 pub struct SweepArgs {
     /// The sweep, a TOML file.
     file: PathBuf,
-    /// Folder of the records [default: results/ and the file's name].
-    #[arg(long)]
-    results: Option<PathBuf>,
+    /// Folder of the records, of one model.
+    #[arg(long, default_value = "results")]
+    results: PathBuf,
     /// Show the plan and end; downloads nothing.
     #[arg(long)]
     dry_run: bool,
@@ -80,7 +80,7 @@ pub struct SweepArgs {
 /// `qonnx sweep`.
 pub fn run(args: SweepArgs) -> anyhow::Result<ExitCode> {
     let request = Request {
-        results: args.results.unwrap_or_else(|| sweep::default_results(&args.file)),
+        results: args.results,
         file: args.file,
         overrides: Overrides {
             model: args.model,

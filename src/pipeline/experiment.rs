@@ -74,6 +74,7 @@ pub fn run(experiment: &str, ask: Ask, log: Stdio) -> anyhow::Result<RunReport> 
     let experiment = Experiment::load(experiment)?;
     let results = ask.results.clone();
     let job = Subject::open(ask)?.plan(&experiment)?.job;
+    recorded(&job)?;
     let (worker, status) = child::attend(&Task::Experiment(Box::new(job.clone())), log, |event| {
         if let Event::Stage { stage } = &event {
             eprintln!("{}: {stage}", job.name);
@@ -96,6 +97,24 @@ pub fn run(experiment: &str, ask: Ask, log: Stdio) -> anyhow::Result<RunReport> 
             Ok(RunReport { record: RunRecord::load(&path)?, path })
         }
     }
+}
+
+/// The record that the results folder has under the job's name, whatever it is of.
+///
+/// # Errors
+/// It cannot be read, or is of another model, whose study it would take the place of.
+pub fn recorded(job: &Job) -> anyhow::Result<Option<RunRecord>> {
+    let path = RunRecord::path(&job.results, &job.name);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let record = RunRecord::load(&path)?;
+    if !job.model_blake3.is_empty() && record.model.blake3 != job.model_blake3 {
+        let shown = |source: &str, blake3: &str| format!("{source}, {:.8}", blake3);
+        let (got, now) = (shown(&record.model.source, &record.model.blake3), shown(&job.model, &job.model_blake3));
+        return Err(ExperimentError::OtherModel { path, got, now }.into());
+    }
+    Ok(Some(record))
 }
 
 impl RunReport {

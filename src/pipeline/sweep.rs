@@ -9,7 +9,7 @@
 //! A sweep holds no state of its own: what is done stands in the results folder, so the same command goes on where the
 //! last one was stopped, however it was.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 mod axes;
@@ -134,10 +134,4 @@ fn result(row: &Row, state: &State) -> ResultRow {
     let (name, bits) = (row.name(), row.planned.bits_per_weight);
     let result = ResultRow::of(name, &row.planned.job.id, word, bits, record.as_ref(), failure);
     ResultRow { record: Some(path).filter(|path| path.is_file()), ..result }
-}
-
-/// Where a sweep's records lie unless told otherwise: `results/<name of the file>`.
-pub fn default_results(file: &Path) -> PathBuf {
-    let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    Path::new("results").join(stem)
 }

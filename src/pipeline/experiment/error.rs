@@ -19,6 +19,11 @@ pub enum ExperimentError {
          qonnx"
     )]
     NoModel,
+    #[error(
+        "record {path}: is of another model ({got}, now {now}); keep the studies of two models in two folders, give another with \
+         --results", path = path.display()
+    )]
+    OtherModel { path: PathBuf, got: String, now: String },
     #[error("results folder {folder}: cannot be made")]
     Folder { folder: PathBuf, source: std::io::Error },
     #[error("experiment {name}: another qonnx works on it in {folder}; wait for it, or choose another results folder", folder = folder.display())]
@@ -40,6 +45,7 @@ impl ExperimentError {
             ExperimentError::Unreadable { .. }
             | ExperimentError::Syntax { .. }
             | ExperimentError::Name { .. }
+            | ExperimentError::OtherModel { .. }
             | ExperimentError::NoModel => Fault::BadInput,
             ExperimentError::Folder { .. }
             | ExperimentError::Busy { .. }

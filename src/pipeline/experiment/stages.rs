@@ -290,7 +290,12 @@ impl Stages<'_> {
         let windows = evaluate::Windows { text: text.file.clone(), window: text.window, limit: text.windows };
         let perplexity = evaluate::perplexity(&self.work.artifact(), &windows, &runtime)?.report;
         let kl = match self.reference() {
-            None => None,
+            None => {
+                let why =
+                    self.job.baseline.as_ref().map(|name| format!("{name} has no artifact here, so there is no KL from it"));
+                self.record.warnings.extend(why);
+                None
+            }
             Some(reference) => {
                 let artifact = self.work.artifact();
                 let request = evaluate::KlRequest { artifact, reference, cache: None, windows, runtime };

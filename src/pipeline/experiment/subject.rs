@@ -15,15 +15,15 @@ use crate::pipeline::export::Options;
 use crate::pipeline::plan::{Facts, Plan, with_facts};
 use crate::pipeline::source::{self, Source};
 use crate::pipeline::{bench, calibrate, evaluate, hashing};
-use crate::recipe::{BudgetRecipe, CalibrationRecipe};
+use crate::recipe::{BudgetRecipe, CalibrationRecipe, Recipe};
 use crate::record::FileRecord;
 
 /// Changes with every version of the program whose results are not those of the one before.
 const FORM: u32 = 1;
 /// Hexadecimal digits of an id.
 const ID_DIGITS: usize = 16;
-/// Hashes of models' files that were read before, in the results folder.
-const HASHES: &str = ".models.json";
+/// Hashes of models' files that were read before.
+const HASHES: &str = "models.json";
 
 /// What is asked of every experiment.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,8 +70,7 @@ pub struct Planned {
 impl Subject {
     /// The model is downloaded and hashed, the data as well.
     pub fn open(ask: Ask) -> anyhow::Result<Subject> {
-        fs::create_dir_all(&ask.results)
-            .map_err(|source| super::ExperimentError::Folder { folder: ask.results.clone(), source })?;
+        work::root(&ask.results)?;
         source::resolve(&ask.model)?;
         Self::with(ask, true)
     }
@@ -92,6 +91,11 @@ impl Subject {
             subject.fixed = Some(subject.fixed()?);
         }
         Ok(subject)
+    }
+
+    /// What the model is called: its hub id, or its folder's name.
+    pub fn model(&self) -> &str {
+        &self.source.name
     }
 
     /// The job of `experiment`, its id and what it will take.
@@ -127,7 +131,9 @@ impl Subject {
         }
         let (set, calibration_tokens) = self.calibration(&job, &plan)?;
         if let Some(fixed) = &self.fixed {
-            let decided = json!({ "fixed": fixed, "recipe": job.recipe, "calibration": set, "baseline": job.baseline });
+            // What the set is called says nothing that its hash does not.
+            let recipe = Recipe { calibration: None, ..job.recipe.clone() };
+            let decided = json!({ "fixed": fixed, "recipe": recipe, "calibration": set, "baseline": job.baseline });
             job.id = blake3::hash(decided.to_string().as_bytes()).to_hex()[..ID_DIGITS].to_owned();
         }
         let (bits_per_weight, artifact_bytes) = expected_size(&plan);
@@ -178,14 +184,16 @@ impl Subject {
     }
 
     fn hash_model(&self) -> anyhow::Result<String> {
-        let mut hashes = Hashes::read(&self.ask.results.join(HASHES));
+        let noted = work::folder(&self.ask.results).join(HASHES);
+        let mut hashes = Hashes::read(&noted);
         let files = self.index.files().iter().map(|file| {
             let blake3 = hashes.of(&self.source.dir.join(&file.name))?;
             Ok(FileRecord { file: file.name.clone(), bytes: file.bytes, blake3 })
         });
         let files = files.collect::<anyhow::Result<Vec<_>>>()?;
-        if self.ask.results.is_dir() {
-            hashes.write(&self.ask.results.join(HASHES))?;
+        // A dry run leaves nothing.
+        if work::folder(&self.ask.results).is_dir() {
+            hashes.write(&noted)?;
         }
         model_blake3(&self.source, &files)
     }

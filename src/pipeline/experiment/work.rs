@@ -28,9 +28,14 @@ pub struct Work {
     _lock: File,
 }
 
-/// The folder of what is not a result, made if it is not there.
+/// The folder of what is not a result.
+pub fn folder(results: &Path) -> PathBuf {
+    results.join(FOLDER)
+}
+
+/// As [`folder`], made if it is not there.
 pub fn root(results: &Path) -> Result<PathBuf, ExperimentError> {
-    let folder = results.join(FOLDER);
+    let folder = folder(results);
     make(&folder)?;
     Ok(folder)
 }
@@ -56,7 +61,7 @@ pub fn predictions_file(name: &str) -> String {
 
 /// Takes the folder of what is not a result away, unless somebody works in it.
 pub fn clear(results: &Path) {
-    let folder = results.join(FOLDER);
+    let folder = folder(results);
     let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
     let locks: Vec<_> = entries.map(|entry| entry.path().join("lock")).filter(|lock| lock.is_file()).collect();
     let held: Vec<_> = locks.iter().filter_map(|path| lock::hold(path, Duration::ZERO).ok().flatten()).collect();

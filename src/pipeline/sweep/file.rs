@@ -245,7 +245,10 @@ impl BenchWords {
 fn beside(sweep: &Path, name: &str) -> String {
     let there = sweep.parent().unwrap_or(Path::new("")).join(name);
     let is_path = name.starts_with("./") || name.starts_with("../") || there.exists();
-    if is_path && Path::new(name).is_relative() { there.display().to_string() } else { name.to_owned() }
+    if !is_path || Path::new(name).is_absolute() {
+        return name.to_owned();
+    }
+    std::fs::canonicalize(&there).unwrap_or(there).display().to_string()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::axes::Excluded;
 use super::file::{Member, SweepFile};
 use super::{Overrides, SweepError, estimate};
-use crate::pipeline::experiment::{Ask, Planned, Subject};
+use crate::pipeline::experiment::{Ask, Planned, Subject, recorded};
 use crate::pipeline::table::{size, table};
 use crate::record::RunRecord;
 
@@ -66,16 +66,17 @@ pub fn plan(path: &Path, results: PathBuf, overrides: Overrides, dry: bool) -> a
     let sweep = SweepFile::load(path)?;
     let ask = sweep.ask(path, results, overrides)?;
     let (members, excluded) = sweep.members(path)?;
-    let Ask { results, model, .. } = ask.clone();
+    let Ask { results, .. } = ask.clone();
     let mut subject = if dry { Subject::glance(ask)? } else { Subject::open(ask)? };
     let file = path.display().to_string();
     let mut rows = Vec::new();
     for planned in planned(&members, &mut subject, &file)? {
-        let before = before(&planned, &results)?;
+        let before = before(&planned)?;
         rows.push(Row { seconds: estimate::by_rule(&planned), planned, before });
     }
     refuse_duplicates(&rows, &file)?;
     let (factor, records) = bring_into_line(&mut rows);
+    let model = subject.model().to_owned();
     Ok(SweepPlan { file: path.to_owned(), results, model, rows, excluded, factor, records })
 }
 
@@ -94,12 +95,8 @@ fn planned(members: &[Member], subject: &mut Subject, file: &str) -> anyhow::Res
     if refusals.is_empty() { Ok(jobs) } else { Err(SweepError::Refused { file: file.to_owned(), refusals }.into()) }
 }
 
-fn before(planned: &Planned, results: &Path) -> anyhow::Result<Before> {
-    let path = RunRecord::path(results, &planned.job.name);
-    if !path.exists() {
-        return Ok(Before::Nothing);
-    }
-    let record = Box::new(RunRecord::load(&path)?);
+fn before(planned: &Planned) -> anyhow::Result<Before> {
+    let Some(record) = recorded(&planned.job)?.map(Box::new) else { return Ok(Before::Nothing) };
     Ok(match (&planned.job.id, &record.failure) {
         (id, _) if id.is_empty() => Before::Unknown,
         (id, None) if *id == record.id => Before::Done(record),
@@ -110,8 +107,12 @@ fn before(planned: &Planned, results: &Path) -> anyhow::Result<Before> {
 
 fn refuse_duplicates(rows: &[Row], file: &str) -> Result<(), SweepError> {
     for (place, row) in rows.iter().enumerate() {
-        // The baseline's id differs by having none itself.
-        let same = |before: &&Row| before.planned.job.recipe == row.planned.job.recipe;
+        // The baseline's id differs in that it has no baseline; where ids are not known, recipes tell.
+        let (id, recipe) = (&row.planned.job.id, &row.planned.job.recipe);
+        let same = |before: &&Row| {
+            let other = &before.planned.job;
+            other.recipe == *recipe || (other.id == *id && !id.is_empty())
+        };
         if let Some(before) = rows[..place].iter().find(same) {
             let (a, b, id) = (before.name().to_owned(), row.name().to_owned(), row.planned.job.id.clone());
             return Err(SweepError::DuplicateId { file: file.to_owned(), a, b, id });
@@ -161,6 +162,7 @@ impl SweepPlan {
             sweep: self.file.clone(),
             results: self.results.clone(),
             model: self.model.clone(),
+            model_blake3: self.rows.first().map(|row| row.planned.job.model_blake3.clone()).unwrap_or_default(),
             experiments: rows.collect(),
             excluded: self
                 .excluded
@@ -184,6 +186,8 @@ pub struct PlanReport {
     pub sweep: PathBuf,
     pub results: PathBuf,
     pub model: String,
+    /// Of its files; empty where it is not here yet.
+    pub model_blake3: String,
     pub experiments: Vec<PlanRow>,
     pub excluded: Vec<ExcludedRow>,
     /// Experiments that are to be run.
