@@ -16,7 +16,7 @@ use crate::pipeline::interrupt;
 use crate::record::FailureRecord;
 
 /// How often a waiting process looks whether it was interrupted.
-const TICK: Duration = Duration::from_millis(200);
+pub const TICK: Duration = Duration::from_millis(200);
 
 /// How an experiment's process ended.
 #[derive(Debug, Clone, PartialEq)]

@@ -36,6 +36,8 @@ pub struct Job {
     pub keep: Option<PathBuf>,
     /// The baseline's artifact, which KL is measured from; passed over where none is there.
     pub reference: Option<PathBuf>,
+    /// A file that is there once the baseline, which runs beside, has ended in whatever way.
+    pub awaits: Option<PathBuf>,
 }
 
 /// Where it runs.

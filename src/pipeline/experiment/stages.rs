@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 
-use super::child;
+use super::child::{self, TICK};
 use super::work::{self, Work};
 use super::worker::{Event, Task};
 use super::{Job, TextMeasure, blank, subject};
@@ -120,6 +120,7 @@ impl Stages<'_> {
             self.stage("sanity", Stages::sanity)?;
         }
         if measure.coqa.is_some() && self.record.evaluation.is_none() {
+            self.await_baseline()?;
             self.stage("coqa", Stages::coqa)?;
         }
         if let (Some(text), Some(None)) = (&measure.text, self.record.evaluation.as_ref().map(|scores| scores.text.as_ref())) {
@@ -247,6 +248,18 @@ impl Stages<'_> {
         }
         evaluation.paired = self.paired(&evaluation)?;
         self.record.evaluation = Some(evaluation);
+        Ok(())
+    }
+
+    /// Answers are compared with the baseline's, which another device may still be at. No stage of the record: how long it
+    /// takes says nothing about this experiment.
+    fn await_baseline(&mut self) -> anyhow::Result<()> {
+        let Some(ended) = self.job.awaits.as_ref().filter(|ended| !ended.exists()) else { return Ok(()) };
+        (self.tell)(&Event::Stage { stage: "waits for the baseline".to_owned() });
+        while !ended.exists() {
+            interrupt::check()?;
+            std::thread::sleep(TICK);
+        }
         Ok(())
     }
 

@@ -124,6 +124,7 @@ impl Subject {
             save_stats: None,
             keep: ask.keep.then(|| work::kept_artifact(&ask.results, &experiment.name)),
             reference: Some(work::kept_artifact(&ask.results, &ask.baseline)),
+            awaits: None,
         };
         let plan = with_facts(&job.request(), job.recipe.clone(), &Facts::default(), &self.source, &self.index)?;
         if let Some(bench) = &job.measure.bench {

@@ -69,6 +69,11 @@ impl<'a> Queue<'a> {
         if queue.needs_reference(open) {
             queue.waiting.push_front(Item::Reference);
         }
+        match open.contains(&0) {
+            true => fs::remove_file(queue.baseline_ended()).or_else(missing_is_fine),
+            false => fs::write(queue.baseline_ended(), ""),
+        }
+        .with_context(|| format!("{}: cannot be written", queue.folder.display()))?;
         Ok(queue)
     }
 
@@ -84,6 +89,11 @@ impl<'a> Queue<'a> {
     fn reference(&self) -> PathBuf {
         let kept = &self.plan.rows[0].planned.job.keep;
         kept.clone().unwrap_or_else(|| self.folder.join("reference"))
+    }
+
+    /// Is there once the baseline has ended, however: what runs beside it waits for that before it is compared.
+    fn baseline_ended(&self) -> PathBuf {
+        self.folder.join("baseline-ended")
     }
 
     /// Runs all of them; returns the table and why it ended early, if it did.
@@ -115,12 +125,13 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// Gives free devices work. What everything else is compared with runs first, and alone.
+    /// Gives free devices work. The baseline is the first, and others run beside it until they need it; while its artifact
+    /// is made again, nothing does.
     fn fill(&mut self) -> anyhow::Result<()> {
         for slot in 0..self.slots.len() {
-            let is_first = |item: &Item| matches!(item, Item::Reference | Item::Experiment(0));
-            let first_runs = self.slots.iter().filter_map(|slot| slot.running.as_ref()).any(|(item, ..)| is_first(item));
-            if self.slots[slot].running.is_some() || self.halt.is_some() || first_runs {
+            let running = self.slots.iter().filter_map(|slot| slot.running.as_ref());
+            let is_alone = running.map(|(item, ..)| item).any(|item| *item == Item::Reference);
+            if self.slots[slot].running.is_some() || self.halt.is_some() || is_alone {
                 continue;
             }
             let Some(item) = self.waiting.pop_front() else { continue };
@@ -144,6 +155,7 @@ impl<'a> Queue<'a> {
             save_stats: Some(self.statistics(slot)),
             keep: if is_reference { Some(reference.clone()) } else { job.keep.clone() },
             reference: (row != 0).then_some(reference),
+            awaits: (row != 0).then(|| self.baseline_ended()),
             ..job.clone()
         });
         let log = log_file(&self.plan.results, &job.name)?;
@@ -205,6 +217,10 @@ impl<'a> Queue<'a> {
             }
         };
         self.board.set(row, state);
+        if row == 0 {
+            let ended = self.baseline_ended();
+            fs::write(&ended, "").with_context(|| format!("{}: cannot be written", ended.display()))?;
+        }
         Ok(())
     }
 
@@ -218,6 +234,10 @@ impl<'a> Queue<'a> {
     fn statistics(&self, slot: usize) -> PathBuf {
         self.folder.join(format!("statistics-{slot}"))
     }
+}
+
+fn missing_is_fine(error: std::io::Error) -> std::io::Result<()> {
+    if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 /// What an experiment's process says.
