@@ -357,8 +357,21 @@ fn doctor_names_what_was_found() {
     assert!(text(&missing.stdout).contains("run scripts/get-onnxruntime.sh"), "{}", text(&missing.stdout));
 }
 
-const SUBCOMMANDS: [&str; 11] =
-    ["plan", "export", "generate", "eval", "compare", "run", "sweep", "inspect", "verify", "doctor", "completions"];
+const SUBCOMMANDS: [&str; 13] = [
+    "plan",
+    "export",
+    "generate",
+    "eval",
+    "compare",
+    "bench",
+    "run",
+    "sweep",
+    "report",
+    "inspect",
+    "verify",
+    "doctor",
+    "completions",
+];
 
 #[test]
 fn help_shows_examples_that_are_of_that_subcommand() {

@@ -26,7 +26,7 @@ const STEP: f64 = 0.0001;
 /// By how much a GPU is faster.
 const CUDA: f64 = 20.0;
 /// Processes, loading, sanity check.
-const OVERHEAD: f64 = 1.0;
+const OVERHEAD: f64 = 4.0;
 
 /// Seconds by the rules alone.
 pub fn by_rule(planned: &Planned) -> f64 {
