@@ -127,7 +127,8 @@ fn links_lead_to_files_from_wherever_the_report_is() {
         assert!(out.join(link.replace("%20", " ")).is_file(), "{link}");
     }
     let html = fs::read_to_string(out.join("report.html")).unwrap();
-    assert!(html.contains("<a href=\"../../results/int8_rtn_results.json\">"));
+    // The template writes a slash of a value as an entity.
+    assert!(html.replace("&#x2f;", "/").contains("<a href=\"../../results/int8_rtn_results.json\">"));
 }
 
 /// One change to the fixture's folder, and the sentence that `qonnx report` ends with; nothing may be written.

@@ -149,50 +149,49 @@ fn pareto(study: &Study, front: &[usize]) -> Finding {
 
 /// What the study cannot say.
 pub fn limits(study: &Study) -> Vec<String> {
-    let mut limits = Vec::new();
-    let evaluated = study.rows.iter().filter_map(Row::paired).collect::<Vec<_>>();
-    let questions = study.baseline().evaluation().map_or(0, |evaluation| evaluation.questions);
-    let reaching: Vec<_> = evaluated.iter().filter(|paired| paired.f1_ci95[1] >= 0.0).collect();
-    let coarsest = reaching.iter().map(|paired| paired.smallest_detectable).fold(0.0, f64::max);
-    if coarsest > COARSE {
-        limits.push(format!(
-            "The question set is small: with {} questions some of the artifacts called not distinguishable could differ truly by up to {} and \
-             be missed one time in five.",
-            numbers::count(questions as u64),
-            numbers::score(coarsest)
-        ));
-    }
-    if evaluated.len() > 1 {
-        limits.push(format!(
-            "{} artifacts are compared with the baseline, each at 95 %: about one in twenty equal ones would seem different by chance.",
-            evaluated.len()
-        ));
-    }
+    let mut limits = limits_of_comparison(study);
     let failed = study.failed().count();
     if failed > 0 {
-        let ended = if failed == 1 {
-            "ended early: it is shown as failed, with what it"
-        } else {
-            "ended early: they are shown as failed, with what they"
-        };
-        limits.push(format!("{failed} of {} experiments {ended} measured before.", study.rows.len()));
+        let ended = if failed == 1 { "it is shown as failed, with what it" } else { "they are shown as failed, with what they" };
+        limits.push(format!("{failed} of {} experiments ended early: {ended} measured before.", study.rows.len()));
     }
     limits.push(
-        "One task, one model: answers to questions about a passage (CoQA). Perplexity and KL divergence, where they were measured, stand beside F1; \
-         other tasks can lose more or less."
+        "One task, one model: answers to questions about a passage (CoQA). Perplexity and KL divergence, where they were measured, stand \
+         beside F1; other tasks can lose more or less."
             .to_owned(),
     );
     if !study.devices.is_empty() {
         let names: Vec<&str> = study.devices.iter().map(|device| device.name.as_str()).collect();
         limits.push(format!("Times are of {}: another device can order the methods differently.", names.join(" and ")));
     }
-    let warnings = study
-        .rows
-        .iter()
-        .filter(|row| !row.record.warnings.is_empty() || row.bench().is_some_and(|bench| !bench.warnings.is_empty()))
-        .count();
-    if warnings > 0 {
-        limits.push(format!("{warnings} records hold warnings (outliers, throttling, few samples); REPORT.md lists them."));
+    let warned = |row: &&Row| !row.record.warnings.is_empty() || row.bench().is_some_and(|bench| !bench.warnings.is_empty());
+    match study.rows.iter().filter(warned).count() {
+        0 => {}
+        1 => limits.push("One record holds warnings (outliers, throttling, few samples); REPORT.md lists them.".to_owned()),
+        count => limits.push(format!("{count} records hold warnings (outliers, throttling, few samples); REPORT.md lists them.")),
+    }
+    limits
+}
+
+fn limits_of_comparison(study: &Study) -> Vec<String> {
+    let compared: Vec<_> = study.rows.iter().filter_map(Row::paired).collect();
+    let questions = study.baseline().evaluation().map_or(0, |evaluation| evaluation.questions);
+    let reaching = compared.iter().filter(|paired| paired.f1_ci95[1] >= 0.0);
+    let coarsest = reaching.map(|paired| paired.smallest_detectable).fold(0.0, f64::max);
+    let mut limits = Vec::new();
+    if coarsest > COARSE {
+        limits.push(format!(
+            "The question set is small: with {} questions some of the artifacts called not distinguishable could differ truly by up to {} \
+             and be missed one time in five.",
+            numbers::count(questions as u64),
+            numbers::score(coarsest)
+        ));
+    }
+    if compared.len() > 1 {
+        limits.push(format!(
+            "{} artifacts are compared with the baseline, each at 95 %: about one in twenty equal ones would seem different by chance.",
+            compared.len()
+        ));
     }
     limits
 }

@@ -17,6 +17,7 @@ mod method;
 mod numbers;
 mod pdf;
 mod plot;
+mod point;
 mod recommend;
 mod render;
 mod scene;

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::ReportError;
-use crate::record::{BenchRecord, EvaluationRecord, Measured, Outcome, PairedRecord, RunRecord, Samples};
+use super::point::Point;
+use crate::record::{BenchRecord, EvaluationRecord, Outcome, PairedRecord, RunRecord};
 
 /// What a relative link may not hold as it is.
 const IN_LINKS: &AsciiSet =
@@ -51,16 +52,6 @@ pub struct Device {
     pub batches: Vec<usize>,
     /// The largest batch size that every row measured at this prompt length, of those that measured any.
     pub common_batch: Option<usize>,
-}
-
-/// A measured point of the grid.
-#[derive(Debug, Clone, Copy)]
-pub enum Point<'a> {
-    Measured(&'a Measured),
-    OutOfMemory,
-    Failed,
-    /// Not asked for, or the benchmark did not run.
-    Absent,
 }
 
 impl Row {
@@ -131,36 +122,6 @@ impl Row {
             _ => format!("{} ({} threads)", environment.cpu, bench.threads),
         };
         Some((name, bench.ep.clone()))
-    }
-}
-
-impl<'a> Point<'a> {
-    pub fn measured(self) -> Option<&'a Measured> {
-        match self {
-            Point::Measured(measured) => Some(measured),
-            _ => None,
-        }
-    }
-
-    /// What stands in a table instead of a number.
-    pub fn absence(self) -> &'static str {
-        match self {
-            Point::Measured(_) | Point::Absent => super::numbers::NONE,
-            Point::OutOfMemory => "out of memory",
-            Point::Failed => "failed",
-        }
-    }
-
-    pub fn prefill(self) -> Option<&'a Samples> {
-        self.measured().map(|measured| &measured.prefill_ms)
-    }
-
-    pub fn decode(self) -> Option<&'a Samples> {
-        self.measured().map(|measured| &measured.decode_ms_per_token)
-    }
-
-    pub fn tokens_per_second(self) -> Option<f64> {
-        self.measured().map(|measured| measured.decode_tokens_per_second)
     }
 }
 

@@ -7,8 +7,9 @@ use crate::record::Samples;
 use crate::report::font;
 use crate::report::marks;
 use crate::report::numbers;
+use crate::report::point::Point;
 use crate::report::scene::{INK, MUTED, PAPER, Rect, Scene, TextStyle};
-use crate::report::study::{Device, Point, Row, Study};
+use crate::report::study::{Device, Row, Study};
 
 const ROW: f64 = 22.0;
 /// Above the rows of a device: its name, then the panels' titles.

@@ -3,8 +3,9 @@
 use super::{Figure, LABEL, WIDTH, shown_name, titled};
 use crate::report::marks;
 use crate::report::numbers::{self, NONE};
+use crate::report::point::Point;
 use crate::report::scene::{Anchor, GRID, INK, MUTED, Rect, Scene, Spot, TextStyle};
-use crate::report::study::{Point, Row, Study};
+use crate::report::study::{Row, Study};
 
 const TITLE: &str = "Summary";
 const ROW: f64 = 23.0;
