@@ -44,7 +44,7 @@ draw = random.Random(0)
 json.dump({"sequences": [[draw.randrange(128000) for _ in range(2048)] for _ in range(128)]}, open(sys.argv[1], "w"))
 PYTHON
 for sweeps in 0 2; do
-    nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits -lms 200 >"$out/memory.txt" &
+    nvidia-smi ${CUDA_VISIBLE_DEVICES:+-i $CUDA_VISIBLE_DEVICES} --query-gpu=memory.used --format=csv,noheader,nounits -lms 200 >"$out/memory.txt" &
     watch=$!
     "$qonnx" export "$work/llama1b" --method gptq --bits 4 --group-size 128 --sweeps $sweeps --calibration "$work/ids.json" \
         --ep cuda --json -o "$work/1b-$sweeps" >"$out/gptq-1b-sweeps$sweeps.json"
