@@ -27,7 +27,7 @@ pub struct SweepArgs {
     /// Folder of the records, of one model.
     #[arg(long, default_value = "results")]
     results: PathBuf,
-    /// Show the plan and end; downloads nothing.
+    /// Show the plan and end; of a hub model only headers are read.
     #[arg(long)]
     dry_run: bool,
     /// GPUs, like 0,1: one experiment on each at once.

@@ -44,7 +44,6 @@ pub enum Outcome {
 /// # Errors
 /// What keeps it from being recorded at all: it was stopped, or its folder is in use.
 pub fn run(job: &Job, tell: &mut dyn FnMut(&Event)) -> anyhow::Result<Outcome> {
-    interrupt::install();
     let work = match Work::open(job) {
         Err(error) if is_disk_full(&error) => return Ok(Outcome::DiskFull(format!("{error:#}"))),
         opened => opened?,

@@ -71,26 +71,31 @@ impl Subject {
     /// The model is downloaded and hashed, the data as well.
     pub fn open(ask: Ask) -> anyhow::Result<Subject> {
         work::root(&ask.results)?;
-        source::resolve(&ask.model)?;
-        Self::with(ask, true)
+        Self::whole(ask)
     }
 
-    /// From headers alone where the model is not here yet: ids are then not known.
+    /// From headers alone where the model is not here yet: ids are then not known. Leaves nothing in the results folder.
     pub fn glance(ask: Ask) -> anyhow::Result<Subject> {
-        let is_here = Path::new(&ask.model).is_dir();
-        Self::with(ask, is_here)
+        if Path::new(&ask.model).is_dir() {
+            return Self::whole(ask);
+        }
+        let (source, index) = source::resolve_headers(&ask.model).with_context(|| format!("model {}", ask.model))?;
+        Self::with(ask, source, index)
     }
 
-    fn with(ask: Ask, is_here: bool) -> anyhow::Result<Subject> {
-        let (source, index) = source::resolve_headers(&ask.model).with_context(|| format!("model {}", ask.model))?;
-        source.config()?;
-        let mut subject =
-            Subject { ask, source, index, fixed: None, model_blake3: String::new(), questions: 0, sets: BTreeMap::new() };
-        if is_here {
-            subject.model_blake3 = subject.hash_model()?;
-            subject.fixed = Some(subject.fixed()?);
-        }
+    fn whole(ask: Ask) -> anyhow::Result<Subject> {
+        let source = source::resolve(&ask.model)?;
+        let (_, index) = source::resolve_headers(&source.dir.to_string_lossy())?;
+        let mut subject = Self::with(ask, source, index)?;
+        subject.model_blake3 = subject.hash_model()?;
+        subject.fixed = Some(subject.fixed()?);
         Ok(subject)
+    }
+
+    fn with(ask: Ask, source: Source, index: Index) -> anyhow::Result<Subject> {
+        source.config()?;
+        let sets = BTreeMap::new();
+        Ok(Subject { ask, source, index, fixed: None, model_blake3: String::new(), questions: 0, sets })
     }
 
     /// What the model is called: its hub id, or its folder's name.

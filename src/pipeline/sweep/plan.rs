@@ -61,7 +61,7 @@ impl Row {
     }
 }
 
-/// Plans the sweep in `path`. A dry run downloads nothing.
+/// Plans the sweep in `path`. A dry run downloads no model.
 pub fn plan(path: &Path, results: PathBuf, overrides: Overrides, dry: bool) -> anyhow::Result<SweepPlan> {
     let sweep = SweepFile::load(path)?;
     let ask = sweep.ask(path, results, overrides)?;
