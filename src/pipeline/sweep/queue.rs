@@ -50,13 +50,16 @@ pub struct Queue<'a> {
     waiting: VecDeque<Item>,
     folder: PathBuf,
     halt: Option<Halt>,
-    news: (Sender<(usize, News)>, Receiver<(usize, News)>),
+    /// News by slot: what workers send to, and where it arrives.
+    sender: Sender<(usize, News)>,
+    news: Receiver<(usize, News)>,
 }
 
 impl<'a> Queue<'a> {
     /// Of the experiments `open`, by their row; one slot for each of `devices`.
     pub fn new(plan: &'a SweepPlan, open: &[usize], board: Board, devices: Vec<Option<String>>) -> anyhow::Result<Queue<'a>> {
         let folder = work::root(&plan.results)?;
+        let (sender, news) = mpsc::channel();
         let mut queue = Queue {
             plan,
             board,
@@ -64,7 +67,8 @@ impl<'a> Queue<'a> {
             waiting: open.iter().map(|&row| Item::Experiment(row)).collect(),
             folder,
             halt: None,
-            news: mpsc::channel(),
+            sender,
+            news,
         };
         if queue.needs_reference(open) {
             queue.waiting.push_front(Item::Reference);
@@ -94,7 +98,7 @@ impl<'a> Queue<'a> {
                 self.board.clear();
                 return Ok((self.board, self.halt));
             }
-            match self.news.1.recv_timeout(TICK) {
+            match self.news.recv_timeout(TICK) {
                 Ok((slot, News::Said(event))) => self.hear(slot, &event),
                 Ok((slot, News::Gone(status))) => self.end(slot, status)?,
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
@@ -151,7 +155,7 @@ impl<'a> Queue<'a> {
             Item::Reference => Task::Artifact(job),
             Item::Experiment(_) => Task::Experiment(job),
         };
-        let send = self.news.0.clone();
+        let send = self.sender.clone();
         let listen = move |news| {
             // Nobody listens any more only when the sweep has ended.
             let _ = send.send((slot, news));
