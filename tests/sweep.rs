@@ -19,7 +19,7 @@ const FAST: &str = r#"
 experiments = ["fp16_baseline", "int4_rtn_g32", "bnb_8bit"]
 
 [measure]
-coqa = { data = "MODEL/coqa-mini.json", protocol = "official", limit = 24, batch = 6 }
+coqa = { data = "MODEL/coqa-mini.json", protocol = "official", limit = 12, batch = 4 }
 bench = { batches = [1], prompts = [8], new_tokens = 2, warmup = 0, min_repeats = 1, max_repeats = 1 }
 "#;
 
@@ -139,7 +139,7 @@ fn killed_ten_times_it_ends_with_the_same_records() {
         let mut sweep = killed.start(&[]);
         // Within the time of one experiment, so that each stage of each has its chance to be the last.
         let share = f64::from(random.next_u32() % 1000) / 1000.0;
-        std::thread::sleep(took.div_f64(3.0).mul_f64(share));
+        std::thread::sleep(took.div_f64(3.0).min(Duration::from_secs(4)).mul_f64(share));
         signal("-KILL", &format!("-{}", sweep.id()));
         sweep.wait().expect("it was started here");
     }
@@ -161,7 +161,7 @@ fn killed_ten_times_it_ends_with_the_same_records() {
 #[test]
 fn interrupted_it_keeps_what_is_finished_and_goes_on() {
     let place = Place::new(FAST);
-    let sweep = place.command(&[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("qonnx starts");
+    let sweep = place.command(&["--no-bench"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("qonnx starts");
     let deadline = Instant::now() + Duration::from_secs(120);
     while !place.at("results/fp16_baseline_results.json").exists() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
@@ -172,7 +172,7 @@ fn interrupted_it_keeps_what_is_finished_and_goes_on() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("error: interrupted; ") && stderr.contains("the same command goes on from there"), "{stderr}");
     let first = fs::read(place.at("results/fp16_baseline_results.json")).expect("it was finished");
-    succeed(&place.run(&[]));
+    succeed(&place.run(&["--no-bench"]));
     assert_eq!(fs::read(place.at("results/fp16_baseline_results.json")).expect("it stays"), first);
     assert_eq!(place.results().len(), 6);
 }
@@ -180,7 +180,7 @@ fn interrupted_it_keeps_what_is_finished_and_goes_on() {
 #[test]
 fn a_crash_costs_one_row() {
     let place = Place::new(FAST);
-    let mut sweep = place.start(&[]);
+    let mut sweep = place.start(&["--no-bench"]);
     let log = place.at("results/logs/int4_rtn_g32.log");
     let deadline = Instant::now() + Duration::from_secs(120);
     let mut killed = false;
@@ -201,9 +201,9 @@ fn a_crash_costs_one_row() {
         assert_eq!(place.record(name)["failure"], Value::Null);
     }
     // A failure stays until it is asked to be tried again.
-    let again = place.run(&["--json"]);
+    let again = place.run(&["--no-bench", "--json"]);
     assert_eq!((again.status.code(), &report(&again)["failed"]), (Some(1), &1.into()));
-    let retried = place.run(&["--retry-failed", "--json"]);
+    let retried = place.run(&["--no-bench", "--retry-failed", "--json"]);
     succeed(&retried);
     assert_eq!((&report(&retried)["done"], &report(&retried)["failed"]), (&3.into(), &0.into()));
     assert!(place.record("int4_rtn_g32")["evaluation"]["paired"].is_object());
@@ -214,7 +214,7 @@ fn a_full_disk_stops_it_and_it_goes_on_with_room() {
     let place = Place::new(FAST);
     // No file may have more than a megabyte: what a write past it says is what a full disk says.
     let script = "trap '' XFSZ; ulimit -f 1024; exec \"$@\"";
-    let command = place.command(&[]);
+    let command = place.command(&["--no-bench"]);
     let full = Command::new("bash")
         .args(["-c", script, "bash"])
         .arg(command.get_program())
@@ -225,7 +225,7 @@ fn a_full_disk_stops_it_and_it_goes_on_with_room() {
     assert_eq!(full.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("the disk is full. 0 of 3 experiments are done"), "{stderr}");
     assert!(!place.at("results/fp16_baseline_results.json").exists(), "{stderr}");
-    succeed(&place.run(&[]));
+    succeed(&place.run(&["--no-bench"]));
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn a_failed_stage_is_recorded_with_what_came_before() {
     place.write("set.json", &serde_json::to_string(&windows).expect("numbers"));
     let sweep = fs::read_to_string(place.at("sweep.toml")).expect("it was written");
     place.write("sweep.toml", &sweep.replace("\"int4_rtn_g32\"", "\"broken.toml\""));
-    let mut sweep = place.start(&[]);
+    let mut sweep = place.start(&["--no-bench"]);
     // The set is there while the sweep is planned, and gone when it is needed.
     let deadline = Instant::now() + Duration::from_secs(120);
     while !place.at("results/logs/fp16_baseline.log").exists() && Instant::now() < deadline {
@@ -340,12 +340,12 @@ fn records_that_cannot_be_read_are_named() {
 #[test]
 fn two_sweeps_do_not_share_a_results_folder() {
     let place = Place::new(FAST);
-    let mut first = place.start(&[]);
+    let mut first = place.start(&["--no-bench"]);
     let deadline = Instant::now() + Duration::from_secs(120);
     while !place.at("results/logs").exists() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(2));
     }
-    let second = place.run(&[]);
+    let second = place.run(&["--no-bench"]);
     signal("-KILL", &format!("-{}", first.id()));
     first.wait().expect("it was started here");
     assert_eq!(second.status.code(), Some(1));
@@ -357,24 +357,25 @@ fn run_writes_a_record_that_a_sweep_takes_as_its_own() {
     let place = Place::new(FAST);
     let results = place.at("results");
     let mut command = Command::new(env!("CARGO_BIN_EXE_qonnx"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["run", "int4_rtn_g32", "--json", "--limit", "24", "--no-bench"]);
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["run", "int4_rtn_g32", "--json", "--limit", "12", "--no-bench"]);
     let output = command.arg("--results").arg(&results).output().expect("qonnx starts");
     succeed(&output);
     let record = report(&output);
     assert_eq!((&record["experiment_name"], &record["failure"]), (&"int4_rtn_g32".into(), &Value::Null));
-    assert_eq!(record["evaluation"]["questions"], 24);
+    assert_eq!(record["evaluation"]["questions"], 12);
     assert_eq!(record["sizes"]["bits_per_weight_linears"], 4.5);
     assert!(record["sanity"]["text"].as_str().is_some_and(|text| !text.trim().is_empty()), "{record}");
     assert!(record["warnings"][0].as_str().is_some_and(|warning| warning.contains("fp16_baseline has no scores")), "{record}");
     let lines = fs::read_to_string(results.join("int4_rtn_g32.jsonl")).expect("answers");
-    assert_eq!(lines.lines().count(), 24);
+    assert_eq!(lines.lines().count(), 12);
     assert!(!results.join(".work").exists());
     // The sweep measures something else, so it replaces the record, and says so.
     let plan = place.run(&["--dry-run"]);
     assert!(text(&plan.stdout).contains("other, replaced"), "{}", text(&plan.stdout));
     // Asked for the same, it takes the record as it is.
     let perplexity = Path::new(MODEL).join("perplexity.txt").display().to_string();
-    let sweep = fs::read_to_string(place.at("sweep.toml")).expect("it was written").replace(", batch = 6", "");
+    let sweep =
+        fs::read_to_string(place.at("sweep.toml")).expect("it was written").replace("limit = 12, batch = 4", "limit = 12");
     place.write("sweep.toml", &sweep);
     let same = report(&place.run(&["--dry-run", "--json", "--no-bench", "--text", &perplexity]));
     let states: Vec<&Value> = same["experiments"].as_array().expect("a list").iter().map(|row| &row["state"]).collect();
