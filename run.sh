@@ -4,11 +4,11 @@
 #   ./run.sh [--bare] [--print] SERVICE... [-- ARGUMENT...]
 #
 # Services, run in the order given:
-#   quick       baseline, INT8 and INT4 on the embedded model, in minutes
+#   quick       baseline, INT8 and INT4 on the embedded model, in minutes; to results/quick
 #   full-run    every method on Llama-3.2-1B; stopped, it goes on where it was
-#   baseline    one experiment: f16
-#   bnb-8bit    one experiment: LLM.int8
-#   bnb-4bit    one experiment: NF4
+#   baseline    one experiment on Llama-3.2-1B: f16
+#   bnb-8bit    one experiment on Llama-3.2-1B: LLM.int8
+#   bnb-4bit    one experiment on Llama-3.2-1B: NF4
 #   quant       a shell with qonnx in it
 #   figures     figures, REPORT.md, report.html and report.pdf from the records in results/
 #
@@ -20,10 +20,10 @@
 # Records and reports go to results/. HF_TOKEN and the like come from the environment or from .env (see env.example).
 #
 # Examples:
-#   ./run.sh quick figures
-#   ./run.sh --bare quick figures
+#   ./run.sh quick
+#   ./run.sh --bare quick
 #   HF_TOKEN=hf_… ./run.sh full-run figures
-#   ./run.sh baseline bnb-8bit -- --model meta-llama/Llama-3.2-1B --ep cuda
+#   ./run.sh baseline bnb-8bit -- --limit 100
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -40,11 +40,11 @@ wrong() {
 # command_of SERVICE: its command in the array `command`, the same as in docker-compose.yaml.
 command_of() {
     case "$1" in
-    quick) command=(qonnx sweep benches/sweeps/quick.toml) ;;
+    quick) command=(qonnx sweep benches/sweeps/quick.toml --results results/quick) ;;
     full-run) command=(qonnx sweep benches/sweeps/llama-3.2-1b.toml) ;;
-    baseline) command=(qonnx run fp16_baseline) ;;
-    bnb-8bit) command=(qonnx run bnb_8bit) ;;
-    bnb-4bit) command=(qonnx run bnb_4bit_nf4) ;;
+    baseline) command=(qonnx run fp16_baseline --model meta-llama/Llama-3.2-1B --ep cuda) ;;
+    bnb-8bit) command=(qonnx run bnb_8bit --model meta-llama/Llama-3.2-1B --ep cuda --calibration c4-128x2048) ;;
+    bnb-4bit) command=(qonnx run bnb_4bit_nf4 --model meta-llama/Llama-3.2-1B --ep cuda) ;;
     quant) command=(bash) ;;
     figures) command=(qonnx report results/) ;;
     *) wrong "unknown service '$1'; expected quick, full-run, baseline, bnb-8bit, bnb-4bit, quant or figures" ;;

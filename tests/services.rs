@@ -216,7 +216,7 @@ fn run_sh_says_what_is_wrong() {
     for name in compose().services.keys() {
         assert!(help.contains(&format!("\n  {name} ")), "{name} is not in --help:\n{help}");
     }
-    assert!(help.contains("./run.sh --bare quick figures"), "{help}");
+    assert!(help.contains("./run.sh --bare quick"), "{help}");
     for (arguments, expected) in [
         (&["quik"][..], "unknown service 'quik'; expected quick,"),
         (&["--naked", "quick"][..], "unknown flag '--naked'"),
@@ -290,8 +290,8 @@ fn a_bare_run_takes_secrets_from_env_and_a_failure_stops_the_services_after_it()
     expect_code(&output, 1);
     assert_eq!(
         fs::read_to_string(log).expect("called"),
-        "sweep benches/sweeps/quick.toml hf_from_file \nreport results/ hf_from_file \n\
-         report results/ hf_from_shell \nrun fp16_baseline hf_from_shell \n"
+        "sweep benches/sweeps/quick.toml --results results/quick hf_from_file \nreport results/ hf_from_file \n\
+         report results/ hf_from_shell \nrun fp16_baseline --model meta-llama/Llama-3.2-1B --ep cuda hf_from_shell \n"
     );
     assert!(machine.path().join("results").is_dir());
 
