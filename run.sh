@@ -42,9 +42,9 @@ command_of() {
     case "$1" in
     quick) command=(qonnx sweep benches/sweeps/quick.toml --results results/quick) ;;
     full-run) command=(qonnx sweep benches/sweeps/llama-3.2-1b.toml) ;;
-    baseline) command=(qonnx run fp16_baseline --model meta-llama/Llama-3.2-1B --ep cuda) ;;
-    bnb-8bit) command=(qonnx run bnb_8bit --model meta-llama/Llama-3.2-1B --ep cuda --calibration c4-128x2048) ;;
-    bnb-4bit) command=(qonnx run bnb_4bit_nf4 --model meta-llama/Llama-3.2-1B --ep cuda) ;;
+    baseline) command=(qonnx run fp16_baseline --model meta-llama/Llama-3.2-1B --ep cuda --bench-batch 1,4,16 --bench-prompt 128,512 --bench-gen 128) ;;
+    bnb-8bit) command=(qonnx run bnb_8bit --model meta-llama/Llama-3.2-1B --ep cuda --bench-batch 1,4,16 --bench-prompt 128,512 --bench-gen 128 --calibration c4-128x2048) ;;
+    bnb-4bit) command=(qonnx run bnb_4bit_nf4 --model meta-llama/Llama-3.2-1B --ep cuda --bench-batch 1,4,16 --bench-prompt 128,512 --bench-gen 128) ;;
     quant) command=(bash) ;;
     figures) command=(qonnx report results/) ;;
     *) wrong "unknown service '$1'; expected quick, full-run, baseline, bnb-8bit, bnb-4bit, quant or figures" ;;

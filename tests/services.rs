@@ -291,7 +291,8 @@ fn a_bare_run_takes_secrets_from_env_and_a_failure_stops_the_services_after_it()
     assert_eq!(
         fs::read_to_string(log).expect("called"),
         "sweep benches/sweeps/quick.toml --results results/quick hf_from_file \nreport results/ hf_from_file \n\
-         report results/ hf_from_shell \nrun fp16_baseline --model meta-llama/Llama-3.2-1B --ep cuda hf_from_shell \n"
+         report results/ hf_from_shell \nrun fp16_baseline --model meta-llama/Llama-3.2-1B --ep cuda \
+         --bench-batch 1,4,16 --bench-prompt 128,512 --bench-gen 128 hf_from_shell \n"
     );
     assert!(machine.path().join("results").is_dir());
 

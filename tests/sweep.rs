@@ -372,14 +372,23 @@ fn run_writes_a_record_that_a_sweep_takes_as_its_own() {
     // The sweep measures something else, so it replaces the record, and says so.
     let plan = place.run(&["--dry-run"]);
     assert!(text(&plan.stdout).contains("other, replaced"), "{}", text(&plan.stdout));
-    // Asked for the same, it takes the record as it is.
+    // Asked for the same, it would take the record as it is, had it been compared with the baseline.
     let perplexity = Path::new(MODEL).join("perplexity.txt").display().to_string();
     let sweep =
         fs::read_to_string(place.at("sweep.toml")).expect("it was written").replace("limit = 12, batch = 4", "limit = 12");
     place.write("sweep.toml", &sweep);
     let same = report(&place.run(&["--dry-run", "--json", "--no-bench", "--text", &perplexity]));
     let states: Vec<&Value> = same["experiments"].as_array().expect("a list").iter().map(|row| &row["state"]).collect();
-    assert_eq!(states, ["to do", "done", "to do"]);
+    assert_eq!(states, ["to do", "not compared, again", "to do"]);
+    for name in ["fp16_baseline", "int4_rtn_g32"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qonnx"));
+        command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["run", name, "--limit", "12", "--no-bench"]);
+        succeed(&command.arg("--results").arg(&results).output().expect("qonnx starts"));
+    }
+    assert_eq!(place.record("int4_rtn_g32")["evaluation"]["paired"]["baseline_id"], place.record("fp16_baseline")["id"]);
+    let same = report(&place.run(&["--dry-run", "--json", "--no-bench", "--text", &perplexity]));
+    let states: Vec<&Value> = same["experiments"].as_array().expect("a list").iter().map(|row| &row["state"]).collect();
+    assert_eq!(states, ["done", "done", "to do"]);
 }
 
 #[test]

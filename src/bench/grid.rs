@@ -1,7 +1,7 @@
 //! Every batch size with every prompt length.
 
 use super::point::{Bench, Gauge};
-use super::{Clock, fraction, is_certain};
+use super::{Clock, fraction};
 use crate::generate::{GenerateError, Steps};
 use crate::record::{BenchPoint, BenchSettings, Measured, Outcome, Samples};
 
@@ -85,7 +85,7 @@ pub fn warnings(points: &[BenchPoint], settings: &BenchSettings) -> Vec<String> 
             let count = samples.values.len();
             if count < 6 {
                 uncertain.push(format!("{place} {what} (only {count} samples)"));
-            } else if !is_certain(&samples.values, settings.confidence) {
+            } else if uncertainty(samples) > settings.confidence {
                 uncertain.push(format!("{place} {what} (±{:.1} %)", uncertainty(samples) * 100.0));
             }
             if !samples.outliers.is_empty() {

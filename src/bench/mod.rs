@@ -20,7 +20,7 @@ mod summary;
 pub use clock::{Clock, WallClock};
 pub use grid::{Progress, uncertainty, warnings, with_bandwidth};
 pub use point::{Bench, Gauge};
-pub use summary::{is_certain, median_interval, quantile, summarize};
+pub use summary::{is_certain, median, median_interval, quantile, summarize};
 
 /// `part / whole`; none where that is no number.
 pub fn fraction(part: f64, whole: f64) -> Option<f64> {

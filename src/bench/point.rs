@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use super::prompt::Prompt;
-use super::{Clock, is_certain, summarize};
+use super::{Clock, is_certain, median, summarize};
 use crate::generate::{GenerateError, Steps};
-use crate::record::{BenchSettings, Measured, PowerRecord};
+use crate::record::{BenchSettings, Measured, PowerRecord, Samples};
 
 /// Steps of a run that warms up: kernels are chosen and memory is taken in the first ones.
 const WARM_STEPS: usize = 8;
-/// Decoding loops that are sampled at least, so that no median comes from a single stretch of time.
-const LEAST_LOOPS: usize = 2;
 /// NVML's energy counter moves about every 100 ms: over this long it is right to a few percent.
 const ENERGY: Duration = Duration::from_secs(3);
 
@@ -46,7 +44,8 @@ struct Times {
     /// Tokenizer and prefill of the same repeat.
     first_token: Vec<f64>,
     decode: Vec<f64>,
-    loops: usize,
+    /// Median step of each decoding loop. Steps of one loop are not independent: a loop is slow or fast as a whole.
+    loops: Vec<f64>,
 }
 
 impl<M: Steps, C: Clock, G: Gauge> Bench<'_, M, C, G> {
@@ -89,7 +88,7 @@ impl<M: Steps, C: Clock, G: Gauge> Bench<'_, M, C, G> {
     }
 
     fn decode_is_enough(&self, times: &Times) -> bool {
-        times.loops >= LEAST_LOOPS && is_certain(&times.decode, self.settings.confidence)
+        is_certain(&times.loops, self.settings.confidence)
     }
 
     fn repeat(&mut self, prompt: &Prompt, prompts: &[Vec<u32>], times: &mut Times) -> Result<(), GenerateError> {
@@ -103,12 +102,13 @@ impl<M: Steps, C: Clock, G: Gauge> Bench<'_, M, C, G> {
         if self.decode_is_enough(times) {
             return Ok(());
         }
+        let first = times.decode.len();
         for past in (prompt.ids.len()..).take(self.steps()) {
             let (step, next) = self.timed(|model| model.step(&tokens, past))?;
             times.decode.push(step);
             tokens = next;
         }
-        times.loops += 1;
+        times.loops.push(median(&times.decode[first..]));
         Ok(())
     }
 
@@ -139,7 +139,7 @@ impl<M: Steps, C: Clock, G: Gauge> Bench<'_, M, C, G> {
     fn measured(&mut self, batch: usize, prompt_tokens: usize, times: Times, power: Option<PowerRecord>) -> Measured {
         let per_second = |tokens: usize, ms: f64| tokens as f64 * 1e3 / ms;
         let prefill_ms = summarize(times.prefill);
-        let decode_ms_per_token = summarize(times.decode);
+        let decode_ms_per_token = Samples { ci95: summarize(times.loops).ci95, ..summarize(times.decode) };
         // The median step finds half of the new tokens in the cache.
         let filled = batch * (prompt_tokens + self.settings.new_tokens / 2);
         Measured {
@@ -184,12 +184,12 @@ mod tests {
     fn a_point_is_warmed_up_and_repeated_until_it_is_certain() {
         let mut model = Scripted::new();
         let measured = measure(&mut model, &settings(), 2, false);
-        // Three steps after the first token; two loops of them give the six values that a median's interval needs.
+        // Three steps after the first token; six loops of them give the medians that an interval needs.
         let run = ["prefill 2x4", "step 2@4", "step 2@5", "step 2@6"];
-        let expected = [&["allocate 2x4+4"][..], &run, &run, &run, &["prefill 2x4"; 4]].concat();
+        let expected = [&["allocate 2x4+4"][..], &run.repeat(7)].concat();
         assert_eq!(model.calls, expected);
         assert_eq!(measured.prefill_ms.values, [8.0; 6]);
-        assert_eq!(measured.decode_ms_per_token.values, [2.0; 6]);
+        assert_eq!(measured.decode_ms_per_token.values, [2.0; 18]);
         // Eight tokens in 8 ms, two rows in 2 ms.
         assert_eq!((measured.prefill_tokens_per_second, measured.decode_tokens_per_second), (1000.0, 1000.0));
         assert_eq!(measured.ttft_ms, None);
@@ -211,6 +211,22 @@ mod tests {
         assert_eq!(measured.prefill_ms.p50, 55.0);
         // The tokenizer takes 0.5 ms before each.
         assert_eq!(measured.ttft_ms.unwrap().values, [20.5, 30.5, 40.5, 50.5, 60.5, 70.5, 80.5, 90.5]);
+    }
+
+    #[test]
+    fn a_step_s_interval_is_of_whole_loops() {
+        // Three steps in the warm-up, then loops of 10, 20, 30, … ms a step: within a loop nothing varies.
+        let mut model = Scripted::new();
+        let mut step = 0;
+        model.step_ms = Box::new(move |_| {
+            step += 1;
+            10.0 * f64::from((step - 1) / 3)
+        });
+        let measured = measure(&mut model, &settings(), 1, false);
+        let decode = measured.decode_ms_per_token;
+        assert_eq!((decode.values.len(), decode.p50), (24, 45.0));
+        // Eight medians: the smallest and the largest are the interval, 2 · (½)⁸ < 5 %, and 2 · 9 · (½)⁸ is more.
+        assert_eq!(decode.ci95, [10.0, 80.0]);
     }
 
     #[test]

@@ -53,6 +53,13 @@ pub fn median_interval(sorted: &[f64]) -> [f64; 2] {
     [sorted[least - 1], sorted[n - least]]
 }
 
+/// The middle value, or the mean of the middle two.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    quantile(&sorted, 0.5)
+}
+
 /// Whether the 95 % interval of the median of `values` lies within `fraction` of it on each side. Fewer than six values
 /// have no such interval.
 pub fn is_certain(values: &[f64], fraction: f64) -> bool {

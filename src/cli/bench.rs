@@ -76,7 +76,7 @@ pub struct BenchArgs {
     json: bool,
 }
 
-fn at_least_two(text: &str) -> Result<usize, String> {
+pub fn at_least_two(text: &str) -> Result<usize, String> {
     at_least(2, text)
 }
 

@@ -91,7 +91,7 @@ pub struct AskArgs {
     #[arg(long, value_delimiter = ',', default_value = "128", value_parser = positive)]
     bench_prompt: Vec<usize>,
     /// Tokens that the benchmark decodes.
-    #[arg(long, default_value_t = 32, value_parser = positive)]
+    #[arg(long, default_value_t = 32, value_parser = super::bench::at_least_two)]
     bench_gen: usize,
 }
 
@@ -151,7 +151,7 @@ impl AskArgs {
                 batches: self.bench_batch,
                 prompts: self.bench_prompt,
                 new_tokens: self.bench_gen,
-                ..experiment::bench_settings(cuda)
+                ..experiment::bench_settings()
             }),
             weights: match self.weights {
                 Some(WeightsArg::Fused) => ScoringWeights::Fused,

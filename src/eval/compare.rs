@@ -66,8 +66,8 @@ pub struct ComparisonReport {
 /// Compares two runs question by question.
 ///
 /// # Errors
-/// [`EvalError::NotPaired`] naming the first question, protocol, prompt or reference that differs; [`EvalError::TooFew`] for
-/// fewer than two questions or conversations; [`EvalError::UnknownProtocol`].
+/// [`EvalError::NotPaired`] naming the first question, protocol, prompt or reference that differs; [`EvalError::TooFew`] and
+/// [`EvalError::TooFewUnits`] for fewer than two questions or conversations; [`EvalError::UnknownProtocol`].
 pub fn compare(a: NamedLines<'_>, b: NamedLines<'_>) -> Result<ComparisonReport, EvalError> {
     let first = a.lines.first().ok_or_else(|| EvalError::TooFew { file: a.name.to_string(), expected: 2 })?;
     let protocol = Protocol::by_name(&first.protocol).ok_or_else(|| EvalError::UnknownProtocol {
@@ -82,7 +82,8 @@ pub fn compare(a: NamedLines<'_>, b: NamedLines<'_>) -> Result<ComparisonReport,
         SamplingUnit::Conversation => by_conversation(pairs.iter().map(|pair| (pair.0.id.as_str(), *pair))),
     };
     if units.len() < 2 {
-        return Err(EvalError::TooFew { file: a.name.to_string(), expected: 2 });
+        let unit = if protocol.sampling_unit == SamplingUnit::Question { "question" } else { "conversation" };
+        return Err(EvalError::TooFewUnits { file: a.name.to_string(), unit, got: units.len() });
     }
     Ok(ComparisonReport {
         questions: pairs.len(),
@@ -294,7 +295,7 @@ mod tests {
             let error = compare(named("a.jsonl", &a), named("b.jsonl", &b)).expect_err(says).to_string();
             assert!(error.contains(says), "{error}");
         }
-        assert!(matches!(compare(named("a", &a[..1]), named("b", &a[..1])), Err(EvalError::TooFew { .. })));
+        assert!(matches!(compare(named("a", &a[..1]), named("b", &a[..1])), Err(EvalError::TooFewUnits { got: 1, .. })));
         assert!(matches!(compare(named("a", &[]), named("b", &a)), Err(EvalError::TooFew { .. })));
     }
 }

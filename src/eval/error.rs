@@ -58,6 +58,8 @@ pub enum EvalError {
     NotPaired { runs: String, what: String, in_a: String, in_b: String },
     #[error("{file}: holds no answered question; expected at least {expected}")]
     TooFew { file: String, expected: usize },
+    #[error("{file}: answers of {got} {unit}, expected at least 2; a comparison resamples them, ask more questions")]
+    TooFewUnits { file: String, unit: &'static str, got: usize },
     #[error("{file}: line {line}: unknown protocol {name}; known: {known}")]
     UnknownProtocol { file: String, line: usize, name: String, known: String },
 }

@@ -9,6 +9,7 @@
 //! A sweep holds no state of its own: what is done stands in the results folder, so the same command goes on where the
 //! last one was stopped, however it was.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -100,11 +101,9 @@ fn slots(request: &Request, plan: &SweepPlan) -> Result<Vec<Option<String>>, Swe
             jobs => Ok(vec![None; jobs.max(1)]),
         };
     }
-    let mut sorted = request.devices.clone();
-    sorted.sort();
-    sorted.dedup();
-    let are_numbers = request.devices.iter().all(|device| device.parse::<u32>().is_ok());
-    if !job.device.cuda || !are_numbers || sorted.len() < request.devices.len() {
+    // Compared as numbers: 0 and 00 are one GPU.
+    let numbers: BTreeSet<u32> = request.devices.iter().filter_map(|device| device.parse().ok()).collect();
+    if !job.device.cuda || numbers.len() < request.devices.len() {
         return Err(SweepError::Devices { got: request.devices.join(",") });
     }
     Ok(request.devices.iter().cloned().map(Some).collect())

@@ -94,7 +94,8 @@ pub struct Samples {
     pub p99: f64,
     pub min: f64,
     pub max: f64,
-    /// 95 % interval of the median, by order statistics.
+    /// 95 % interval of the median, by order statistics; of decoding steps, over the medians of whole loops, since steps of
+    /// one loop are not independent.
     pub ci95: [f64; 2],
     /// Places of values whose modified z-score exceeds 3.5 (Iglewicz and Hoaglin 1993); none is dropped.
     pub outliers: Vec<usize>,

@@ -28,7 +28,7 @@ fn experiments(study: &Study) -> Option<String> {
         _ => format!(" {failed} of them ended early and are shown as failed."),
     };
     Some(format!(
-        "{quantized} quantized experiments are compared with one baseline, {}, made by the same program from the same checkpoint. Each \
+        "{quantized} quantized experiments are compared with one baseline, {}, of the same checkpoint. Each \
          experiment exports an ONNX artifact, lets it speak, scores it and times it through ONNX Runtime. Bits per weight count everything that a \
          weight needs on disk: codes, scales, zero points and what stayed in f16.{ended}",
         study.baseline().name()
@@ -39,7 +39,8 @@ fn accuracy(study: &Study) -> String {
     match study.baseline().evaluation() {
         Some(evaluation) => format!(
             "Accuracy is F1 on {} CoQA questions ({}, protocol {}). Artifacts answer the same questions as the baseline, so differences are \
-             paired: 95 % intervals come from 10,000 bootstrap resamples of the per-question differences, and a difference whose interval reaches 0 is called \
+             paired: 95 % intervals come from 10,000 bootstrap resamples of the paired differences, by question or, where a \
+             protocol asks several turns of one, by conversation, and a difference whose interval reaches 0 is called \
              not distinguishable. That is not the same as equal, so every comparison also states the smallest true difference that its questions would show \
              with 80 % chance.",
             numbers::count(evaluation.questions as u64),
@@ -56,7 +57,8 @@ fn speed(study: &Study) -> Option<String> {
     let list = |values: &[usize]| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let graph = if settings.cuda_graph { " Decoding steps were replayed from a CUDA graph." } else { "" };
     Some(format!(
-        "Times are medians after {} warm-up runs, of {} to {} samples: sampling ends when the 95 % interval of the median is within ±{} % of it. Prompts of {} \
+        "Times are medians after {} warm-up runs, over {} to {} repeats: sampling ends with the last of them, or when the 95 % interval of the median is within \
+         ±{} % of it. Prompts of {} \
          tokens, batches of {}, {} new tokens. Raw samples stay in the records; outliers are reported, not dropped.{graph}",
         settings.warmup,
         settings.min_repeats,

@@ -10,7 +10,7 @@ use crate::record::{BenchRecord, EvaluationRecord, Outcome, PairedRecord, RunRec
 
 /// What a relative link may not hold as it is.
 const IN_LINKS: &AsciiSet =
-    &CONTROLS.add(b' ').add(b'(').add(b')').add(b'<').add(b'>').add(b'"').add(b'#').add(b'?').add(b'%').add(b'`');
+    &CONTROLS.add(b':').add(b' ').add(b'(').add(b')').add(b'<').add(b'>').add(b'"').add(b'#').add(b'?').add(b'%').add(b'`');
 
 /// A record and the file it was read from.
 #[derive(Debug, Clone)]

@@ -245,7 +245,11 @@ impl Stages<'_> {
             let warning = format!("{} prompts were longer than the context and lost their beginning", report.truncated);
             self.record.warnings.push(warning);
         }
-        evaluation.paired = self.paired(&evaluation)?;
+        // The scores stand whether they can be compared or not.
+        match self.paired(&evaluation) {
+            Ok(paired) => evaluation.paired = paired,
+            Err(error) => self.record.warnings.push(format!("no paired comparison: {error:#}")),
+        }
         self.record.evaluation = Some(evaluation);
         Ok(())
     }

@@ -8,12 +8,12 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{Device, Job, stages};
 use crate::pipeline::{Weights, bench, interrupt};
-use crate::record::{BenchRecord, BenchSettings};
+use crate::record::{BenchPoint, BenchRecord, BenchSettings, Outcome};
 
 /// A stage that looks for interruptions ends within this time of one; any other is ended, which nothing here minds.
 const GRACE: Duration = Duration::from_secs(3);
@@ -90,13 +90,28 @@ pub fn run() -> anyhow::Result<()> {
 fn measure(artifact: PathBuf, device: &Device, settings: BenchSettings) -> anyhow::Result<stages::Outcome> {
     let request = bench::Request { artifact, runtime: device.runtime(Weights::FusedFast), settings };
     let mut bar = bench::bar();
-    let report = bench::run(&request, &mut |now| {
+    let mut report = bench::run(&request, &mut |now| {
         let note = format!("batch {}, prompt {}", now.batch, now.prompt_tokens);
         say(&Event::Progress { done: now.points as u64, total: now.of as u64, note });
         bar(now);
     })?;
+    let failed: Vec<String> = report.record.points.iter().filter_map(failure).collect();
+    if failed.len() == report.record.points.len()
+        && let Some(first) = failed.first()
+    {
+        bail!("no point could be measured: {first}");
+    }
+    report.record.warnings.extend(failed);
     say(&Event::Measured { record: Box::new(report.record) });
     Ok(stages::Outcome::Finished)
+}
+
+/// Why a point was not measured, for another reason than memory.
+fn failure(point: &BenchPoint) -> Option<String> {
+    match &point.outcome {
+        Outcome::Failed { message } => Some(format!("batch {}, prompt {}: {message}", point.batch, point.prompt_tokens)),
+        Outcome::Measured(_) | Outcome::OutOfMemory { .. } => None,
+    }
 }
 
 /// One line on stdout. A reader that has gone also closes stdin, which ends the work.

@@ -23,6 +23,8 @@ pub enum SweepError {
     Layout { file: String, got: String },
     #[error("sweep {file}: bits {got} of [axes]; expected 2, 3, 4, 5, 6, 8 or 16")]
     Bits { file: String, got: u8 },
+    #[error("sweep {file}: {what} of [measure] makes no sense; expected {expected}")]
+    Senseless { file: String, what: &'static str, expected: &'static str },
     #[error("sweep {file}: experiment {name} is named twice; leave one out, or give it another name")]
     DuplicateName { file: String, name: String },
     #[error(

@@ -88,7 +88,8 @@ pub fn factor(pairs: &[(f64, f64)]) -> f64 {
 
 /// `40 s`, `12 min`, `3.5 h`
 pub fn shown(seconds: f64) -> String {
-    match seconds {
+    // The sum of nothing is −0.
+    match seconds + 0.0 {
         seconds if seconds < 99.5 => format!("{seconds:.0} s"),
         seconds if seconds < 99.5 * 60.0 => format!("{:.0} min", seconds / 60.0),
         seconds => format!("{:.1} h", seconds / 3600.0),

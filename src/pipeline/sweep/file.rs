@@ -159,7 +159,8 @@ impl SweepFile {
         if text.is_some() && coqa.is_none() {
             return Err(SweepError::TextAlone { file: path.display().to_string() });
         }
-        let bench = words.bench.as_ref().filter(|_| !overrides.no_bench).map(|bench| bench.settings(cuda));
+        let bench = words.bench.as_ref().filter(|_| !overrides.no_bench).map(|bench| bench.settings());
+        refuse_senseless(path, coqa.as_ref(), text.as_ref(), bench.as_ref())?;
         Ok(Ask {
             model,
             results,
@@ -226,8 +227,8 @@ impl SweepFile {
 }
 
 impl BenchWords {
-    fn settings(&self, cuda: bool) -> BenchSettings {
-        let default = bench_settings(cuda);
+    fn settings(&self) -> BenchSettings {
+        let default = bench_settings();
         BenchSettings {
             batches: self.batches.clone().unwrap_or(default.batches),
             prompts: self.prompts.clone().unwrap_or(default.prompts),
@@ -239,6 +240,38 @@ impl BenchWords {
             cuda_graph: default.cuda_graph,
         }
     }
+}
+
+/// Values that the command line would not take either.
+fn refuse_senseless(
+    path: &Path,
+    coqa: Option<&CoqaMeasure>,
+    text: Option<&TextMeasure>,
+    bench: Option<&BenchSettings>,
+) -> Result<(), SweepError> {
+    let refuse = |senseless: bool, what: &'static str, expected: &'static str| match senseless {
+        true => Err(SweepError::Senseless { file: path.display().to_string(), what, expected }),
+        false => Ok(()),
+    };
+    if let Some(coqa) = coqa {
+        refuse(coqa.limit == Some(0), "coqa limit", "a whole number from 1 on")?;
+        refuse(coqa.batch == 0, "coqa batch", "a whole number from 1 on")?;
+    }
+    if let Some(text) = text {
+        refuse(text.window < 2, "text window", "a whole number from 2 on")?;
+        refuse(text.windows == Some(0), "text windows", "a whole number from 1 on")?;
+    }
+    if let Some(bench) = bench {
+        let is_grid = |values: &[usize]| !values.is_empty() && !values.contains(&0);
+        refuse(!is_grid(&bench.batches), "bench batches", "whole numbers from 1 on")?;
+        refuse(!is_grid(&bench.prompts), "bench prompts", "whole numbers from 1 on")?;
+        refuse(bench.new_tokens < 2, "bench new_tokens", "a whole number from 2 on")?;
+        refuse(bench.min_repeats == 0, "bench min_repeats", "a whole number from 1 on")?;
+        refuse(bench.max_repeats < bench.min_repeats, "bench max_repeats", "at least min_repeats")?;
+        let is_fraction = bench.confidence > 0.0 && bench.confidence < 1.0;
+        refuse(!is_fraction, "bench confidence", "a fraction between 0 and 1, such as 0.02")?;
+    }
+    Ok(())
 }
 
 /// A file or folder that is there relative to the sweep's folder, or that can be nothing else; any other name as it is.
@@ -257,6 +290,31 @@ mod tests {
 
     fn refusal(text: &str) -> String {
         SweepFile::parse("s.toml", text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_refused_before_any_work() {
+        let ask = |measure: &str| {
+            let text = format!("experiments = [\"int8_rtn\"]\n[measure]\n{measure}");
+            let sweep = SweepFile::parse("s.toml", &text).unwrap();
+            sweep.ask(Path::new("s.toml"), "results".into(), Overrides::default()).map(drop)
+        };
+        let coqa = "coqa = { data = \"q.json\", protocol = \"official\" }\n";
+        let cases = [
+            ("coqa = { data = \"q.json\", protocol = \"official\", limit = 0 }".to_owned(), "coqa limit"),
+            ("coqa = { data = \"q.json\", protocol = \"official\", batch = 0 }".to_owned(), "coqa batch"),
+            (format!("{coqa}text = {{ file = \"t.txt\", window = 0 }}"), "text window"),
+            ("bench = { new_tokens = 1 }".to_owned(), "bench new_tokens"),
+            ("bench = { batches = [] }".to_owned(), "bench batches"),
+            ("bench = { prompts = [0] }".to_owned(), "bench prompts"),
+            ("bench = { confidence = nan }".to_owned(), "bench confidence"),
+            ("bench = { max_repeats = 0 }".to_owned(), "bench max_repeats"),
+        ];
+        for (measure, expected) in cases {
+            let error = ask(&measure).unwrap_err().to_string();
+            assert!(error.contains(&format!("sweep s.toml: {expected} of [measure]")), "{measure}: {error}");
+        }
+        ask("bench = { new_tokens = 2, batches = [1] }").unwrap();
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub enum Before {
     Done(Box<RunRecord>),
     /// A record of just this that says why it ended early.
     Failed(Box<RunRecord>),
+    /// A record of just this that holds no comparison with the baseline as it is now.
+    Uncompared(Box<RunRecord>),
     /// A record under this name of something else, which is replaced.
     Other(Box<RunRecord>),
     /// The model is not here, so ids are not known.
@@ -56,7 +58,7 @@ impl Row {
         match self.before {
             Before::Done(_) => false,
             Before::Failed(_) => retry_failed,
-            Before::Nothing | Before::Other(_) | Before::Unknown => true,
+            Before::Nothing | Before::Uncompared(_) | Before::Other(_) | Before::Unknown => true,
         }
     }
 }
@@ -75,6 +77,7 @@ pub fn plan(path: &Path, results: PathBuf, overrides: Overrides, dry: bool) -> a
         rows.push(Row { seconds: estimate::by_rule(&planned), planned, before });
     }
     refuse_duplicates(&rows, &file)?;
+    open_incomparable(&mut rows);
     let (factor, records) = bring_into_line(&mut rows);
     let model = subject.model().to_owned();
     Ok(SweepPlan { file: path.to_owned(), results, model, rows, excluded, factor, records })
@@ -105,6 +108,25 @@ fn before(planned: &Planned) -> anyhow::Result<Before> {
     })
 }
 
+/// What was never compared with the baseline as it is now is done again: beside an earlier baseline, or beside none.
+fn open_incomparable(rows: &mut [Row]) {
+    let Some((baseline, others)) = rows.split_first_mut() else { return };
+    if matches!(baseline.before, Before::Failed(_)) {
+        return;
+    }
+    for row in others.iter_mut().filter(|row| row.planned.job.measure.coqa.is_some()) {
+        row.before = match std::mem::replace(&mut row.before, Before::Nothing) {
+            Before::Done(record) if compared_with(&record) != Some(&baseline.planned.job.id) => Before::Uncompared(record),
+            before => before,
+        };
+    }
+}
+
+/// Id of the baseline that `record` holds a comparison with.
+fn compared_with(record: &RunRecord) -> Option<&String> {
+    Some(&record.evaluation.as_ref()?.paired.as_ref()?.baseline_id)
+}
+
 fn refuse_duplicates(rows: &[Row], file: &str) -> Result<(), SweepError> {
     for (place, row) in rows.iter().enumerate() {
         // The baseline's id differs in that it has no baseline; where ids are not known, recipes tell.
@@ -124,7 +146,9 @@ fn refuse_duplicates(rows: &[Row], file: &str) -> Result<(), SweepError> {
 /// Corrects estimates by what finished experiments took; of one that ran before, what it took itself.
 fn bring_into_line(rows: &mut [Row]) -> (f64, usize) {
     let finished = |row: &Row| match &row.before {
-        Before::Done(record) | Before::Other(record) if record.failure.is_none() => Some(estimate::taken(record)),
+        Before::Done(record) | Before::Uncompared(record) | Before::Other(record) if record.failure.is_none() => {
+            Some(estimate::taken(record))
+        }
         _ => None,
     };
     let pairs: Vec<(f64, f64)> = rows.iter().filter_map(|row| Some((row.seconds, finished(row)?))).collect();
@@ -154,6 +178,7 @@ impl SweepPlan {
                 Before::Done(_) => "done",
                 Before::Failed(_) if retry_failed => "failed, again",
                 Before::Failed(_) => "failed",
+                Before::Uncompared(_) => "not compared, again",
                 Before::Other(_) => "other, replaced",
                 Before::Unknown => "unknown",
             },
