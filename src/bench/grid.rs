@@ -185,7 +185,7 @@ mod tests {
             run_count += 1.0;
             100.0 + 10.0 * run_count
         });
-        // Two loops of three steps leave the median's interval open up to 90, a third closes it.
+        // One slow step in 18 widens its loop's median no further: that is 2.
         let settings = settings(&[2], &[2]);
         let (points, _) = run(&mut model, &settings);
         let said = warnings(&points, &settings);
@@ -193,7 +193,7 @@ mod tests {
             said,
             [
                 "medians less certain than ±5.0 %: batch 2 prompt 2 prefill (±18.5 %)",
-                "samples with a modified z-score above 3.5, kept in every number: batch 2 prompt 2 decode (1 of 9)",
+                "samples with a modified z-score above 3.5, kept in every number: batch 2 prompt 2 decode (1 of 18)",
                 "throttled while decoding: batch 2 prompt 2 (sw-power-cap)",
             ]
         );

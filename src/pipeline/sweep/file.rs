@@ -365,7 +365,7 @@ mod tests {
         let ask = sweep.ask(path, "r".into(), Overrides::default()).unwrap();
         assert_eq!((ask.model.as_str(), ask.device.cuda, ask.device.f32), ("/nowhere/./m", true, false));
         let bench = ask.measure.bench.unwrap();
-        assert_eq!((bench.batches, bench.prompts, bench.cuda_graph), (vec![1, 4], vec![128], true));
+        assert_eq!((bench.batches, bench.prompts, bench.cuda_graph), (vec![1, 4], vec![128], false));
         assert_eq!(ask.measure.coqa.unwrap().data, "/nowhere/./q.json");
         let overrides = Overrides {
             model: Some("org/name".into()),
