@@ -132,13 +132,14 @@ fn the_measured_graph_can_be_saved() {
 
 #[test]
 fn what_cannot_be_is_refused_before_anything_is_loaded() {
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 7] = [
         (&["--prompt", "16,100000"], "--prompt 100000 and --gen 4 take 100004 positions, the artifact covers "),
         (&["--min-repeats", "7"], "--min-repeats 7 is more than --max-repeats 6; lower the one or raise the other"),
         (&["--batch", "1,0"], "expected a whole number from 1 on"),
         (&["--confidence", "2"], "expected a fraction between 0 and 1"),
         (&["--csv", "/nowhere/at/all.csv"], "output /nowhere/at/all.csv: its parent folder does not exist; create it first"),
         (&["--json", "--markdown"], "cannot be used with"),
+        (&["--json", "--csv", "-"], "--csv - writes to stdout, and so does --json; give --csv a file"),
     ];
     for (arguments, says) in cases {
         let output = bench(arguments);

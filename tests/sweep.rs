@@ -338,6 +338,15 @@ fn records_that_cannot_be_read_are_named() {
 }
 
 #[test]
+fn results_that_are_a_file_are_wrong_input() {
+    let place = Place::new(FAST);
+    place.write("results", "mine");
+    let output = place.run(&[]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert_eq!(fs::read_to_string(place.at("results")).expect("it is still there"), "mine");
+}
+
+#[test]
 fn two_sweeps_do_not_share_a_results_folder() {
     let place = Place::new(FAST);
     let mut first = place.start(&["--no-bench"]);

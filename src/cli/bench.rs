@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use qonnx::pipeline::{Weights, bench, evaluate};
+use qonnx::pipeline::{UsageError, Weights, bench, evaluate};
 use qonnx::record::BenchSettings;
 
 use super::{RuntimeArgs, at_least, emit, positive, print, verdict};
@@ -87,6 +87,10 @@ fn fraction(text: &str) -> Result<f64, String> {
 
 pub fn run_bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let to_stdout = args.csv.as_deref().is_some_and(|path| path.as_os_str() == "-");
+    let beside = [("--json", args.json), ("--markdown", args.markdown)].into_iter().find(|(_, given)| to_stdout && *given);
+    if let Some((flag, _)) = beside {
+        return Err(UsageError::CsvBesides { flag }.into());
+    }
     let file = args.csv.filter(|_| !to_stdout);
     [&file, &args.save_graph].into_iter().flatten().try_for_each(|path| evaluate::check_parent(path))?;
     let weights = match args.weights {

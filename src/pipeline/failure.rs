@@ -54,6 +54,8 @@ pub enum UsageError {
         "results {folder}: is no folder that can be listed ({reason}); give the one that `qonnx run` and `qonnx sweep` write to"
     )]
     ResultsUnlisted { folder: String, reason: std::io::Error },
+    #[error("--csv - writes to stdout, and so does {flag}; give --csv a file, or leave {flag} out")]
+    CsvBesides { flag: &'static str },
     #[error("the prompt on stdin is not UTF-8; convert it, for example with iconv")]
     PromptNotUtf8,
 }

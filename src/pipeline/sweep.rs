@@ -101,12 +101,26 @@ fn slots(request: &Request, plan: &SweepPlan) -> Result<Vec<Option<String>>, Swe
             jobs => Ok(vec![None; jobs.max(1)]),
         };
     }
-    // Compared as numbers: 0 and 00 are one GPU.
-    let numbers: BTreeSet<u32> = request.devices.iter().filter_map(|device| device.parse().ok()).collect();
-    if !job.device.cuda || numbers.len() < request.devices.len() {
-        return Err(SweepError::Devices { got: request.devices.join(",") });
+    let refused = || SweepError::Devices { got: request.devices.join(",") };
+    let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+    let devices = lent(&request.devices, visible.as_deref()).filter(|_| job.device.cuda).ok_or_else(refused)?;
+    Ok(devices.into_iter().map(Some).collect())
+}
+
+/// What CUDA calls the GPUs of these numbers, counted among those that `visible` shows to this process; `None` where one is
+/// no number, is there twice, or is not shown.
+fn lent(numbers: &[String], visible: Option<&str>) -> Option<Vec<String>> {
+    let numbers = numbers.iter().map(|number| number.parse::<usize>().ok()).collect::<Option<Vec<_>>>()?;
+    let distinct: BTreeSet<usize> = numbers.iter().copied().collect();
+    if distinct.len() < numbers.len() {
+        return None;
     }
-    Ok(request.devices.iter().cloned().map(Some).collect())
+    let shown: Option<Vec<&str>> = visible.map(|list| list.split(',').map(str::trim).filter(|name| !name.is_empty()).collect());
+    let name = |number: usize| match &shown {
+        None => Some(number.to_string()),
+        Some(shown) => shown.get(number).map(|name| (*name).to_owned()),
+    };
+    numbers.into_iter().map(name).collect()
 }
 
 fn line(row: &Row, retry_failed: bool) -> Line {
@@ -133,4 +147,23 @@ fn result(row: &Row, state: &State) -> ResultRow {
     let (name, bits) = (row.name(), row.planned.bits_per_weight);
     let result = ResultRow::of(name, &row.planned.job.id, word, bits, record.as_ref(), failure);
     ResultRow { record: Some(path).filter(|path| path.is_file()), ..result }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_counted_among_those_that_this_process_may_use() {
+        let lent = |numbers: &str, visible| {
+            let numbers: Vec<String> = numbers.split(',').map(str::to_owned).collect();
+            lent(&numbers, visible).map(|devices| devices.join(" "))
+        };
+        assert_eq!(lent("0,1", None).as_deref(), Some("0 1"));
+        assert_eq!(lent("1,0", Some("2, GPU-8932f937")).as_deref(), Some("GPU-8932f937 2"));
+        assert_eq!(lent("0,00", None), None, "one GPU under two names");
+        assert_eq!(lent("0,1", Some("2")), None, "only one is shown");
+        assert_eq!(lent("0", Some("")), None, "none is shown");
+        assert_eq!(lent("zero", None), None);
+    }
 }

@@ -14,6 +14,8 @@ use crate::tensor::DType;
 
 /// Bytes of each of the two buffers: far more than any cache holds.
 const BUFFER: usize = 1 << 30;
+/// Smaller ones measure the processor's caches.
+const LEAST_BUFFER: usize = 1 << 28;
 /// The fastest of so many copies counts, as in STREAM: the others were disturbed.
 const COPIES: usize = 12;
 
@@ -25,7 +27,12 @@ pub fn copy_bandwidth(provider: ExecutionProvider, threads: usize) -> Result<f64
     match provider {
         ExecutionProvider::Cpu => {
             let free = available().unwrap_or(u64::MAX) / 8;
-            Ok(on_cpu(usize::try_from(free).map_or(BUFFER, |free| free.clamp(1 << 20, BUFFER)), threads))
+            let bytes = usize::try_from(free).map_or(BUFFER, |free| free.min(BUFFER));
+            if bytes < LEAST_BUFFER {
+                let reason = format!("two buffers of {LEAST_BUFFER} bytes are needed to measure memory and not its caches");
+                return Err(RuntimeError::OutOfMemory { doing: "measuring copy bandwidth", reason });
+            }
+            Ok(on_cpu(bytes, threads))
         }
         ExecutionProvider::Cuda => on_device(provider, BUFFER / size_of::<f32>()),
     }

@@ -19,7 +19,7 @@ const COLUMNS: [Column; 11] = [
     ("p99", |m| Some(digits(m.decode_ms_per_token.p99))),
     ("tokens/s", |m| Some(rate(m.decode_tokens_per_second))),
     ("of bandwidth", |m| m.bandwidth_fraction.map(|fraction| format!("{:.0} %", fraction * 100.0))),
-    ("memory", |m| Some(size(m.memory_peak_bytes))),
+    ("memory so far", |m| Some(size(m.memory_peak_bytes))),
     ("J/token", |m| m.power.as_ref().map(|power| digits(power.joules_per_token))),
     ("W", |m| m.power.as_ref().map(|power| format!("{:.0}", power.mean_watts))),
 ];

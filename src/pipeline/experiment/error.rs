@@ -1,5 +1,6 @@
 //! Everything that can be wrong with experiments and sweeps before any work, and what ends them.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use super::builtin_names;
@@ -47,6 +48,12 @@ impl ExperimentError {
             | ExperimentError::Name { .. }
             | ExperimentError::OtherModel { .. }
             | ExperimentError::NoModel => Fault::BadInput,
+            // The user named a file, or a folder below one.
+            ExperimentError::Folder { source, .. }
+                if matches!(source.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) =>
+            {
+                Fault::BadInput
+            }
             ExperimentError::Folder { .. }
             | ExperimentError::Busy { .. }
             | ExperimentError::Failed { .. }

@@ -19,7 +19,7 @@ use crate::recipe::{BudgetRecipe, CalibrationRecipe, Recipe};
 use crate::record::FileRecord;
 
 /// Changes with every version of the program whose results are not those of the one before.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 /// Hexadecimal digits of an id.
 const ID_DIGITS: usize = 16;
 /// Hashes of models' files that were read before.

@@ -70,7 +70,9 @@ pub fn run() -> anyhow::Result<()> {
     let mut stdin = std::io::stdin().lock();
     stdin.read_line(&mut line).context("the worker's job cannot be read")?;
     drop(stdin);
-    let task = serde_json::from_str(&line).context("the worker's job is not one; use `qonnx run`")?;
+    let task = serde_json::from_str(&line).context("the worker's job is not one; use `qonnx run`").inspect_err(|error| {
+        say(&Event::Broken { message: format!("{error:#}") });
+    })?;
     thread::spawn(end_with_stdin);
     let outcome = match task {
         Task::Experiment(job) => stages::run(&job, &mut say),

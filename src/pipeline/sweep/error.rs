@@ -37,7 +37,9 @@ pub enum SweepError {
     TextAlone { file: String },
     #[error("--jobs {jobs}: experiments beside each other on the CPU would time each other; add --no-bench, or leave --jobs out")]
     JobsTimed { jobs: usize },
-    #[error("--devices {got:?}: expected numbers of GPUs like 0,1, and --ep cuda")]
+    #[error(
+        "--devices {got:?}: expected different numbers of GPUs like 0,1, counted among those of CUDA_VISIBLE_DEVICES, and --ep cuda"
+    )]
     Devices { got: String },
     #[error("results folder {folder}: another sweep runs in it; wait for it, or choose another with --results", folder = folder.display())]
     Busy { folder: PathBuf },
