@@ -20,7 +20,6 @@ mod builtin;
 mod child;
 mod error;
 mod job;
-pub(super) mod lock;
 mod named;
 mod stages;
 mod subject;

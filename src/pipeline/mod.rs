@@ -24,6 +24,7 @@ mod failure;
 mod flags;
 mod hashing;
 mod interrupt;
+mod lock;
 mod memory;
 mod progress;
 mod source;

@@ -28,8 +28,8 @@ pub use file::Overrides;
 pub use plan::{PlanReport, PlanRow};
 pub use report::{ResultRow, Results, SweepReport};
 
-use super::experiment::{lock, work};
-use super::interrupt;
+use super::experiment::work;
+use super::{interrupt, lock};
 use crate::record::RunRecord;
 use board::{Board, Line, State};
 use plan::{Before, Row, SweepPlan};

@@ -2,12 +2,14 @@
 //! time works in it: it holds a lock on a file there, which the system lets go of however the process ends.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 use super::layer::LayerResult;
+use crate::pipeline::lock;
 use crate::recipe::WeightRecipe;
 
 /// Hexadecimal digits of the key in the folder's name.
@@ -108,12 +110,7 @@ impl WorkFolder {
 
 /// The folder's lock, `None` where another process has it.
 fn lock(folder: &Path) -> std::io::Result<Option<File>> {
-    let file = File::options().create(true).append(true).open(folder.join(LOCK))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
+    lock::hold(&folder.join(LOCK), Duration::ZERO)
 }
 
 #[cfg(test)]

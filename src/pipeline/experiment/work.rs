@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::{ExperimentError, Job, lock};
+use super::{ExperimentError, Job};
+use crate::pipeline::lock;
 use crate::record::{FailureRecord, RunRecord};
 
 /// What is not a result lies here, in the results folder.

@@ -73,11 +73,13 @@ impl<'a> Queue<'a> {
         if queue.needs_reference(open) {
             queue.waiting.push_front(Item::Reference);
         }
-        match open.contains(&0) {
-            true => fs::remove_file(queue.baseline_ended()).or_else(missing_is_fine),
-            false => fs::write(queue.baseline_ended(), ""),
+        let ended = queue.baseline_ended();
+        match (open.contains(&0), ended.exists()) {
+            (true, true) => fs::remove_file(&ended),
+            (true, false) => Ok(()),
+            (false, _) => fs::write(&ended, ""),
         }
-        .with_context(|| format!("{}: cannot be written", queue.folder.display()))?;
+        .with_context(|| format!("{}: cannot be written", ended.display()))?;
         Ok(queue)
     }
 
@@ -238,10 +240,6 @@ impl<'a> Queue<'a> {
     fn statistics(&self, slot: usize) -> PathBuf {
         self.folder.join(format!("statistics-{slot}"))
     }
-}
-
-fn missing_is_fine(error: std::io::Error) -> std::io::Result<()> {
-    if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 /// What an experiment's process says.
