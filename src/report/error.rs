@@ -35,6 +35,8 @@ pub enum ReportError {
         "record {file}: {what} is {got}, expected {expected} as in {reference}; scores of two protocols are not compared, keep them in two folders"
     )]
     OtherProtocol { file: String, what: &'static str, got: String, expected: String, reference: String },
+    #[error("record {file}: {what} is {got}, expected {expected}; remove it and run the experiment again")]
+    OutOfRange { file: String, what: &'static str, got: f64, expected: &'static str },
     #[error("figure: cannot be drawn ({message})")]
     Drawing { message: String },
     #[error("report.html: cannot be made ({message})")]

@@ -1,11 +1,15 @@
 //! The recommendation and its limits in sentences, each with the records that it rests on.
 
+use std::collections::BTreeSet;
+
 use super::numbers::{self, NONE};
 use super::recommend::{Fastest, Recommendation, Smallest};
 use super::study::{Row, Study};
 
 /// A smallest detectable difference above this gets a warning of its own.
 const COARSE: f64 = 0.02;
+/// Of an artifact whose whole interval lies above the baseline.
+const ABOVE: &str = "It scores above the baseline by more than chance explains.";
 
 /// A sentence or two, and the rows whose records hold its numbers.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,7 +41,7 @@ fn smallest(study: &Study, smallest: Smallest) -> Finding {
                 .paired()
                 .map(|paired| format!("{} {}", numbers::difference(paired.f1_difference), numbers::interval(paired.f1_ci95)));
             let text = format!(
-                "None. Every quantized artifact scores below the baseline by more than chance explains; {} loses least, ΔF1 {}.",
+                "None. Every artifact that was compared scores below the baseline by more than chance explains; {} loses least, ΔF1 {}.",
                 row.name(),
                 loss.unwrap_or_else(|| NONE.to_owned())
             );
@@ -80,6 +84,9 @@ fn smallest_text(study: &Study, at: usize) -> String {
 
 /// What "not distinguishable" can hide.
 fn resolution(row: &Row) -> String {
+    if row.beats_baseline() {
+        return ABOVE.to_owned();
+    }
     let questions = row.evaluation().map_or(0, |evaluation| evaluation.questions);
     match row.paired().map(|paired| paired.smallest_detectable) {
         Some(smallest) if smallest > 0.0 => {
@@ -114,6 +121,7 @@ fn fastest_finding(study: &Study, fastest: &Fastest) -> Finding {
                 speed.map_or(NONE.to_owned(), numbers::three_digits)
             )
         }
+        (Some(true), _) if row.beats_baseline() => format!(" {ABOVE}"),
         (Some(true), _) => " Its F1 is not distinguishable from the baseline's.".to_owned(),
         _ => String::new(),
     };
@@ -160,6 +168,7 @@ pub fn limits(study: &Study) -> Vec<String> {
          beside F1; other tasks can lose more or less."
             .to_owned(),
     );
+    limits.extend(unequal_conditions(study));
     if !study.devices.is_empty() {
         let names: Vec<&str> = study.devices.iter().map(|device| device.name.as_str()).collect();
         limits.push(format!("Times are of {}: another device can order the methods differently.", names.join(" and ")));
@@ -171,6 +180,36 @@ pub fn limits(study: &Study) -> Vec<String> {
         count => limits.push(format!("{count} records hold warnings (outliers, throttling, few samples); REPORT.md lists them.")),
     }
     limits
+}
+
+/// What differs over the records besides what the study varies.
+fn unequal_conditions(study: &Study) -> Option<String> {
+    let program = |row: &Row| {
+        let program = &row.record.program;
+        let commit = program.commit.as_deref().map(|commit| format!(" {commit:.8}")).unwrap_or_default();
+        format!("{}{commit}{}", program.version, if program.dirty { " with changes" } else { "" })
+    };
+    let environment = |row: &Row| row.record.environment.clone();
+    let differing = [
+        ("qonnx", values(study, |row| Some(program(row)))),
+        ("ONNX Runtime", values(study, |row| environment(row).onnxruntime)),
+        ("execution provider", values(study, |row| Some(environment(row).ep))),
+        ("activations", values(study, |row| Some(environment(row).activation))),
+    ];
+    let said = |(what, values): &(&str, BTreeSet<String>)| {
+        (values.len() > 1).then(|| format!("{what} ({})", values.iter().map(String::as_str).collect::<Vec<_>>().join(", ")))
+    };
+    let said: Vec<String> = differing.iter().filter_map(said).collect();
+    (!said.is_empty()).then(|| {
+        format!(
+            "The records were not all made under one condition, which differences between them may come from: {}.",
+            said.join("; ")
+        )
+    })
+}
+
+fn values(study: &Study, of: impl Fn(&Row) -> Option<String>) -> BTreeSet<String> {
+    study.rows.iter().filter_map(of).collect()
 }
 
 fn limits_of_comparison(study: &Study) -> Vec<String> {
@@ -248,9 +287,32 @@ mod tests {
     }
 
     #[test]
+    fn conditions_that_differ_over_the_records_are_said() {
+        assert_eq!(unequal_conditions(&made_up::whole()), None);
+        let mut other = experiment("a", 4.0, -0.01, 0.05, 200.0);
+        other.record.environment.onnxruntime = Some("1.99.0".into());
+        other.record.program.dirty = true;
+        let said = unequal_conditions(&study(vec![baseline(), other])).unwrap();
+        assert!(
+            said.contains("qonnx (0.1.0") && said.contains("with changes); ONNX Runtime (") && said.contains("1.99.0)"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn an_artifact_that_beats_the_baseline_is_not_called_indistinguishable() {
+        let texts = texts(&study(vec![baseline(), experiment("a", 4.0, 0.05, 0.01, 500.0)]));
+        assert!(texts[0].ends_with(ABOVE) && texts[1].ends_with(ABOVE), "{texts:?}");
+    }
+
+    #[test]
     fn a_baseline_that_is_fastest_and_one_that_failed_are_said() {
         let slow = study(vec![baseline(), experiment("a", 4.0, -0.2, 0.01, 5.0)]);
-        assert!(texts(&slow)[0].starts_with("None. Every quantized artifact scores below the baseline"), "{:?}", texts(&slow));
+        assert!(
+            texts(&slow)[0].starts_with("None. Every artifact that was compared scores below the baseline"),
+            "{:?}",
+            texts(&slow)
+        );
         assert!(texts(&slow)[1].contains("no quantized artifact decodes faster here"), "{:?}", texts(&slow));
         let mut failed = baseline();
         failed.record.evaluation = None;

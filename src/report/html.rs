@@ -39,7 +39,7 @@ pub fn html(study: &Study, recommendation: &Recommendation, figures: &[Figure]) 
         limits => findings::limits(study),
         figures => drawn,
         quoted_at => figure::quoted_at(study),
-        columns => figure::columns().iter().map(|column| context! { header => column.header, unit => column.unit, meaning => column.meaning }).collect::<Vec<_>>(),
+        columns => figure::COLUMNS.iter().map(|column| context! { header => column.header, unit => column.unit, meaning => column.meaning }).collect::<Vec<_>>(),
         summary => summary(study),
         points => points(study),
         paragraphs => method::paragraphs(study),
@@ -115,7 +115,7 @@ fn line(row: &Row, cells: Vec<Value>) -> Value {
 
 fn summary(study: &Study) -> Vec<Value> {
     let cells = |at: usize| {
-        let written = figure::columns().iter().map(|column| column.cell(study, at));
+        let written = figure::COLUMNS.iter().map(|column| column.cell(study, at));
         written.map(|written| cell(written.text, written.value)).collect()
     };
     study.rows.iter().enumerate().map(|(at, row)| line(row, cells(at))).collect()

@@ -69,7 +69,7 @@ fn summary(out: &mut String, study: &Study) {
         escaped(&figure::quoted_at(study))
     );
     let mut head = headers(&["#", "Experiment", "Method"]);
-    head.extend(figure::columns().iter().map(|column| match column.unit {
+    head.extend(figure::COLUMNS.iter().map(|column| match column.unit {
         "" | "bytes" | "bits" | "0 to 1" | "× baseline" => column.header.to_owned(),
         unit => format!("{}, {unit}", column.header),
     }));
@@ -78,7 +78,7 @@ fn summary(out: &mut String, study: &Study) {
     table(out, &head, &[1, 2, last]);
     for (at, row) in study.rows.iter().enumerate() {
         let mut cells = vec![row.number.to_string(), shown(row), escaped(&row.record.method)];
-        cells.extend(figure::columns().iter().map(|column| column.cell(study, at).text));
+        cells.extend(figure::COLUMNS.iter().map(|column| column.cell(study, at).text));
         let evaluation = row.evaluation();
         cells.push(evaluation.map_or(NONE.to_owned(), |evaluation| numbers::score(evaluation.coqa_em)));
         cells.push(optional(evaluation.and_then(|evaluation| evaluation.perplexity), numbers::three_digits));

@@ -104,6 +104,11 @@ impl Row {
         self.paired().map(|paired| paired.f1_ci95[1] >= 0.0)
     }
 
+    /// Above the baseline by more than chance explains: the paired 95 % interval lies above 0.
+    pub fn beats_baseline(&self) -> bool {
+        self.paired().is_some_and(|paired| paired.f1_ci95[0] > 0.0)
+    }
+
     /// What the benchmark found at a point of its grid.
     pub fn point(&self, batch: usize, prompt: usize) -> Point<'_> {
         let points = self.bench().map(|bench| bench.points.as_slice()).unwrap_or_default();
@@ -133,6 +138,9 @@ impl Study {
     pub fn new(folder: &str, records: Vec<RecordFile>) -> Result<Self, ReportError> {
         if records.is_empty() {
             return Err(ReportError::Empty { folder: folder.to_owned() });
+        }
+        for RecordFile { file, record } in &records {
+            refuse_senseless(file, record)?;
         }
         refuse_doubles(&records)?;
         let baseline = the_baseline(&records)?;
@@ -189,6 +197,32 @@ fn rank(record: &RunRecord) -> (bool, f64, std::cmp::Reverse<u64>, String) {
     let bits = record.sizes.map_or(f64::INFINITY, |sizes| -sizes.bits_per_weight_linears);
     let bytes = record.sizes.map_or(0, |sizes| sizes.model_bytes);
     (record.baseline.is_some(), bits, std::cmp::Reverse(bytes), record.experiment_name.clone())
+}
+
+/// Numbers that nothing can have measured, which no axis could show.
+fn refuse_senseless(file: &str, record: &RunRecord) -> Result<(), ReportError> {
+    const FRACTION: (std::ops::RangeInclusive<f64>, &str) = (0.0..=1.0, "0 to 1");
+    const DIFFERENCE: (std::ops::RangeInclusive<f64>, &str) = (-1.0..=1.0, "-1 to 1");
+    let mut numbers = Vec::new();
+    if let Some(sizes) = &record.sizes {
+        numbers.push(("bits per weight", sizes.bits_per_weight_linears, (0.0..=64.0, "0 to 64")));
+    }
+    if let Some(scores) = &record.evaluation {
+        numbers.extend([("coqa_f1", scores.coqa_f1, FRACTION), ("coqa_em", scores.coqa_em, FRACTION)]);
+        if let Some(paired) = &scores.paired {
+            let [low, high] = paired.f1_ci95;
+            numbers.push(("f1_difference", paired.f1_difference, DIFFERENCE));
+            numbers.extend([("an end of f1_ci95", low, DIFFERENCE), ("an end of f1_ci95", high, DIFFERENCE)]);
+        }
+    }
+    for point in record.benchmarks.iter().flat_map(|bench| &bench.points) {
+        let Outcome::Measured(measured) = &point.outcome else { continue };
+        let positive = (f64::MIN_POSITIVE..=f64::MAX, "more than 0");
+        numbers.push(("decode_tokens_per_second", measured.decode_tokens_per_second, positive.clone()));
+        numbers.push(("p50 of a decoding step", measured.decode_ms_per_token.p50, positive));
+    }
+    let wrong = numbers.into_iter().find(|(_, got, (range, _))| !range.contains(got));
+    wrong.map_or(Ok(()), |(what, got, (_, expected))| Err(ReportError::OutOfRange { file: file.to_owned(), what, got, expected }))
 }
 
 fn refuse_doubles(records: &[RecordFile]) -> Result<(), ReportError> {
@@ -302,6 +336,14 @@ mod tests {
 
     #[test]
     fn what_does_not_belong_together_is_refused() {
+        check(
+            |_, other| other.record.evaluation.as_mut().unwrap().coqa_f1 = 41.2,
+            "record int8_rtn_results.json: coqa_f1 is 41.2, expected 0 to 1; remove it and run the experiment again",
+        );
+        check(
+            |_, other| other.record.sizes.as_mut().unwrap().bits_per_weight_linears = -4.0,
+            "record int8_rtn_results.json: bits per weight is -4, expected 0 to 64; remove it and run the experiment again",
+        );
         check(
             |_, other| other.record.experiment_name = "fp16_baseline".into(),
             "record int8_rtn_results.json: is of experiment fp16_baseline, and so is fp16_baseline_results.json; remove one of them",

@@ -11,7 +11,7 @@ mod throughput;
 #[cfg(test)]
 mod tests;
 
-pub use table::{columns, quoted_at};
+pub use table::{COLUMNS, quoted_at};
 
 use super::marks;
 use super::numbers;

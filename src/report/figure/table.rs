@@ -65,84 +65,82 @@ fn interval(row: &Row) -> Cell {
 }
 
 /// Columns of the summary, from left to right, after number and name.
-pub fn columns() -> &'static [Column] {
-    &[
-        Column {
-            header: "Bits per weight",
-            narrow: "Bits",
-            unit: "bits",
-            meaning: "over the decoder's linears on disk, scales counted",
-            width: 44.0,
-            cell: |study, row| Cell::new(study.rows[row].bits(), numbers::bits),
+pub const COLUMNS: &[Column] = &[
+    Column {
+        header: "Bits per weight",
+        narrow: "Bits",
+        unit: "bits",
+        meaning: "over the decoder's linears on disk, scales counted",
+        width: 44.0,
+        cell: |study, row| Cell::new(study.rows[row].bits(), numbers::bits),
+    },
+    Column {
+        header: "Size on disk",
+        narrow: "Size",
+        unit: "bytes",
+        meaning: "model.onnx and its data file",
+        width: 66.0,
+        cell: |study, row| {
+            Cell::new(study.rows[row].model_bytes().map(|bytes| bytes as f64), |bytes| numbers::bytes(bytes as u64))
         },
-        Column {
-            header: "Size on disk",
-            narrow: "Size",
-            unit: "bytes",
-            meaning: "model.onnx and its data file",
-            width: 66.0,
-            cell: |study, row| {
-                Cell::new(study.rows[row].model_bytes().map(|bytes| bytes as f64), |bytes| numbers::bytes(bytes as u64))
-            },
+    },
+    Column {
+        header: "F1",
+        narrow: "F1",
+        unit: "0 to 1",
+        meaning: "CoQA",
+        width: 48.0,
+        cell: |study, row| Cell::new(study.rows[row].f1(), numbers::score),
+    },
+    Column {
+        header: "ΔF1",
+        narrow: "ΔF1",
+        unit: "",
+        meaning: "this less the baseline, same questions",
+        width: 58.0,
+        cell: |study, row| Cell::new(study.rows[row].paired().map(|paired| paired.f1_difference), numbers::difference),
+    },
+    Column {
+        header: "95 % interval of ΔF1",
+        narrow: "95 % interval",
+        unit: "",
+        meaning: "paired bootstrap; one that reaches 0 is not distinguishable from the baseline",
+        width: 108.0,
+        cell: |study, row| interval(&study.rows[row]),
+    },
+    Column {
+        header: "Prefill",
+        narrow: "Prefill ms",
+        unit: "ms",
+        meaning: "median time to read the prompt",
+        width: 70.0,
+        cell: |study, row| timed(study, row, |point| point.prefill().map(|samples| samples.p50)),
+    },
+    Column {
+        header: "Decode",
+        narrow: "Decode ms",
+        unit: "ms per token",
+        meaning: "median step",
+        width: 76.0,
+        cell: |study, row| timed(study, row, |point| point.decode().map(|samples| samples.p50)),
+    },
+    Column {
+        header: "Speed",
+        narrow: "Speed",
+        unit: "× baseline",
+        meaning: "decoded tokens a second over the baseline's at the same point",
+        width: 66.0,
+        cell: |study, row| {
+            let batch = study.device_of(row).and_then(|device| device.batches.first().copied());
+            Cell::new(batch.and_then(|batch| study.speed_ratio(row, batch)), numbers::ratio)
         },
-        Column {
-            header: "F1",
-            narrow: "F1",
-            unit: "0 to 1",
-            meaning: "CoQA",
-            width: 48.0,
-            cell: |study, row| Cell::new(study.rows[row].f1(), numbers::score),
-        },
-        Column {
-            header: "ΔF1",
-            narrow: "ΔF1",
-            unit: "",
-            meaning: "this less the baseline, same questions",
-            width: 58.0,
-            cell: |study, row| Cell::new(study.rows[row].paired().map(|paired| paired.f1_difference), numbers::difference),
-        },
-        Column {
-            header: "95 % interval of ΔF1",
-            narrow: "95 % interval",
-            unit: "",
-            meaning: "paired bootstrap; one that reaches 0 is not distinguishable from the baseline",
-            width: 108.0,
-            cell: |study, row| interval(&study.rows[row]),
-        },
-        Column {
-            header: "Prefill",
-            narrow: "Prefill ms",
-            unit: "ms",
-            meaning: "median time to read the prompt",
-            width: 70.0,
-            cell: |study, row| timed(study, row, |point| point.prefill().map(|samples| samples.p50)),
-        },
-        Column {
-            header: "Decode",
-            narrow: "Decode ms",
-            unit: "ms per token",
-            meaning: "median step",
-            width: 76.0,
-            cell: |study, row| timed(study, row, |point| point.decode().map(|samples| samples.p50)),
-        },
-        Column {
-            header: "Speed",
-            narrow: "Speed",
-            unit: "× baseline",
-            meaning: "decoded tokens a second over the baseline's at the same point",
-            width: 66.0,
-            cell: |study, row| {
-                let batch = study.device_of(row).and_then(|device| device.batches.first().copied());
-                Cell::new(batch.and_then(|batch| study.speed_ratio(row, batch)), numbers::ratio)
-            },
-        },
-    ]
-}
+    },
+];
 
 pub fn figure(study: &Study, shown: &[usize]) -> Figure {
     let height = 72.0 + 30.0 + ROW * shown.len() as f64 + 26.0;
     let (mut scene, top) = titled(height, TITLE, &quoted_at(study));
-    let left = WIDTH - 24.0 - columns().iter().map(|column| column.width).sum::<f64>();
+    let left = WIDTH - 24.0 - COLUMNS.iter().map(|column| column.width).sum::<f64>();
     header(&mut scene, left, top + 14.0);
     for (place, &at) in shown.iter().enumerate() {
         let y = top + 30.0 + ROW * (place as f64 + 0.5);
@@ -175,7 +173,7 @@ fn header(scene: &mut Scene, left: f64, y: f64) {
     scene.text([34.0, y], "#", HEAD.at(Anchor::Middle));
     scene.text([72.0, y], "Experiment", HEAD);
     let mut right = left;
-    for column in columns() {
+    for column in COLUMNS {
         right += column.width;
         scene.text([right, y], column.narrow, HEAD.at(Anchor::End));
     }
@@ -194,7 +192,7 @@ fn line(scene: &mut Scene, study: &Study, at: usize, left: f64, y: f64) {
         scene.text_centred([left + 24.0, y], fitting(&reason, LABEL, WIDTH - 24.0 - left - 24.0), LABEL.colored(MUTED));
     } else {
         let mut right = left;
-        for column in columns() {
+        for column in COLUMNS {
             right += column.width;
             scene.text_centred([right, y], column.cell(study, at).text, TextStyle { size: 11.5, ..style }.at(Anchor::End));
         }
