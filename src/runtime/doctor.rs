@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use nvml_wrapper::Nvml;
+use nvml_wrapper::error::NvmlError;
 use ort::ep::{self, ExecutionProvider as _};
 
 use super::locate::{Places, runtime};
@@ -89,18 +90,19 @@ fn probe(name: &'static str) -> SharedLibrary {
     SharedLibrary { name, missing: ort::util::preload_dylib(name).err().map(|error| reason(&error)) }
 }
 
-fn gpus() -> Result<Vec<Gpu>, nvml_wrapper::error::NvmlError> {
+fn gpus() -> Result<Vec<Gpu>, NvmlError> {
     let nvml = Nvml::init()?;
-    let driver = nvml.sys_driver_version()?;
-    let gpu = |index| {
-        let device = nvml.device_by_index(index)?;
-        let capability = device.cuda_compute_capability()?;
-        Ok(Gpu {
-            name: device.name()?,
-            memory_bytes: device.memory_info()?.total,
-            driver: driver.clone(),
-            compute_capability: (capability.major, capability.minor),
-        })
-    };
-    (0..nvml.device_count()?).map(gpu).collect()
+    (0..nvml.device_count()?).map(|index| gpu(&nvml, index)).collect()
+}
+
+/// The GPU that is NVML's number `index`.
+pub(super) fn gpu(nvml: &Nvml, index: u32) -> Result<Gpu, NvmlError> {
+    let device = nvml.device_by_index(index)?;
+    let capability = device.cuda_compute_capability()?;
+    Ok(Gpu {
+        name: device.name()?,
+        memory_bytes: device.memory_info()?.total,
+        driver: nvml.sys_driver_version()?,
+        compute_capability: (capability.major, capability.minor),
+    })
 }

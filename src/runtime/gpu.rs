@@ -8,6 +8,7 @@ use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 
+use super::doctor::{self, Gpu};
 use crate::record::PowerRecord;
 
 /// Meters of one GPU.
@@ -66,17 +67,26 @@ impl GpuMeter {
     /// # Errors
     /// NVML is missing, or `CUDA_VISIBLE_DEVICES` names something it does not list.
     pub fn open() -> Result<GpuMeter, MeterError> {
+        Self::open_first_of(visible_devices().as_deref())
+    }
+
+    /// As [`Self::open`], of the first GPU in `visible`, which is spelt like `CUDA_VISIBLE_DEVICES`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_first_of(visible: Option<&str>) -> Result<GpuMeter, MeterError> {
         let nvml = Nvml::init()?;
-        let variable = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-        let unknown = |entry: &str| MeterError::UnknownDevice { entry: entry.to_owned() };
-        let index = match first_visible(variable.as_deref()) {
-            Visible::Index(index) if index < nvml.device_count()? => index,
-            Visible::Index(index) => return Err(unknown(&index.to_string())),
-            Visible::Uuid(start) => with_uuid(&nvml, start)?.ok_or_else(|| unknown(start))?,
-            Visible::Unknown(entry) => return Err(unknown(entry)),
-        };
+        let index = first_index(&nvml, visible)?;
         let used_before = nvml.device_by_index(index)?.memory_info()?.used;
         Ok(GpuMeter { nvml, index, used_before, peak: 0, sees_own: false, metered: None })
+    }
+
+    /// Its name, memory, driver and compute capability.
+    ///
+    /// # Errors
+    /// NVML does not answer.
+    pub fn gpu(&self) -> Result<Gpu, MeterError> {
+        Ok(doctor::gpu(&self.nvml, self.index)?)
     }
 
     /// Highest memory of this process that was seen in the calls so far, bytes. ONNX Runtime's arena gives nothing back,
@@ -175,6 +185,37 @@ impl GpuMeter {
 
     fn device(&self) -> Result<Device<'_>, NvmlError> {
         self.nvml.device_by_index(self.index)
+    }
+}
+
+/// What NVML says of the GPU that CUDA shows first to this process.
+///
+/// # Errors
+/// As [`GpuMeter::open`].
+pub fn visible_gpu() -> Result<Gpu, MeterError> {
+    GpuMeter::open()?.gpu()
+}
+
+/// GPUs of this machine.
+///
+/// # Errors
+/// NVML is missing.
+pub fn gpu_count() -> Result<u32, MeterError> {
+    Ok(Nvml::init()?.device_count()?)
+}
+
+fn visible_devices() -> Option<String> {
+    std::env::var("CUDA_VISIBLE_DEVICES").ok()
+}
+
+/// NVML's number of the GPU that CUDA shows first: CUDA counts those that are visible, NVML all of the machine.
+fn first_index(nvml: &Nvml, visible: Option<&str>) -> Result<u32, MeterError> {
+    let unknown = |entry: &str| MeterError::UnknownDevice { entry: entry.to_owned() };
+    match first_visible(visible) {
+        Visible::Index(index) if index < nvml.device_count()? => Ok(index),
+        Visible::Index(index) => Err(unknown(&index.to_string())),
+        Visible::Uuid(start) => with_uuid(nvml, start)?.ok_or_else(|| unknown(start)),
+        Visible::Unknown(entry) => Err(unknown(entry)),
     }
 }
 

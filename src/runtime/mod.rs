@@ -37,7 +37,7 @@ pub use dequantize::dequantize;
 pub use doctor::{Doctor, Gpu, Library, SharedLibrary, doctor};
 pub use engine::{Engine, EngineOptions, LoadStage, Timings, Weights};
 pub use error::RuntimeError;
-pub use gpu::{GpuMeter, MeterError};
+pub use gpu::{GpuMeter, MeterError, gpu_count, visible_gpu};
 pub use inspect::{Execution, Inspection, MatMulReport, inspect};
 pub use provider::ExecutionProvider;
 pub use session::require;

@@ -67,15 +67,8 @@ fn processor(text: &str) -> Option<&str> {
 pub fn ask_runtime(environment: &mut EnvironmentRecord, device: &Device) {
     let doctor = runtime::doctor(if device.cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu });
     environment.onnxruntime = doctor.library.ok().map(|library| library.version);
-    if !device.cuda {
-        return;
-    }
-    // NVML counts all devices of the machine, CUDA only those that it is shown.
-    let shown = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-    let first = shown.and_then(|list| list.split(',').next()?.trim().parse().ok()).unwrap_or(0_usize);
-    if let Some(gpu) = doctor.gpus.ok().and_then(|gpus| gpus.into_iter().nth(first)) {
-        environment.gpu = Some(gpu.name);
-        environment.driver = Some(gpu.driver);
+    if let Some(gpu) = device.cuda.then(runtime::visible_gpu).and_then(Result::ok) {
+        (environment.gpu, environment.driver) = (Some(gpu.name), Some(gpu.driver));
     }
 }
 
