@@ -32,12 +32,14 @@ mod group;
 mod judge;
 mod kept;
 mod layer;
+mod stream;
 mod turned;
 mod weights;
 mod work;
 
 pub use kept::Kept;
 pub use layer::{Found, Prepared};
+pub use stream::interrupted;
 pub use turned::Turned;
 pub use weights::Weights;
 

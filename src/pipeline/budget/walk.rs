@@ -1,13 +1,10 @@
 //! The unquantized model on a few sequences, one linear input after the other, with other weights where they are wanted.
 
-use std::ops::ControlFlow;
-
 use ndarray::Array2;
 
-use crate::calib::{CalibError, Head, Linear, Logits, Mark, Matrix, Progress, Qkv, Stream, StreamOptions, Vector};
+use crate::calib::{Head, Linear, Logits, Mark, Matrix, Qkv, Stream, StreamOptions, Vector};
 use crate::model::LinearInput;
-use crate::pipeline::calibrate::Weights;
-use crate::pipeline::interrupt;
+use crate::pipeline::calibrate::{Weights, interrupted};
 use crate::quant::InputStats;
 
 /// Linear inputs of a decoder layer.
@@ -30,21 +27,7 @@ pub struct Place {
 impl<'a> Walk<'a> {
     /// At the input of the first layer's q, k and v.
     pub fn start(weights: &'a Weights<'a>, options: &StreamOptions, sequences: &[Vec<u32>]) -> anyhow::Result<Walk<'a>> {
-        let observe = |_: Progress| match interrupt::check() {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        };
-        let mut failed = None;
-        let mut embedding = |id: u32, row: &mut [f32]| {
-            if let Err(error) = weights.embedding(id as usize, row) {
-                failed.get_or_insert(error);
-            }
-        };
-        let started = Stream::start(weights.config, options, sequences, &mut embedding, Box::new(observe));
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        let mut walk = Walk { weights, stream: started.map_err(interrupted)?, at: 0 };
+        let mut walk = Walk { weights, stream: weights.stream(options, sequences, |_| {})?, at: 0 };
         let norm = weights.vector("model.layers.0.input_layernorm.weight")?;
         walk.stream.advance_enter(&Vector::same(&norm)).map_err(interrupted)?;
         Ok(walk)
@@ -118,13 +101,5 @@ impl<'a> Walk<'a> {
         let has_bias = input.has_bias(config);
         let linears = input.linears().iter().filter(|_| has_bias);
         linears.map(|linear| self.weights.vector(&format!("model.layers.{layer}.{linear}.bias"))).collect()
-    }
-}
-
-/// The user's wish to stop is the same wherever it is noticed.
-fn interrupted(error: CalibError) -> anyhow::Error {
-    match error {
-        CalibError::Interrupted { .. } => interrupt::Interrupted.into(),
-        other => other.into(),
     }
 }

@@ -1,13 +1,12 @@
 //! Statistics of a layer's inputs: from the files of an earlier export, or from the model, run only as far as it must be.
 
-use std::ops::ControlFlow;
-
 use indicatif::ProgressBar;
 use ndarray::Array2;
 
 use super::kept::Kept;
+use super::stream::interrupted;
 use super::weights::Weights;
-use crate::calib::{Both, CalibError, Linear, Matrix, Qkv, Stream, StreamOptions, Vector};
+use crate::calib::{Both, Linear, Matrix, Progress, Qkv, Stream, StreamOptions, Vector};
 use crate::model::LinearInput;
 use crate::pipeline::interrupt;
 use crate::quant::InputStats;
@@ -79,23 +78,13 @@ impl<'a> Activations<'a> {
     fn start(&self) -> anyhow::Result<Stream<'a>> {
         let bar = self.bar.clone();
         let layers = self.weights.config.num_hidden_layers;
-        let observe = Box::new(move |progress: crate::calib::Progress| {
+        let observe = move |progress: Progress| {
             let (layer, step) = ((progress.layer + 1).min(layers), progress.step);
             bar.set_message(format!("layer {layer}/{layers}: {step} {}/{}", progress.done, progress.all));
-            if interrupt::check().is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        let mut failed = None;
-        let mut embedding = |id: u32, row: &mut [f32]| {
-            if let Err(error) = self.weights.embedding(id as usize, row) {
-                failed.get_or_insert(error);
-            }
         };
-        let started = Stream::start(self.weights.config, &self.options, self.sequences, &mut embedding, observe);
+        let started = self.weights.stream(&self.options, self.sequences, observe);
         self.weights.checkpoint.release("model.embed_tokens.weight")?;
-        match failed {
-            Some(error) => Err(error),
-            None => started.map_err(interrupted),
-        }
+        started
     }
 
     /// Through one stage: the linears of the input that was reached last.
@@ -127,13 +116,5 @@ impl Fed {
             Linear { weight, bias: self.biases[index].as_deref().map(Vector::same) }
         };
         (0..self.quantized.len()).map(linear).collect()
-    }
-}
-
-/// The user's wish to stop is the same wherever it is noticed.
-fn interrupted(error: CalibError) -> anyhow::Error {
-    match error {
-        CalibError::Interrupted { .. } => interrupt::Interrupted.into(),
-        other => other.into(),
     }
 }
