@@ -292,7 +292,7 @@ fn refused(place: &Place, code: i32, parts: &[&str]) {
 #[test]
 fn bad_input_is_refused_before_any_work() {
     let measure = "[measure]\ncoqa = { data = \"MODEL/coqa-mini.json\", protocol = \"official\" }";
-    let cases: [(&str, &[&str]); 12] = [
+    let cases: [(&str, &[&str]); 13] = [
         ("experiments = [\"int8_rtn\"]\nexperiment = 1", &["sweep.toml: line 3: unknown field `experiment`"]),
         ("experiments = [\"int8\"]", &["experiment int8: cannot be read; give a TOML file or one of fp16_baseline"]),
         ("experiments = [\"int8_rtn\", \"int8_rtn\"]", &["experiment int8_rtn is named twice"]),
@@ -301,6 +301,7 @@ fn bad_input_is_refused_before_any_work() {
             &["int8_rtn and rtn_8bit_channel are the same recipe on the same data"],
         ),
         ("[axes]\nmethod = [\"rtn\"]\n[[exclude]]\nmethod = \"rtn\"", &["line 4: missing field `reason`"]),
+        ("[axes]\nmethod = []", &["method of [axes] has no value"]),
         ("[axes]\nmethod = [\"rtn\"]\nlayout = [\"portable\"]", &["layout \"portable\" of [axes]: only \"ort\" exists"]),
         (
             "[axes]\nmethod = [\"nf4\", \"rtn\"]\ngroup_size = [64, \"channel\"]",
@@ -398,6 +399,37 @@ fn run_writes_a_record_that_a_sweep_takes_as_its_own() {
     let same = report(&place.run(&["--dry-run", "--json", "--no-bench", "--text", &perplexity]));
     let states: Vec<&Value> = same["experiments"].as_array().expect("a list").iter().map(|row| &row["state"]).collect();
     assert_eq!(states, ["done", "done", "to do"]);
+}
+
+#[test]
+fn an_experiment_may_be_called_like_what_lies_beside_its_work() {
+    let own = |name: &str| format!("\"OWN/{name}.toml\"");
+    let names = ["baseline-ended", "models.json", "reference", "sweep.lock"];
+    let list = names.map(own).join(", ");
+    let place = Place::new("");
+    let measure = "coqa = { data = \"MODEL/coqa-mini.json\", protocol = \"official\", limit = 4, batch = 4 }\n\
+                   text = { file = \"MODEL/perplexity.txt\", window = 128, windows = 1 }";
+    let sweep = format!("model = \"MODEL\"\nexperiments = [\"fp16_baseline\", {list}]\n[measure]\n{measure}");
+    let here = place.at("").display().to_string();
+    place.write("sweep.toml", &sweep.replace("MODEL", MODEL).replace("OWN", here.trim_end_matches('/')));
+    for (name, recipe) in names.into_iter().zip(["int2-g32-rtn", "int4-g32-rtn", "int8-g32-rtn", "nf4-g64-rtn"]) {
+        place.write(&format!("{name}.toml"), &format!("title = \"t\"\nmethod = \"rtn\"\nrecipe = \"{recipe}\"\n"));
+    }
+    succeed(&place.run(&["--no-bench"]));
+    for name in names {
+        assert!(place.record(name)["evaluation"]["kl"].as_f64().is_some_and(|kl| kl > 0.0), "{name}");
+    }
+    assert!(!place.at("results/.work").exists());
+}
+
+#[test]
+fn a_baseline_that_nobody_knows_is_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qonnx"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["run", "int8_rtn", "--baseline", "nosuch", "--results"]);
+    let output = command.arg(folder.path()).output().expect("qonnx starts");
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("--baseline nosuch: "), "{}", text(&output.stderr));
 }
 
 #[test]

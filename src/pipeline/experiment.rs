@@ -6,7 +6,7 @@
 //! ```
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde::Serialize;
@@ -72,6 +72,7 @@ pub fn run(experiment: &str, ask: Ask, log: Stdio) -> anyhow::Result<RunReport> 
     interrupt::install();
     let experiment = Experiment::load(experiment)?;
     let results = ask.results.clone();
+    known_baseline(&ask.baseline, &experiment.name, &results)?;
     let job = Subject::open(ask)?.plan(&experiment)?.job;
     recorded(&job)?;
     let (worker, status) = child::attend(&Task::Experiment(Box::new(job.clone())), log, |event| {
@@ -96,6 +97,13 @@ pub fn run(experiment: &str, ask: Ask, log: Stdio) -> anyhow::Result<RunReport> 
             Ok(RunReport { record: RunRecord::load(&path)?, path })
         }
     }
+}
+
+/// Refuses a baseline that nobody can mean: not this experiment, none that has run, none that is built in.
+fn known_baseline(baseline: &str, experiment: &str, results: &Path) -> Result<(), ExperimentError> {
+    let is_known = baseline == experiment || builtin_names().contains(&baseline) || RunRecord::path(results, baseline).is_file();
+    let unknown = || ExperimentError::NoBaseline { name: baseline.to_owned(), folder: results.to_owned() };
+    if is_known { Ok(()) } else { Err(unknown()) }
 }
 
 /// The record that the results folder has under the job's name, whatever it is of.

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 mod axes;
 mod board;
@@ -29,8 +29,9 @@ pub use plan::{PlanReport, PlanRow};
 pub use report::{ResultRow, Results, SweepReport};
 
 use super::experiment::work;
-use super::{interrupt, lock};
+use super::interrupt;
 use crate::record::RunRecord;
+use crate::runtime;
 use board::{Board, Line, State};
 use plan::{Before, Row, SweepPlan};
 use queue::{Halt, Queue};
@@ -63,10 +64,7 @@ pub fn run(request: &Request) -> anyhow::Result<SweepReport> {
     if request.dry_run {
         return Ok(SweepReport::Plan(shown));
     }
-    let mine = work::root(&plan.results)?.join(".sweep");
-    std::fs::create_dir_all(&mine)?;
-    let lock = lock::hold(&mine.join("lock"), Duration::ZERO)?;
-    let lock = lock.ok_or_else(|| SweepError::Busy { folder: plan.results.clone() })?;
+    let lock = work::hold_for_sweep(&plan.results)?.ok_or_else(|| SweepError::Busy { folder: plan.results.clone() })?;
     interrupt::install();
     eprintln!("{shown}\n");
     let open: Vec<usize> = (0..plan.rows.len()).filter(|&row| plan.rows[row].is_open(request.retry_failed)).collect();
@@ -98,12 +96,18 @@ fn slots(request: &Request, plan: &SweepPlan) -> Result<Vec<Option<String>>, Swe
     if request.devices.is_empty() {
         return match request.jobs {
             jobs if jobs > 1 && job.measure.bench.is_some() => Err(SweepError::JobsTimed { jobs }),
-            jobs => Ok(vec![None; jobs.max(1)]),
+            jobs => Ok(vec![None; jobs.clamp(1, plan.rows.len())]),
         };
     }
     let refused = || SweepError::Devices { got: request.devices.join(",") };
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
     let devices = lent(&request.devices, visible.as_deref()).filter(|_| job.device.cuda).ok_or_else(refused)?;
+    // What NVML cannot count is noticed when it is used.
+    if let (None, Ok(count)) = (visible, runtime::gpu_count())
+        && let Some(missing) = devices.iter().find(|device| device.parse::<u32>().is_ok_and(|device| device >= count))
+    {
+        return Err(SweepError::NoDevice { missing: missing.clone(), count });
+    }
     Ok(devices.into_iter().map(Some).collect())
 }
 

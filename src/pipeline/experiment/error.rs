@@ -16,6 +16,12 @@ pub enum ExperimentError {
     #[error("experiment {name}: a name is letters, digits, `_`, `-` and `.`, because its files are called by it; choose another")]
     Name { name: String },
     #[error(
+        "--baseline {name}: {folder} has no record of it, and no built-in experiment is called so; run it first, into the same \
+         folder",
+        folder = folder.display()
+    )]
+    NoBaseline { name: String, folder: PathBuf },
+    #[error(
         "--model is missing, and the embedded model (fixtures/tiny-coqa) is not here; give --model, or run it in a checkout of \
          qonnx"
     )]
@@ -47,6 +53,7 @@ impl ExperimentError {
             | ExperimentError::Syntax { .. }
             | ExperimentError::Name { .. }
             | ExperimentError::OtherModel { .. }
+            | ExperimentError::NoBaseline { .. }
             | ExperimentError::NoModel => Fault::BadInput,
             // The user named a file, or a folder below one.
             ExperimentError::Folder { source, .. }

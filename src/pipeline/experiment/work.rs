@@ -1,8 +1,8 @@
 //! The folder in which an experiment waits until it has ended: its artifact, its answers, its record so far.
 //!
 //! ```text
-//! results/.work/<name>/lock          held while a process works on it
-//! results/.work/<name>/<id>/         artifact/, answers.jsonl, the record so far; removed when the record is written
+//! results/.work/experiments/<name>/lock     held while a process works on it
+//! results/.work/experiments/<name>/<id>/    artifact/, answers.jsonl, the record so far; removed when the record is written
 //! ```
 
 use std::fs::{self, File};
@@ -18,6 +18,10 @@ use crate::record::{FailureRecord, RunRecord};
 
 /// What is not a result lies here, in the results folder.
 const FOLDER: &str = ".work";
+/// In that, what belongs to one experiment, whatever it is called.
+const EXPERIMENTS: &str = "experiments";
+/// In that, what the sweep that runs here holds.
+const SWEEP_LOCK: &str = "sweep.lock";
 /// A process whose sweep was killed ends within a few seconds; its work is waited for so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -45,6 +49,13 @@ fn make(folder: &Path) -> Result<(), ExperimentError> {
     fs::create_dir_all(folder).map_err(|source| ExperimentError::Folder { folder: folder.to_owned(), source })
 }
 
+/// The lock of the one sweep that may run in a results folder; `None` where another holds it.
+pub fn hold_for_sweep(results: &Path) -> anyhow::Result<Option<File>> {
+    let path = root(results)?.join(SWEEP_LOCK);
+    // A run that ends looks at the lock for a moment.
+    lock::hold(&path, Duration::from_secs(1)).with_context(|| format!("{}: cannot be locked", path.display()))
+}
+
 /// Where the artifact of an experiment is kept for good.
 pub fn kept_artifact(results: &Path, name: &str) -> PathBuf {
     results.join("artifacts").join(name)
@@ -63,8 +74,9 @@ pub fn predictions_file(name: &str) -> String {
 /// Takes the folder of what is not a result away, unless somebody works in it.
 pub fn clear(results: &Path) {
     let folder = folder(results);
-    let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
-    let locks: Vec<_> = entries.map(|entry| entry.path().join("lock")).filter(|lock| lock.is_file()).collect();
+    let entries = fs::read_dir(folder.join(EXPERIMENTS)).into_iter().flatten().flatten();
+    let locks = entries.map(|entry| entry.path().join("lock")).chain([folder.join(SWEEP_LOCK)]);
+    let locks: Vec<_> = locks.filter(|lock| lock.is_file()).collect();
     let held: Vec<_> = locks.iter().filter_map(|path| lock::hold(path, Duration::ZERO).ok().flatten()).collect();
     if held.len() == locks.len() {
         // What stays behind is hidden and is used again.
@@ -75,7 +87,7 @@ pub fn clear(results: &Path) {
 impl Work {
     /// Opens the folder of `job`; what is there of the experiment under another id is removed.
     pub fn open(job: &Job) -> anyhow::Result<Work> {
-        let all = root(&job.results)?.join(&job.name);
+        let all = root(&job.results)?.join(EXPERIMENTS).join(&job.name);
         make(&all)?;
         let busy = || ExperimentError::Busy { name: job.name.clone(), folder: job.results.clone() };
         let held = lock::hold(&all.join("lock"), PATIENCE).with_context(|| format!("{}: cannot be locked", all.display()))?;

@@ -134,6 +134,9 @@ impl Axes {
     /// All combinations, those that are excluded apart; `file` is for messages.
     pub fn product(&self, excludes: &[Exclude], file: &str) -> Result<(Vec<Combination>, Vec<Excluded>), SweepError> {
         let file = || file.to_owned();
+        if let Some(axis) = self.empty() {
+            return Err(SweepError::EmptyAxis { file: file(), axis });
+        }
         if let Some(got) = self.layout.iter().flatten().find(|layout| *layout != "ort") {
             return Err(SweepError::Layout { file: file(), got: got.clone() });
         }
@@ -156,6 +159,23 @@ impl Axes {
             }
         }
         Ok((kept, excluded))
+    }
+
+    /// An axis without a value, whose product would be nothing.
+    fn empty(&self) -> Option<&'static str> {
+        fn is_empty<T>(axis: &Option<Vec<T>>) -> bool {
+            axis.as_ref().is_some_and(Vec::is_empty)
+        }
+        let axes = [
+            ("method", self.method.is_empty()),
+            ("bits", is_empty(&self.bits)),
+            ("group_size", is_empty(&self.group_size)),
+            ("symmetric", is_empty(&self.symmetric)),
+            ("rotation", is_empty(&self.rotation)),
+            ("calibration", is_empty(&self.calibration)),
+            ("layout", is_empty(&self.layout)),
+        ];
+        axes.into_iter().find(|(_, empty)| *empty).map(|(axis, _)| axis)
     }
 
     fn combinations(&self) -> Vec<Combination> {
@@ -343,6 +363,8 @@ mod tests {
         assert!(
             refusal("method = [\"rtn\"]\nlayout = [\"ort\", \"portable\"]", &[]).contains("layout \"portable\" of [axes]: only")
         );
+        assert!(refusal("method = []", &[]).contains("method of [axes] has no value"));
+        assert!(refusal("method = [\"rtn\"]\nbits = []", &[]).contains("bits of [axes] has no value"));
         assert!(refusal("method = [\"rtn\"]\nbits = [7]", &[]).contains("bits 7 of [axes]"));
         let idle = excludes("[[exclude]]\nmethod = \"gptq\"\nreason = \"slow\"");
         assert!(refusal("method = [\"rtn\"]", &idle).contains("[[exclude]] 1 matches no combination"));

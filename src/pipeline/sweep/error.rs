@@ -21,6 +21,8 @@ pub enum SweepError {
     ExcludeUnreasoned { file: String, number: usize },
     #[error("sweep {file}: layout {got:?} of [axes]: only \"ort\" exists, which is how every artifact is laid out; leave it out")]
     Layout { file: String, got: String },
+    #[error("sweep {file}: {axis} of [axes] has no value; give it one, or leave it out")]
+    EmptyAxis { file: String, axis: &'static str },
     #[error("sweep {file}: bits {got} of [axes]; expected 2, 3, 4, 5, 6, 8 or 16")]
     Bits { file: String, got: u8 },
     #[error("sweep {file}: {what} of [measure] makes no sense; expected {expected}")]
@@ -41,6 +43,8 @@ pub enum SweepError {
         "--devices {got:?}: expected different numbers of GPUs like 0,1, counted among those of CUDA_VISIBLE_DEVICES, and --ep cuda"
     )]
     Devices { got: String },
+    #[error("--devices: there is no GPU {missing}, NVML lists {count}, counted from 0; see `qonnx doctor`")]
+    NoDevice { missing: String, count: u32 },
     #[error("results folder {folder}: another sweep runs in it; wait for it, or choose another with --results", folder = folder.display())]
     Busy { folder: PathBuf },
     #[error("interrupted; {done} of {all} experiments are done in {folder}, the same command goes on from there", folder = folder.display())]
