@@ -4,8 +4,8 @@
 #   ./run.sh [--bare] [--print] SERVICE... [-- ARGUMENT...]
 #
 # Services, run in the order given:
-#   quick       baseline, INT8 and INT4 on the embedded model, in minutes; to results/quick
-#   full-run    every method on Llama-3.2-1B; stopped, it goes on where it was
+#   quick       baseline, INT8 and INT4 on the embedded model, in minutes; records and report to results/quick
+#   full-run    every method on Llama-3.2-1B, and the report; stopped, it goes on where it was
 #   baseline    one experiment on Llama-3.2-1B: f16
 #   bnb-8bit    one experiment on Llama-3.2-1B: LLM.int8
 #   bnb-4bit    one experiment on Llama-3.2-1B: NF4
@@ -22,8 +22,8 @@
 # Examples:
 #   ./run.sh quick
 #   ./run.sh --bare quick
-#   HF_TOKEN=hf_… ./run.sh full-run figures
-#   ./run.sh baseline bnb-8bit -- --limit 100
+#   HF_TOKEN=hf_… ./run.sh full-run
+#   ./run.sh baseline bnb-8bit figures
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -40,8 +40,8 @@ wrong() {
 # command_of SERVICE: its command in the array `command`, the same as in docker-compose.yaml.
 command_of() {
     case "$1" in
-    quick) command=(qonnx sweep benches/sweeps/quick.toml --results results/quick) ;;
-    full-run) command=(qonnx sweep benches/sweeps/llama-3.2-1b.toml) ;;
+    quick) command=(qonnx sweep benches/sweeps/quick.toml --results results/quick --report) ;;
+    full-run) command=(qonnx sweep benches/sweeps/llama-3.2-1b.toml --report) ;;
     baseline) command=(qonnx run fp16_baseline --model meta-llama/Llama-3.2-1B --ep cuda --bench-batch 1,4,16 --bench-prompt 128,512 --bench-gen 128) ;;
     bnb-8bit) command=(qonnx run bnb_8bit --model meta-llama/Llama-3.2-1B --ep cuda --bench-batch 1,4,16 --bench-prompt 128,512 --bench-gen 128 --calibration c4-128x2048) ;;
     bnb-4bit) command=(qonnx run bnb_4bit_nf4 --model meta-llama/Llama-3.2-1B --ep cuda --bench-batch 1,4,16 --bench-prompt 128,512 --bench-gen 128) ;;

@@ -29,11 +29,8 @@ results=${1:-artifacts/study}
 mkdir -p "$results"
 began=$SECONDS
 
-say "the sweep: benches/sweeps/tiny.toml"
-"$qonnx" sweep benches/sweeps/tiny.toml --results "$results"
-
-say "the report"
-"$qonnx" report "$results"
+say "the sweep: benches/sweeps/tiny.toml, and its report"
+"$qonnx" sweep benches/sweeps/tiny.toml --results "$results" --report
 
 say "done, $((SECONDS - began)) s for the sweep and the report"
 echo "records:  $results/*_results.json, the answers beside them in *.jsonl"

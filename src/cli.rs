@@ -15,6 +15,7 @@ mod model;
 mod report;
 mod run;
 mod sweep;
+mod values;
 
 use bench::BenchArgs;
 use eval::EvalArgs;

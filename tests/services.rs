@@ -290,7 +290,7 @@ fn a_bare_run_takes_secrets_from_env_and_a_failure_stops_the_services_after_it()
     expect_code(&output, 1);
     assert_eq!(
         fs::read_to_string(log).expect("called"),
-        "sweep benches/sweeps/quick.toml --results results/quick hf_from_file \nreport results/ hf_from_file \n\
+        "sweep benches/sweeps/quick.toml --results results/quick --report hf_from_file \nreport results/ hf_from_file \n\
          report results/ hf_from_shell \nrun fp16_baseline --model meta-llama/Llama-3.2-1B --ep cuda \
          --bench-batch 1,4,16 --bench-prompt 128,512 --bench-gen 128 hf_from_shell \n"
     );
@@ -301,6 +301,27 @@ fn a_bare_run_takes_secrets_from_env_and_a_failure_stops_the_services_after_it()
     expect_code(&output, 1);
     let said = text(&output.stderr);
     assert!(said.contains(".env: expected NAME=value") && !said.contains("without_a_name"), "{said}");
+}
+
+/// The quickest service with the real program: records and report are there.
+#[test]
+fn quick_leaves_a_report_where_its_records_are() {
+    let machine = Machine::new();
+    symlink(Path::new(ROOT).join("fixtures"), machine.path().join("fixtures")).expect("linked");
+    let library = std::env::var("ORT_DYLIB_PATH").unwrap_or_default();
+    let home = std::env::var("HOME").unwrap_or_default();
+    let environment = [("QONNX", env!("CARGO_BIN_EXE_qonnx")), ("ORT_DYLIB_PATH", library.as_str()), ("HOME", home.as_str())];
+    let output = machine.run(&["--bare", "quick", "--", "--no-bench", "--limit", "4"], &environment);
+    expect_code(&output, 0);
+    let quick = machine.path().join("results/quick");
+    for name in ["int4_rtn_g32_results.json", "REPORT.md", "report.html", "report.pdf"] {
+        assert!(quick.join(name).is_file(), "{name}");
+    }
+    assert!(text(&output.stdout).contains("Smallest artifact not distinguishable"), "{}", text(&output.stdout));
+    // What `figures` reports on is not there, and it says where something is.
+    let output = machine.run(&["--bare", "figures"], &environment);
+    expect_code(&output, 2);
+    assert!(text(&output.stderr).contains("there are records in results/quick"), "{}", text(&output.stderr));
 }
 
 /// The bare way in order, with stand-ins for what comes from the network: apt-get, curl, pip's wheel and cargo's build.

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
-use qonnx::eval::coqa::Protocol;
-use qonnx::pipeline::{self, Weights, evaluate};
+use qonnx::pipeline::{self, evaluate};
 
+use super::values::{ProtocolArg, ScoringArg};
 use super::{RuntimeArgs, at_least, emit, positive};
 
 pub fn parse_window(text: &str) -> Result<usize, String> {
@@ -19,22 +19,6 @@ pub enum TaskArg {
     Coqa,
     Perplexity,
     Kl,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum WeightsArg {
-    /// Unpacked inside the kernels, as other programs run the artifact.
-    Fused,
-    /// Unpacked once at load: the same numbers, in the memory of a dense model; much faster on the CPU at 8 and 2 bits.
-    Dequantized,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum ProtocolArg {
-    /// lm-evaluation-harness task coqa 3.0: the last turn of each conversation.
-    LmEval,
-    /// Every turn with gold history, scores by domain.
-    Official,
 }
 
 #[derive(Args)]
@@ -50,7 +34,7 @@ pub struct EvalArgs {
     pub task: TaskArg,
     /// How quantized weights take part in products.
     #[arg(long, value_enum, default_value = "fused")]
-    weights: WeightsArg,
+    weights: ScoringArg,
     /// coqa: which turns are asked and how they are scored.
     #[arg(long, value_enum, default_value = "lm-eval")]
     protocol: ProtocolArg,
@@ -119,10 +103,7 @@ pub fn refuse_foreign_flags(task: TaskArg, given: &ArgMatches) -> Result<(), pip
 }
 
 pub fn run_eval(args: EvalArgs) -> anyhow::Result<ExitCode> {
-    let runtime = args.runtime.options(match args.weights {
-        WeightsArg::Fused => Weights::Fused,
-        WeightsArg::Dequantized => Weights::Dequantized,
-    });
+    let runtime = args.runtime.options(args.weights.weights().weights());
     let windows = || -> anyhow::Result<evaluate::Windows> {
         let text = args.text.clone().ok_or(pipeline::UsageError::TextMissing)?;
         Ok(evaluate::Windows { text, window: args.window, limit: args.windows })
@@ -132,10 +113,7 @@ pub fn run_eval(args: EvalArgs) -> anyhow::Result<ExitCode> {
             let request = evaluate::CoqaRequest {
                 artifact: args.artifact,
                 data: args.data,
-                protocol: match args.protocol {
-                    ProtocolArg::LmEval => Protocol::LM_EVAL,
-                    ProtocolArg::Official => Protocol::OFFICIAL,
-                },
+                protocol: args.protocol.name().protocol(),
                 limit: args.limit,
                 batch: args.batch,
                 predictions: args.predictions,

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use qonnx::pipeline::experiment::{
     self, Ask, CoqaMeasure, Device, EMBEDDED_MODEL, EMBEDDED_QUESTIONS, EMBEDDED_TEXT, ExperimentError, Measure, ProtocolName,
     ScoringWeights, TextMeasure,
 };
 use qonnx::record::BenchSettings;
 
+use super::values::{DtypeArg, ProtocolArg, ScoringArg};
 use super::{RuntimeArgs, emit, positive};
 
 #[derive(Args)]
@@ -80,7 +81,7 @@ pub struct AskArgs {
     windows: Option<usize>,
     /// How quantized weights take part in products while it is scored [default: dequantized on the CPU, fused on CUDA].
     #[arg(long, value_enum)]
-    weights: Option<WeightsArg>,
+    weights: Option<ScoringArg>,
     /// Leave the benchmark out.
     #[arg(long)]
     no_bench: bool,
@@ -93,37 +94,6 @@ pub struct AskArgs {
     /// Tokens that the benchmark decodes.
     #[arg(long, default_value_t = 32, value_parser = super::bench::at_least_two)]
     bench_gen: usize,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum DtypeArg {
-    F16,
-    F32,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum ProtocolArg {
-    /// lm-evaluation-harness task coqa 3.0: the last turn of each conversation.
-    LmEval,
-    /// Every turn with gold history, scores by domain.
-    Official,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum WeightsArg {
-    /// Unpacked inside the kernels.
-    Fused,
-    /// Unpacked once at load: the same numbers.
-    Dequantized,
-}
-
-impl ProtocolArg {
-    pub fn name(self) -> ProtocolName {
-        match self {
-            ProtocolArg::LmEval => ProtocolName::LmEval,
-            ProtocolArg::Official => ProtocolName::Official,
-        }
-    }
 }
 
 impl AskArgs {
@@ -153,13 +123,9 @@ impl AskArgs {
                 new_tokens: self.bench_gen,
                 ..experiment::bench_settings()
             }),
-            weights: match self.weights {
-                Some(WeightsArg::Fused) => ScoringWeights::Fused,
-                Some(WeightsArg::Dequantized) => ScoringWeights::Dequantized,
-                None => ScoringWeights::of(cuda),
-            },
+            weights: self.weights.map_or(ScoringWeights::of(cuda), ScoringArg::weights),
         };
-        let f32 = self.dtype.map_or(!cuda, |dtype| matches!(dtype, DtypeArg::F32));
+        let f32 = self.dtype.map_or(!cuda, DtypeArg::is_f32);
         Ok(Ask {
             model: self.model.unwrap_or_else(|| EMBEDDED_MODEL.to_owned()),
             results: self.results,

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use qonnx::pipeline::report;
 use qonnx::pipeline::sweep::{self, Overrides, Request};
 
-use super::run::{DtypeArg, ProtocolArg};
+use super::values::{DtypeArg, ProtocolArg};
 use super::{EpArg, emit, positive, verdict};
 
 #[derive(Args)]
@@ -17,7 +18,7 @@ others have run. Ready sweeps lie in benches/sweeps/.
 
 Examples:
   qonnx sweep benches/sweeps/tiny.toml --dry-run
-  qonnx sweep benches/sweeps/tiny.toml
+  qonnx sweep benches/sweeps/tiny.toml --report
   qonnx sweep benches/sweeps/coqa-45m.toml --model ./coqa-45m --coqa coqa-dev-v1.0.json --calibration my-set.toml
   qonnx sweep my-sweep.toml --ep cuda --devices 0,1 --results results/mine"
 )]
@@ -39,6 +40,9 @@ pub struct SweepArgs {
     /// Run experiments again that have failed before.
     #[arg(long)]
     retry_failed: bool,
+    /// Then write the report of all records in the results, as `qonnx report` does.
+    #[arg(long, conflicts_with = "dry_run")]
+    report: bool,
     /// Keep the artifacts, in artifacts/ of the results.
     #[arg(long)]
     keep: bool,
@@ -79,8 +83,9 @@ pub struct SweepArgs {
 
 /// `qonnx sweep`.
 pub fn run(args: SweepArgs) -> anyhow::Result<ExitCode> {
+    let results = args.results;
     let request = Request {
-        results: args.results,
+        results: results.clone(),
         file: args.file,
         overrides: Overrides {
             model: args.model,
@@ -90,7 +95,7 @@ pub fn run(args: SweepArgs) -> anyhow::Result<ExitCode> {
             limit: args.limit,
             text: args.text,
             cuda: args.ep.map(|ep| matches!(ep, EpArg::Cuda)),
-            f32: args.dtype.map(|dtype| matches!(dtype, DtypeArg::F32)),
+            f32: args.dtype.map(DtypeArg::is_f32),
             threads: args.threads,
             no_bench: args.no_bench,
             keep: args.keep,
@@ -103,5 +108,12 @@ pub fn run(args: SweepArgs) -> anyhow::Result<ExitCode> {
     let report = sweep::run(&request)?;
     let succeeded = report.succeeded();
     emit(&report, args.json)?;
+    if args.report {
+        let written = report::run(&results, &results)?;
+        // The one object on stdout is the sweep's.
+        if !args.json {
+            println!("\n{written}");
+        }
+    }
     Ok(verdict(succeeded))
 }

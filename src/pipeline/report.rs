@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::UsageError;
 use crate::record::{RUN_SUFFIX, RunRecord};
-use crate::report::{RecordFile, Rendered, Study};
+use crate::report::{RecordFile, Rendered, ReportError, Study};
 
 /// What was written, and what it says.
 #[derive(Debug, Serialize)]
@@ -37,7 +37,10 @@ pub struct FindingSummary {
 /// Everything is drawn before the first file is written, and each file appears whole or not at all.
 pub fn run(results: &Path, out: &Path) -> anyhow::Result<Summary> {
     let folder = results.display().to_string();
-    let study = Study::new(&folder, records(results, out)?)?;
+    let study = Study::new(&folder, records(results, out)?).map_err(|error| match error {
+        ReportError::Empty { folder, .. } => ReportError::Empty { folder, below: with_records_below(results) },
+        other => other,
+    })?;
     let rendered = Rendered::new(&study)?;
     for (name, bytes) in &rendered.files {
         write(out, name, bytes)?;
@@ -71,6 +74,16 @@ fn records(results: &Path, out: &Path) -> anyhow::Result<Vec<RecordFile>> {
         Ok(RecordFile { file: format!("{base}{name}"), record: RunRecord::load(&path)? })
     };
     paths.into_iter().map(read).collect()
+}
+
+/// Folders in `results` that have records themselves, sorted: a study in a folder of its own.
+fn with_records_below(results: &Path) -> Vec<String> {
+    let paths = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_record = |path: PathBuf| path.to_string_lossy().ends_with(RUN_SUFFIX);
+    let has_records = |folder: &PathBuf| paths(folder).any(is_record);
+    let mut found: Vec<String> = paths(results).filter(has_records).map(|folder| folder.display().to_string()).collect();
+    found.sort();
+    found
 }
 
 /// How one gets from the report to the records: empty, or a path that ends in a slash.

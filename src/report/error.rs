@@ -6,9 +6,10 @@ use crate::fault::Fault;
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     #[error(
-        "results {folder}: no file ends in _results.json; run an experiment first (`qonnx run`, `qonnx sweep`) or give another folder"
+        "results {folder}: no file ends in _results.json{}; run an experiment first (`qonnx run`, `qonnx sweep`) or give another folder",
+        elsewhere(.below)
     )]
-    Empty { folder: String },
+    Empty { folder: String, below: Vec<String> },
     #[error("record {second}: is of experiment {name}, and so is {first}; remove one of them")]
     SameName { name: String, first: String, second: String },
     #[error("record {second}: has the id {id}, and so has {first}; remove one of them")]
@@ -43,6 +44,11 @@ pub enum ReportError {
     Html { message: String },
     #[error("report.pdf: cannot be made ({message})")]
     Pdf { message: String },
+}
+
+/// Folders that have what this one has not.
+fn elsewhere(below: &[String]) -> String {
+    if below.is_empty() { String::new() } else { format!(" (there are records in {})", below.join(", ")) }
 }
 
 impl ReportError {

@@ -134,10 +134,10 @@ impl Study {
     /// Puts records in order, or says which of them does not belong.
     ///
     /// # Errors
-    /// Every variant of [`ReportError`] that names a record; `folder` is what [`ReportError::Empty`] names.
+    /// No record, or every variant of [`ReportError`] that names one; `folder` is what the first names.
     pub fn new(folder: &str, records: Vec<RecordFile>) -> Result<Self, ReportError> {
         if records.is_empty() {
-            return Err(ReportError::Empty { folder: folder.to_owned() });
+            return Err(ReportError::Empty { folder: folder.to_owned(), below: Vec::new() });
         }
         for RecordFile { file, record } in &records {
             refuse_senseless(file, record)?;
