@@ -26,7 +26,12 @@ recipes!(
     "nf4-g64-rtn",
     "nf4-g64-nested-rtn",
     "fp4-g64-rtn",
-    "int8-outlier-rtn"
+    "fp4-g64-nested-rtn",
+    "int8-outlier-rtn",
+    "mixed-4.63bpw-gptq",
+    "mixed-4.25bpw-gptq",
+    "mixed-3.25bpw-gptq",
+    "mixed-2.5bpw-gptq"
 );
 
 /// Names that [`super::Recipe::load`] knows without a file.
