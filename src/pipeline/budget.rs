@@ -10,17 +10,17 @@
 //! The sum over decisions is minimised under the budget, exactly or with a stated gap (`quant::budget`).
 //!
 //! Predictions are of round to nearest whatever the recipe rounds by: a table made by GPTQ takes a GPTQ of the whole model for
-//! each width, and widths chosen by it are 5 to 10 % of the divergence better, measured on coqa-45m. So GPTQ stays below what
-//! is predicted.
+//! each width, and widths chosen by it are 5 to 10 % of the divergence better (`results/quantization/prototype/FINDINGS.md`,
+//! "Mixed widths"). So GPTQ stays below what is predicted.
 
 use std::path::Path;
 
 use serde::Serialize;
-use serde_json::json;
 
-use super::calibrate::{self, Kept, Weights};
+use super::calibrate::{self, Kept, Keys, Weights};
 use super::export::Options;
 use super::plan::{self, Facts, Plan, Request};
+use super::progress::Observe;
 use super::source::Source;
 use crate::calib::CalibrationSet;
 use crate::checkpoint::Checkpoint;
@@ -62,6 +62,7 @@ pub struct Task<'a> {
     pub scratch: &'a Path,
     /// Where statistics are kept, and the hash of all that determines them but for their input.
     pub kept: Option<(Kept, blake3::Hash)>,
+    pub observe: Observe<'a>,
 }
 
 /// Widths under a budget, and what they were chosen by.
@@ -117,6 +118,7 @@ pub struct Parts<'a> {
     pub source: &'a Source,
     /// The checkpoint's files with their hashes, where statistics are kept.
     pub inputs: &'a [FileRecord],
+    pub observe: Observe<'a>,
 }
 
 /// The widths of an export whose recipe has a budget, `None` for any other; `plan` is of the recipe as it is written.
@@ -132,9 +134,9 @@ pub fn chosen(
 ) -> anyhow::Result<Option<BudgetPlan>> {
     let recipe = &plan.manifest.recipe;
     let (Some(target), Some(set)) = (recipe.budget, set) else { return Ok(None) };
-    let Parts { checkpoint, source, inputs } = *parts;
+    let Parts { checkpoint, source, inputs, observe } = *parts;
     let kept = options.save_stats.as_deref().map(Kept::open).transpose()?;
-    let key = || calibrate::key_of("budget", json!(recipe.rotation()), Some(set), (plan, inputs, options));
+    let keys = Keys { plan, inputs, options, set: Some(set) };
     let rotation = calibrate::rotation(&plan.config, recipe)?;
     let beside = options.output.parent().filter(|folder| !folder.as_os_str().is_empty());
     let task = Task {
@@ -144,7 +146,8 @@ pub fn chosen(
         provider: if options.cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu },
         threads: options.threads,
         scratch: beside.unwrap_or(Path::new(".")),
-        kept: kept.map(|kept| (kept, key())),
+        kept: kept.map(|kept| (kept, keys.budget())),
+        observe,
     };
     resolve(recipe, target, &task).map(Some)
 }

@@ -12,13 +12,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use serde_json::{Value, json};
 
 use super::export::Options;
 use super::failure::UsageError;
+use super::interrupt;
 use super::plan::{Facts, Plan};
+use super::progress::{self, Observe, Step};
 use super::source::{self, Source};
-use super::{interrupt, progress};
 use crate::calib::{self, CalibError, CalibrationSet, StreamOptions, TooFewTokens, Vocabulary};
 use crate::checkpoint::Checkpoint;
 use crate::model::{LinearInput, LlamaConfig, LlamaRotation, Mapping, RotationOptions, Smooth, mappings};
@@ -31,6 +31,7 @@ mod activations;
 mod group;
 mod judge;
 mod kept;
+mod keys;
 mod layer;
 mod stream;
 mod turned;
@@ -38,6 +39,7 @@ mod weights;
 mod work;
 
 pub use kept::Kept;
+pub use keys::Keys;
 pub use layer::{Found, Prepared};
 pub use stream::interrupted;
 pub use turned::Turned;
@@ -46,11 +48,9 @@ pub use weights::Weights;
 use activations::{Activations, Fed};
 use group::Group;
 use judge::judge_divided;
+use keys::needs_reference;
 use layer::LayerResult;
 use work::WorkFolder;
-
-/// Changes with every version of the program whose layers or statistics are not those of the one before.
-const FORM: u32 = 2;
 
 /// What a calibrated export starts from.
 pub struct Job<'a> {
@@ -60,6 +60,7 @@ pub struct Job<'a> {
     pub options: &'a Options,
     /// The checkpoint's files with their hashes.
     pub inputs: &'a [FileRecord],
+    pub observe: Observe<'a>,
 }
 
 /// Finished layers, and what they add to the plan.
@@ -131,10 +132,10 @@ impl Job<'_> {
         let rotation = rotation(config, &plan.manifest.recipe)?;
         let weights = Weights { checkpoint: self.checkpoint, config, rotation };
         let kept = self.options.save_stats.as_deref().map(Kept::open).transpose()?;
-        let work = WorkFolder::open(&self.options.output, &self.key(set, "layers"))?;
+        let work = WorkFolder::open(&self.options.output, &self.keys(set).layers())?;
         let bar = progress::count((config.num_hidden_layers * LinearInput::ALL.len()) as u64, "calibrate");
         let mut chain = blake3::Hasher::new();
-        chain.update(self.key(set, "statistics").as_bytes());
+        chain.update(self.keys(set).statistics().as_bytes());
         let sequences = set.map_or(&[][..], |set| &set.sequences);
         let activations = Activations::new(&weights, sequences, self.stream_options(work.path()), kept, chain, bar.clone());
         let mut layers = Layers { job: self, weights: &weights, work: &work, activations, previous: LayerResult::default() };
@@ -152,52 +153,20 @@ impl Job<'_> {
         Ok(Calibrated { work, recipes: plan.recipes.clone(), config: config.clone(), facts })
     }
 
-    /// BLAKE3 of everything that layers depend on, or statistics before any weight is rounded.
-    fn key(&self, set: Option<&CalibrationSet>, of: &str) -> blake3::Hash {
-        let recipe = &self.plan.manifest.recipe;
-        let decided = json!({
-            "recipe": if of == "layers" { json!(recipe) } else { json!(recipe.rotation()) },
-            "reference": self.needs_reference(),
-        });
-        key_of(of, decided, set, (self.plan, self.inputs, self.options))
-    }
-
-    /// Whether the unquantized model must run beside.
-    fn needs_reference(&self) -> bool {
-        self.plan.recipes.values().any(WeightRecipe::aims_at_reference)
+    fn keys<'s>(&'s self, set: Option<&'s CalibrationSet>) -> Keys<'s> {
+        Keys { plan: self.plan, inputs: self.inputs, options: self.options, set }
     }
 
     fn stream_options(&self, scratch: &std::path::Path) -> StreamOptions {
         StreamOptions {
             provider: if self.options.cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu },
             threads: self.options.threads,
-            reference: self.needs_reference(),
+            reference: needs_reference(self.plan),
             batch_tokens: None,
             scratch: scratch.to_owned(),
             too_few_tokens: TooFewTokens::Refuse,
         }
     }
-}
-
-/// BLAKE3 of what everything that is computed on a calibration set depends on, and of `decided` beside it.
-pub fn key_of(
-    of: &str,
-    decided: Value,
-    set: Option<&CalibrationSet>,
-    (plan, inputs, options): (&Plan, &[FileRecord], &Options),
-) -> blake3::Hash {
-    let all = json!({
-        "of": of,
-        "form": FORM,
-        "version": env!("CARGO_PKG_VERSION"),
-        "decided": decided,
-        "set": set.map(CalibrationSet::hash),
-        "model": inputs,
-        "config": format!("{:?}", plan.config),
-        "cuda": options.cuda,
-        "threads": options.threads,
-    });
-    blake3::hash(all.to_string().as_bytes())
 }
 
 /// An interruption says what is kept; other errors stay as they are.
@@ -227,7 +196,7 @@ impl Layers<'_> {
             let result = self.work.get(layer, &self.job.plan.recipes)?;
             for input in LinearInput::ALL {
                 self.activations.follow(|chain| result.hash_input(layer, input, chain));
-                bar.inc(1);
+                self.passed(bar);
             }
             return Ok(result);
         }
@@ -252,10 +221,16 @@ impl Layers<'_> {
             self.judge_divided(layer, input, &read, &mut result)?;
             read.extend(group.stats.filter(|_| awq.is_some() && self.is_judged_again(input)).map(|stats| (input, stats)));
             self.activations.follow(|chain| result.hash_input(layer, input, chain));
-            bar.inc(1);
+            self.passed(bar);
         }
         self.work.put(layer, &result)?;
         Ok(result)
+    }
+
+    /// An input is done with.
+    fn passed(&self, bar: &indicatif::ProgressBar) {
+        bar.inc(1);
+        (self.job.observe)(Step { what: "calibrate", done: bar.position(), all: bar.length().unwrap_or_default() });
     }
 
     /// Whether a linear of this input may take the scales of a later one.
@@ -319,12 +294,8 @@ impl Before<'_> {
             1 => self.previous.effective(weights, layer, input)?,
             _ => self.layers.get(layer, &self.job.plan.recipes)?.effective(weights, layer, input)?,
         };
-        let reference = if self.job.needs_reference() { weights.group(layer, input)? } else { Vec::new() };
-        let bias = |linear: &&str| {
-            let has_bias = input.has_bias(weights.config);
-            has_bias.then(|| weights.vector(&format!("model.layers.{layer}.{linear}.bias"))).transpose()
-        };
-        let biases = input.linears().iter().map(bias).collect::<anyhow::Result<_>>()?;
+        let reference = if needs_reference(self.job.plan) { weights.group(layer, input)? } else { Vec::new() };
+        let biases = weights.biases(layer, input)?;
         Ok(Fed { quantized, reference, biases })
     }
 }

@@ -18,6 +18,7 @@ use super::calibrate::{self, Calibrated, Job, Turned, Weights};
 use super::failure::UsageError;
 use super::hashing::{self, Hash};
 use super::plan::{self, Facts, Plan, Refused, Request, plan};
+use super::progress::Observe;
 use super::quantize::{self, Written};
 use super::{interrupt, memory, progress, source};
 use crate::checkpoint::{Checkpoint, WeightFile};
@@ -56,7 +57,18 @@ impl Options {
 }
 
 /// `qonnx export`.
+///
+/// # Errors
+/// The checkpoint, the recipe, the calibration set or the output is refused; the user stopped it; the disk is full.
 pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport> {
+    watched(request, options, &|_| ())
+}
+
+/// As [`run`]; `observe` hears how far the stages are that take long.
+///
+/// # Errors
+/// As [`run`].
+pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> anyhow::Result<ExportReport> {
     let started = Instant::now();
     let watch = memory::Watch::start();
     interrupt::install();
@@ -71,33 +83,26 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
         check_tied_head(&checkpoint)?;
     }
     let set = calibrate::set(&plan.manifest.recipe, &plan.config, &source, options)?;
-    let mut inputs = Vec::new();
-    if plan.manifest.recipe.budget.is_some() && options.save_stats.is_some() {
-        inputs = hashed_inputs(&checkpoint, &AtomicBool::new(false))?;
-    }
-    let parts = Parts { checkpoint: &checkpoint, source: &source, inputs: &inputs };
+    let is_keyed = plan.manifest.recipe.budget.is_some() && options.save_stats.is_some();
+    let mut inputs = is_keyed.then(|| hashed_inputs(&checkpoint, &AtomicBool::new(false))).transpose()?;
+    let parts = Parts { checkpoint: &checkpoint, source: &source, inputs: inputs.as_deref().unwrap_or_default(), observe };
     let chosen = budget::chosen(request, &plan, &parts, set.as_ref(), options)?;
     if let Some(chosen) = &chosen {
         eprintln!("{chosen}");
         plan = plan::with_facts(request, chosen.recipe.clone(), &Facts::default(), &source, checkpoint.index())?;
     }
-    let calibrated = if calibrate::is_needed(&plan) {
-        if inputs.is_empty() {
-            inputs = hashed_inputs(&checkpoint, &AtomicBool::new(false))?;
-        }
-        let job = Job { plan: &plan, checkpoint: &checkpoint, source: &source, options, inputs: &inputs };
-        let calibrated = job.run(set.as_ref())?;
-        let recipe = plan.manifest.recipe.clone();
-        plan = plan::with_facts(request, recipe, &calibrated.facts, &source, checkpoint.index())?;
-        plan.manifest.inputs = inputs;
-        Some(calibrated)
-    } else {
-        None
-    };
+    let mut calibrated = None;
+    if calibrate::is_needed(&plan) {
+        let known = inputs.take().map_or_else(|| hashed_inputs(&checkpoint, &AtomicBool::new(false)), Ok)?;
+        let job = Job { plan: &plan, checkpoint: &checkpoint, source: &source, options, inputs: &known, observe };
+        let done = job.run(set.as_ref())?;
+        plan = plan::with_facts(request, plan.manifest.recipe.clone(), &done.facts, &source, checkpoint.index())?;
+        (inputs, calibrated) = (Some(known), Some(done));
+    }
     plan.manifest.calibration = set.map(|set| set.record);
     plan.manifest.budget = chosen.as_ref().map(BudgetPlan::record);
     let folder = temporary_folder(&parent, &options.output)?;
-    write_artifact(&mut plan, &checkpoint, calibrated.as_ref(), folder.path()).map_err(|error| match &calibrated {
+    write_artifact(&mut plan, &checkpoint, (calibrated.as_ref(), inputs), folder.path()).map_err(|error| match &calibrated {
         Some(calibrated) => calibrated.stopped(error),
         None => error,
     })?;
@@ -141,12 +146,12 @@ fn check_tied_head(checkpoint: &Checkpoint) -> anyhow::Result<()> {
 
 /// Writes every file of the artifact into `folder`, which the caller then renames.
 ///
-/// Both hashes run beside the quantization: of the checkpoint over the pages that it waits for anyway, of the data file
-/// behind the layers that are written.
+/// Both hashes run beside the quantization: of the checkpoint, unless `hashed` has them, over the pages that it waits for
+/// anyway, of the data file behind the layers that are written.
 fn write_artifact(
     plan: &mut Plan,
     checkpoint: &Checkpoint,
-    calibrated: Option<&Calibrated>,
+    (calibrated, hashed): (Option<&Calibrated>, Option<Vec<FileRecord>>),
     folder: &Path,
 ) -> anyhow::Result<()> {
     let data_path = folder.join(DATA_FILE);
@@ -154,10 +159,9 @@ fn write_artifact(
     let data = DataFile::create(&data_path, &layout)?;
     let (data_bytes, ends) = (layout.data_bytes(), final_ends(&plan.graph.weights, &layout));
     let (written_to, growing) = mpsc::channel();
-    let is_hashed = calibrated.is_some(); // it had to be known what is calibrated
     let (abandoned, data_path) = (&AtomicBool::new(false), &data_path);
     let (weights, inputs, data_hash) = thread::scope(|scope| {
-        let inputs = scope.spawn(move || if is_hashed { Ok(Vec::new()) } else { hashed_inputs(checkpoint, abandoned) });
+        let inputs = scope.spawn(move || hashed.map_or_else(|| hashed_inputs(checkpoint, abandoned), Ok));
         let data_hash = scope.spawn(move || hashing::of_growing_file(data_path, data_bytes, &growing, abandoned));
         let weights = write_weights(plan, checkpoint, calibrated, &data, |done| {
             // The other end is gone only when it has failed, which is reported below.
@@ -173,9 +177,7 @@ fn write_artifact(
         let (Written { relative_error, digest }, calibrated) = written;
         *record = WeightRecord { relative_error, digest, calibrated, ..record.clone() };
     }
-    if !is_hashed {
-        plan.manifest.inputs = inputs?;
-    }
+    plan.manifest.inputs = inputs?;
     plan.manifest.outputs = output_records(plan, checkpoint.dir(), folder, (data_bytes, data_hash?))?;
     write_file(&folder.join(MANIFEST_FILE), plan.manifest.to_json().as_bytes())
 }

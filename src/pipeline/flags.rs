@@ -9,7 +9,7 @@ use crate::recipe::{
 /// LLM.int8's threshold (arXiv 2208.07339, section 3.2).
 const OUTLIER_THRESHOLD: f32 = 6.0;
 
-/// Under a budget bits are better spent on codes than on scales, measured on coqa-45m.
+/// Under a budget bits are better spent on codes than on scales (`results/quantization/prototype/FINDINGS.md`, "Mixed widths").
 const BUDGET_GRANULARITY: GranularityName = GranularityName::Group(128);
 
 /// `--method`.

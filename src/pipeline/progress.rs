@@ -2,6 +2,18 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+/// How far a stage is, for who shows it elsewhere than on this terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// `calibrate`, `budget`.
+    pub what: &'static str,
+    pub done: u64,
+    pub all: u64,
+}
+
+/// Who hears of steps.
+pub type Observe<'a> = &'a dyn Fn(Step);
+
 /// A bar over bytes with throughput and time left.
 pub fn bytes(total: u64, what: &'static str) -> ProgressBar {
     styled(total, what, "{prefix:>10} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec} eta {eta} {wide_msg}")

@@ -29,9 +29,14 @@ pub struct AwqOptions {
     pub judged_rows: usize,
 }
 
-/// What scales are made of. On coqa-45m, INT4 at g128 rounded to nearest, KL on a checkpoint and on its variant with outliers
-/// 30 times as large (`scripts/make_outlier_variant.py`): unscaled 0.039 and 0.075, the paper's 0.030 and 0.035, the second
-/// 0.029 and 0.030, with clipping 0.024 and 0.024.
+/// What scales are made of. KL of coqa-45m, INT4 at g128 rounded to nearest, and of its variant with outliers 30 times as large
+/// (`scripts/make_outlier_variant.py`), from `results/quantization/prototype/FINDINGS.md`; the program's own rows are in
+/// `results/quantization/README.md`:
+///
+/// | | plain | variant |
+/// |---|---|---|
+/// | [`Self::Activation`] | 0.0287 | 0.0331 |
+/// | [`Self::ActivationAndWeight`] | 0.0283 | 0.0283 |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScaleBasis {
     /// `mean|x|^ratio`, the paper's.
@@ -57,6 +62,14 @@ impl Sharing {
     /// What feature `feature` is a copy of.
     pub fn source(self, feature: usize) -> usize {
         feature / (self.run * self.repeats) * self.run + feature % self.run
+    }
+
+    /// What each row of what comes before is multiplied by, `[in_features / repeats]`: the reciprocal of the scale that all its
+    /// copies have. `scales` is `[in_features]`.
+    pub fn divisors(self, scales: &[f32]) -> Vec<f32> {
+        let mut divisors = vec![1.0; scales.len() / self.repeats];
+        scales.iter().enumerate().for_each(|(feature, scale)| divisors[self.source(feature)] = scale.recip());
+        divisors
     }
 
     /// Each feature's value replaced by the mean over its copies.

@@ -9,6 +9,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
+use super::lanes::LANES;
 use super::linalg::Factor;
 use super::{InputStats, QuantError, QuantizedTensor};
 
@@ -87,9 +88,9 @@ fn rows_error(rows: &[f32], gram: MatRef<'_, f32>) -> f64 {
 
 /// `a·b`, summed in f32 in lanes and added up in f64.
 fn dot(a: &[f32], b: &[f32]) -> f64 {
-    let (a, a_rest) = a.as_chunks::<16>();
-    let (b, b_rest) = b.as_chunks::<16>();
-    let lanes = a.iter().zip(b).fold([0.0; 16], |sum: [f32; 16], (a, b)| from_fn(|lane| sum[lane] + a[lane] * b[lane]));
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    let lanes = a.iter().zip(b).fold([0.0; LANES], |sum: [f32; LANES], (a, b)| from_fn(|lane| sum[lane] + a[lane] * b[lane]));
     let rest = a_rest.iter().zip(b_rest).map(|(a, b)| f64::from(a * b));
     lanes.into_iter().map(f64::from).chain(rest).sum()
 }

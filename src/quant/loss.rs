@@ -6,9 +6,7 @@ use multiversion::multiversion;
 use ndarray::ArrayView2;
 
 use super::QuantizedTensor;
-
-/// Sums that are kept side by side: as many f32 as the widest vector register holds.
-const LANES: usize = 16;
+use super::lanes::LANES;
 
 /// ‖W − Ŵ‖² and ‖W‖² of weights `[out_features, in_features]`, row-major, and what is written of them: codes, scales as they
 /// are stored, outliers in f16.

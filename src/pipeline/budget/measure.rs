@@ -11,7 +11,8 @@ use super::{BudgetRefusal, Task, name_of};
 use crate::calib::{Head, Logits, Matrix, StreamOptions, TooFewTokens};
 use crate::eval::kl_of_logits;
 use crate::pipeline::calibrate::Weights;
-use crate::pipeline::{interrupt, progress};
+use crate::pipeline::interrupt;
+use crate::pipeline::progress::{self, Observe, Step};
 use crate::quant::{InputStats, Scheme, output_error, rtn};
 use crate::recipe::{FormatName, WeightRecipe};
 
@@ -23,7 +24,7 @@ const PROBE_TOKENS: usize = 2048;
 /// Positions whose logits are compared at the model's end, and numbers that these may have.
 const PROBE_POSITIONS: usize = 512;
 const PROBE_LOGITS: usize = 1 << 26;
-/// Width at which sensitivities are measured; at two bits they come out the same, measured on coqa-45m.
+/// Width at which sensitivities are measured; two bits give the same (`results/quantization/prototype/FINDINGS.md`, "Mixed widths").
 const PROBE_FORMAT: FormatName = FormatName::Int3;
 
 /// What was found about one decision.
@@ -46,7 +47,7 @@ pub fn measure(menu: &Menu, decisions: &[Decision], task: &Task<'_>) -> anyhow::
     };
     let seen = spread(task.sequences, STATISTICS_TOKENS, usize::MAX);
     let probed = spread(task.sequences, PROBE_TOKENS, PROBE_TOKENS / PROBE_SEQUENCES);
-    let mut bar = Work::of(decisions.len(), tokens(&seen), tokens(&probed));
+    let mut bar = Work::of(decisions.len(), tokens(&seen), tokens(&probed), task.observe);
     let mut seen = Seen::new(task, &options, seen);
     let mut probe = Probe::start(task.weights, Walk::start(task.weights, &options, &probed)?, tokens(&probed))?;
     bar.passed(0);
@@ -200,17 +201,18 @@ fn tokens(sequences: &[Vec<u32>]) -> usize {
 }
 
 /// A bar over the stages that are run, each weighted by its tokens.
-struct Work {
+struct Work<'a> {
     bar: indicatif::ProgressBar,
+    observe: Observe<'a>,
     inputs: usize,
     seen: usize,
     probed: usize,
 }
 
-impl Work {
+impl<'a> Work<'a> {
     /// Statistics cost about as much as the stage that they follow.
-    fn of(inputs: usize, seen: usize, probed: usize) -> Work {
-        let mut work = Work { bar: progress::share(0, "budget"), inputs, seen, probed };
+    fn of(inputs: usize, seen: usize, probed: usize, observe: Observe<'a>) -> Work<'a> {
+        let mut work = Work { bar: progress::share(0, "budget"), observe, inputs, seen, probed };
         work.bar = progress::share(work.until(inputs), "budget");
         work
     }
@@ -224,6 +226,7 @@ impl Work {
 
     fn passed(&mut self, inputs: usize) {
         self.bar.set_position(self.until(inputs));
+        (self.observe)(Step { what: "budget", done: inputs as u64, all: self.inputs as u64 });
     }
 
     fn at(&self, decision: &Decision) {
@@ -231,7 +234,7 @@ impl Work {
     }
 }
 
-impl Drop for Work {
+impl Drop for Work<'_> {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }

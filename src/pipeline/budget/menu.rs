@@ -9,7 +9,8 @@ use crate::pipeline::plan::Plan;
 use crate::pipeline::table::size;
 use crate::recipe::{BudgetRecipe, FormatName, Recipe, WeightRecipe};
 
-/// Widths that are tried, ascending; symmetric with one group size is as good as a menu of twenty, measured on coqa-45m.
+/// Widths that are tried, ascending; symmetric with one group size is as good as a menu of twenty
+/// (`results/quantization/prototype/FINDINGS.md`, "Mixed widths").
 const FORMATS: [FormatName; 7] =
     [FormatName::Int2, FormatName::Int3, FormatName::Int4, FormatName::Int5, FormatName::Int6, FormatName::Int8, FormatName::F16];
 

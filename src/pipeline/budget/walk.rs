@@ -46,10 +46,10 @@ impl<'a> Walk<'a> {
     /// Through the linears of the input that the walk is at, to the next input.
     pub fn pass(&mut self, linears: &[Array2<f32>]) -> anyhow::Result<()> {
         let (layer, input) = (self.at / INPUTS, LinearInput::ALL[self.at % INPUTS]);
-        let biases = self.biases(layer, input)?;
+        let biases = self.weights.biases(layer, input)?;
         let linear = |index: usize| Linear {
             weight: Matrix::same(linears[index].view()),
-            bias: biases.get(index).map(|bias| Vector::same(bias.as_slice())),
+            bias: biases[index].as_deref().map(Vector::same),
         };
         let norm = match input {
             LinearInput::AttentionOutput => Some(format!("model.layers.{layer}.post_attention_layernorm.weight")),
@@ -93,13 +93,5 @@ impl<'a> Walk<'a> {
         self.stream.rewind(&place.mark)?;
         self.at = place.at;
         Ok(())
-    }
-
-    /// Of the linears that read `input`; none where the model has none.
-    fn biases(&self, layer: usize, input: LinearInput) -> anyhow::Result<Vec<Vec<f32>>> {
-        let config = self.weights.config;
-        let has_bias = input.has_bias(config);
-        let linears = input.linears().iter().filter(|_| has_bias);
-        linears.map(|linear| self.weights.vector(&format!("model.layers.{layer}.{linear}.bias"))).collect()
     }
 }

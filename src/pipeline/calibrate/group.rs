@@ -12,7 +12,7 @@ use super::weights::Weights;
 use crate::model::{LinearInput, Mapping, Smooth, mappings};
 use crate::pipeline::quantize::refuse_lost_weights;
 use crate::quant::{
-    AwqOptions, ClipOptions, InputStats, Rounding, Rtn, ScaleBasis, Scheme, awq_clip, awq_scales, outlier_features,
+    AwqOptions, ClipOptions, InputStats, Rounded, Rounding, Rtn, ScaleBasis, Scheme, awq_clip, awq_scales, outlier_features,
     squared_distance, with_outliers,
 };
 use crate::recipe::{AwqRecipe, RoundingRecipe, WeightRecipe};
@@ -117,9 +117,7 @@ impl Group<'_> {
         if LinearInput::of(&format!("{module}.weight")).is_some_and(|input| input.has_bias(self.weights.config)) {
             let name = format!("{module}.bias");
             let mut bias = self.weights.vector(&name)?;
-            let mut factors = vec![1.0; bias.len()];
-            scales.iter().enumerate().for_each(|(feature, scale)| factors[mapping.sharing.source(feature)] = scale.recip());
-            scale_rows(&mut bias, &factors);
+            scale_rows(&mut bias, &mapping.sharing.divisors(scales));
             result.weights.insert(name, Prepared::Dense(vec![bias.len()], bias));
         }
         Ok(())
@@ -161,6 +159,21 @@ impl Group<'_> {
         let rounding = rounding(recipe.rounding);
         let rounded = with_outliers(rounding.as_ref(), aim.view(), &scheme, stats, &outliers)?;
         drop(aim);
+        let found = self.found(&w, &rounded, recipe, scaling)?;
+        Ok(Some(Prepared::Quantized(Box::new(rounded.tensor), found)))
+    }
+
+    /// What rounding `w` came to, of the numbers that are written.
+    ///
+    /// # Errors
+    /// The weights are lost: zero is as near to them.
+    fn found(
+        &self,
+        w: &Array2<f32>,
+        rounded: &Rounded,
+        recipe: &WeightRecipe,
+        scaling: Option<&Scaling>,
+    ) -> anyhow::Result<Found> {
         let mut effective = rounded.tensor.dequantize();
         if let Some(scaling) = scaling {
             effective /= &ArrayView1::from(scaling.scales.as_slice());
@@ -169,10 +182,10 @@ impl Group<'_> {
         // GPTQ may rightly be farther from the weights than zero is, where their inputs hang together.
         let distance = if recipe.rounding == RoundingRecipe::Rtn { error } else { 0.0 };
         refuse_lost_weights(&rounded.tensor, distance, norm)?;
-        let is_plain = scaling.is_none() && outliers.is_empty();
+        let is_plain = scaling.is_none() && rounded.tensor.outliers.is_none();
         let calibrated = self.stats.as_ref().map(|stats| match is_plain {
-            true => judged_by_report(&rounded.report).unwrap_or_else(|| judge(&w, effective, &scheme, stats)),
-            false => judge(&w, effective, &scheme, stats),
+            true => judged_by_report(&rounded.report).unwrap_or_else(|| judge(w, effective, &rounded.tensor.scheme, stats)),
+            false => judge(w, effective, &rounded.tensor.scheme, stats),
         });
         let calibrated = calibrated.map(|judged| CalibratedRecord {
             damping: rounded.report.damping,
@@ -182,8 +195,7 @@ impl Group<'_> {
             rtn_kept: rounded.report.rtn_kept,
             ..judged
         });
-        let relative_error = if norm > 0.0 { error / norm } else { 0.0 };
-        Ok(Some(Prepared::Quantized(Box::new(rounded.tensor), Found { relative_error, calibrated })))
+        Ok(Found { relative_error: if norm > 0.0 { error / norm } else { 0.0 }, calibrated })
     }
 
     /// Whether AWQ's clipping is searched for: not for q and k, whose product is what counts, and not under GPTQ, which would

@@ -98,9 +98,7 @@ impl LayerResult {
         let (Smooth::Linear(linear), Some(scales)) = (mapping.smooth, self.scales.get(&place(mapping.balance))) else {
             return None;
         };
-        let mut factors = vec![0.0; scales.len() / mapping.sharing.repeats];
-        scales.iter().enumerate().for_each(|(feature, scale)| factors[mapping.sharing.source(feature)] = scale.recip());
-        Some((format!("model.layers.{layer}.{linear}.weight"), factors))
+        Some((format!("model.layers.{layer}.{linear}.weight"), mapping.sharing.divisors(scales)))
     }
 
     /// The weights as the artifact holds them.

@@ -67,6 +67,16 @@ impl Weights<'_> {
         norm.map(|norm| Ok(self.read(&norm)?.1)).transpose()
     }
 
+    /// The bias of each linear that reads `input`, `[out_features]`; `None` where it has none.
+    ///
+    /// # Errors
+    /// A bias is not a number or infinite.
+    pub fn biases(&self, layer: usize, input: LinearInput) -> anyhow::Result<Vec<Option<Vec<f32>>>> {
+        let has_bias = input.has_bias(self.config);
+        let bias = |linear: &&str| self.vector(&format!("model.layers.{layer}.{linear}.bias"));
+        input.linears().iter().map(|linear| has_bias.then(|| bias(linear)).transpose()).collect()
+    }
+
     /// Row `id` of the embedding, `[hidden_size]`.
     pub fn embedding(&self, id: usize, row: &mut [f32]) -> anyhow::Result<()> {
         const NAME: &str = "model.embed_tokens.weight";

@@ -7,6 +7,7 @@
 //! What a stage found stands in the record, which is noted in the work folder after each: a process that is killed is
 //! followed by one that goes on behind the last finished stage, and within CoQA behind the last answered question.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
@@ -20,6 +21,7 @@ use super::{Job, TextMeasure, blank, subject};
 use crate::eval::compare::{NamedLines, compare};
 use crate::eval::coqa::lines::read_lines;
 use crate::onnx::DATA_FILE;
+use crate::pipeline::progress::Step;
 use crate::pipeline::{evaluate, export, generate, interrupt, source};
 use crate::record::{
     BenchSettings, EvaluationRecord, ExportTimes, FailureRecord, MANIFEST_FILE, Manifest, PairedRecord, RunRecord, SanityRecord,
@@ -166,7 +168,11 @@ impl Stages<'_> {
 
     fn export(&mut self) -> anyhow::Result<()> {
         let job = self.job;
-        let report = export::run(&job.request(), &options(job, self.work.artifact()))?;
+        let tell = RefCell::new(&mut *self.tell);
+        let observe = |Step { what, done, all }: Step| {
+            tell.borrow_mut()(&Event::Progress { done, total: all, note: what.to_owned() });
+        };
+        let report = export::watched(&job.request(), &options(job, self.work.artifact()), &observe)?;
         let manifest = Manifest::load(&self.work.artifact())?;
         let model = subject::model_blake3(&source::resolve(&job.model)?, &manifest.inputs)?;
         ensure!(

@@ -172,6 +172,7 @@ impl SweepPlan {
             title: row.planned.job.title.clone(),
             bits_per_weight: row.planned.bits_per_weight,
             artifact_bytes: row.planned.artifact_bytes,
+            outliers_unknown: row.planned.job.recipe.weights.outlier_threshold.is_some(),
             estimated_seconds: row.seconds,
             state: match row.before {
                 Before::Nothing => "to do",
@@ -228,8 +229,11 @@ pub struct PlanRow {
     pub name: String,
     pub id: String,
     pub title: String,
+    /// Of LLM.int8 without its outliers.
     pub bits_per_weight: f64,
     pub artifact_bytes: u64,
+    /// Input features with outliers come on top, which calibration finds.
+    pub outliers_unknown: bool,
     pub estimated_seconds: f64,
     pub state: &'static str,
 }
@@ -258,6 +262,11 @@ impl fmt::Display for PlanReport {
             vec![row.name.clone(), bits, size(row.artifact_bytes), seconds, row.state.to_owned(), row.title.clone()]
         });
         writeln!(f, "{}", table(&["experiment", "bits/weight", "artifact", "about", "state", ""], &[1, 2, 3], rows))?;
+        let unknown: Vec<&str> =
+            self.experiments.iter().filter(|row| row.outliers_unknown).map(|row| row.name.as_str()).collect();
+        if !unknown.is_empty() {
+            writeln!(f, "larger by input features with outliers, which calibration finds: {}", unknown.join(", "))?;
+        }
         for excluded in &self.excluded {
             writeln!(f, "left out: {} ({})", excluded.combination, excluded.reason)?;
         }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::report::made_up;
 use crate::report::plot;
-use crate::report::scene::Rect;
+use crate::report::scene::{Color, PAPER, Rect, Shape};
 
 fn all_figures(study: &Study) -> Vec<Figure> {
     let shown: Vec<usize> = (0..study.rows.len()).collect();
@@ -86,4 +86,49 @@ fn what_ran_out_of_memory_says_so() {
     let shown: Vec<usize> = (0..study.rows.len()).collect();
     let scene = throughput::figure(&study, &shown).scene;
     assert!(scene.text_boxes().iter().any(|(_, text)| *text == "bnb_8bit (out of memory at 16)"));
+}
+
+#[test]
+fn every_axis_says_its_unit() {
+    let units: [(&str, &[&str]); 4] = [
+        ("accuracy_vs_compression", &["F1 (0 to 1)", "bits per weight of the linears (log scale)"]),
+        ("memory_comparison", &["MB"]),
+        ("latency_comparison", &["prefill, ms", "decode, ms per token"]),
+        ("throughput_vs_batch", &["tokens/s (log scale)", "batch size, sequences (log scale)"]),
+    ];
+    let study = made_up::whole();
+    for figure in all_figures(&study) {
+        let Some((_, wanted)) = units.iter().find(|(name, _)| *name == figure.name) else { continue };
+        let boxes = figure.scene.text_boxes();
+        for unit in *wanted {
+            assert!(boxes.iter().any(|(_, text)| text.contains(unit)), "{}: {unit}", figure.name);
+        }
+    }
+}
+
+/// Contrast of two colours by their luminance, 1 to 21 (WCAG 2.2): what is left of them in grey.
+fn contrast(a: Color, b: Color) -> f64 {
+    let linear = |value: u8| {
+        let value = f64::from(value) / 255.0;
+        if value <= 0.040_45 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+    };
+    let luminance = |Color(red, green, blue): Color| 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue);
+    let (a, b) = (luminance(a), luminance(b));
+    (a.max(b) + 0.05) / (a.min(b) + 0.05)
+}
+
+/// WCAG's level AA: 4.5 for text. Marks have an outline in ink, so that their form stands where their colour is gone.
+#[test]
+fn texts_are_legible_in_grey() {
+    assert!((contrast(Color(0, 0, 0), PAPER) - 21.0).abs() < 1e-9);
+    for (study_name, study) in studies() {
+        for figure in all_figures(&study) {
+            for shape in &figure.scene.shapes {
+                if let Shape::Text { text, style, .. } = shape {
+                    let contrast = contrast(style.color, PAPER);
+                    assert!(contrast >= 4.5, "{study_name}, {}: {text:?} has contrast {contrast:.1}", figure.name);
+                }
+            }
+        }
+    }
 }

@@ -175,6 +175,32 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_the_accuracy_table_has_its_records_numbers() {
+        use crate::report::numbers;
+        let study = made_up::whole();
+        let pages = content::pages(&study, &recommend(&study));
+        let boxes = pages[1].scene.text_boxes();
+        let mut found = 0;
+        for row in &study.rows {
+            let named = boxes.iter().filter(|(area, text)| *text == row.name() && area.left < 200.0);
+            // The table stands below the figure, which names them too.
+            let Some((place, _)) = named.max_by(|(a, _), (b, _)| a.top.total_cmp(&b.top)) else { continue };
+            let line: Vec<&str> =
+                boxes.iter().filter(|(area, _)| (area.top - place.top).abs() < 2.0).map(|(_, text)| *text).collect();
+            let mut wanted = vec![row.number.to_string()];
+            wanted.extend(row.bits().map(numbers::bits));
+            wanted.extend(row.f1().map(numbers::score));
+            wanted.extend(row.paired().map(|paired| numbers::difference(paired.f1_difference)));
+            wanted.extend(row.paired().map(|paired| numbers::interval(paired.f1_ci95)));
+            for number in wanted {
+                assert!(line.contains(&number.as_str()), "{}: {number} of {line:?}", row.name());
+            }
+            found += 1;
+        }
+        assert!(found >= 12, "{found} lines");
+    }
+
+    #[test]
     fn a_study_is_the_same_bytes_again_and_what_is_left_out_is_counted() {
         let study = made_up::of_size(40);
         assert_eq!(pdf(&study, &recommend(&study)).unwrap(), pdf(&study, &recommend(&study)).unwrap());
