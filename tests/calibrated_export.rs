@@ -119,20 +119,53 @@ fn better_than_rtn(exported: &Value) {
 }
 
 #[test]
-fn gptq_beats_round_to_nearest_on_every_kind_of_weight() {
-    let (exported, manifest) = whole(&["--method", "gptq", "--group-size", "128"], 4.12..4.13);
-    better_than_rtn(&exported);
-    assert_eq!(manifest["schema"], 2);
-    assert_eq!(manifest["recipe"]["weights"]["rounding"]["method"], "gptq");
-    assert_eq!(manifest["calibration"]["tokens"], SEQUENCES * LENGTH);
-    let linears: Vec<&Value> =
-        manifest["weights"].as_array().expect("a list").iter().filter(|weight| weight.get("calibrated").is_some()).collect();
-    assert_eq!(linears.len(), 6 * 7);
-    for weight in linears {
-        let [got, rtn] = ["output_error", "rtn_output_error"].map(|name| weight["calibrated"][name].as_f64().expect("a number"));
-        assert!(got < rtn, "{weight}");
-        assert_eq!(weight["calibrated"]["damping"], 0.01);
+fn gptq_beats_round_to_nearest_on_every_weight() {
+    for (group_size, bits) in [("128", 4.12..4.13), ("32", 4.49..4.51)] {
+        let (exported, manifest) = whole(&["--method", "gptq", "--group-size", group_size], bits);
+        better_than_rtn(&exported);
+        assert_eq!(manifest["schema"], 2);
+        assert_eq!(manifest["recipe"]["weights"]["rounding"]["method"], "gptq");
+        assert_eq!(manifest["calibration"]["tokens"], SEQUENCES * LENGTH);
+        let weights = manifest["weights"].as_array().expect("a list");
+        let linears: Vec<&Value> = weights.iter().filter(|weight| weight.get("calibrated").is_some()).collect();
+        assert_eq!(linears.len(), 6 * 7);
+        for weight in linears {
+            let found = &weight["calibrated"];
+            let [got, rtn] = ["output_error", "rtn_output_error"].map(|name| found[name].as_f64().expect("a number"));
+            assert!(got < rtn, "{weight}");
+            assert_eq!(found["damping"], 0.01);
+        }
     }
+}
+
+/// Transforms, roundings and formats that no built-in recipe puts together.
+#[test]
+fn every_transform_goes_with_every_rounding_and_format() {
+    const NF4: &str = "[weights]\nformat = \"nf4\"\ngranularity = { group = 64 }";
+    const INT8: &str = "[weights]\nformat = \"int8\"\ngranularity = \"channel\"\noutlier_threshold = 6.0";
+    const AWQ: &str = "awq = { ratio_steps = 20, clip = false }";
+    let set = "[calibration]\nset = \"own-36x256\"";
+    let recipes = [
+        (format!("{NF4}\nrounding = \"gptq\"\n{set}"), 4.24..4.26),
+        (
+            format!(
+                "{NF4}\nrounding = \"gptq\"\ndouble_quantization = true\n[transform]\n{AWQ}\nrotation = {{ kind = \"random\", seed = \
+                 1 }}\n{set}"
+            ),
+            4.12..4.13,
+        ),
+        (
+            format!("{INT8}\nrounding = \"gptq\"\n[transform]\n{AWQ}\nrotation = {{ kind = \"hadamard\", seed = 0 }}\n{set}"),
+            8.0..13.0,
+        ),
+    ];
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let path = folder.path().join("recipe.toml");
+    for (recipe, bits) in recipes {
+        fs::write(&path, &recipe).expect("the place is ours");
+        whole(&["--recipe", path.to_str().expect("paths are plain")], bits);
+    }
+    whole(&["--method", "awq", "--rotate", "--target-bpw", "4"], 3.8..4.0001);
 }
 
 #[test]
@@ -167,7 +200,6 @@ fn llm_int8_keeps_outliers() {
     assert_eq!(manifest["recipe"]["weights"]["outlier_threshold"], 8.0);
 }
 
-/// What needs no calibration set takes none.
 #[test]
 fn a_weight_whose_outliers_take_as_much_as_f16_is_f16_and_says_so() {
     let (_, manifest) = whole(&["--method", "llm-int8", "--outlier-threshold", "1e-6"], 15.99..16.0001);
@@ -181,6 +213,7 @@ fn a_weight_whose_outliers_take_as_much_as_f16_is_f16_and_says_so() {
     }
 }
 
+/// What needs no calibration set takes none.
 #[test]
 fn codebooks_and_rotations_need_no_set() {
     let place = Place::new();
@@ -372,6 +405,58 @@ fn a_set_that_is_too_small_is_refused() {
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("calibration tokens are fewer than the"), "{stderr}");
     assert_eq!(place.others(&["few.json"]), [""; 0], "nothing is left behind");
+}
+
+/// A model whose activations leave the numbers is an error that says where, not an artifact.
+#[test]
+fn activations_that_are_not_finite_end_an_export() {
+    const NORM: &str = "model.layers.2.post_attention_layernorm.weight";
+    let place = Place::new();
+    let model = place.at("model");
+    fs::create_dir(&model).expect("the place is ours");
+    for name in ["config.json", "tokenizer.json"] {
+        fs::copy(Path::new(MODEL).join(name), model.join(name)).expect("the fixture is there");
+    }
+    let mut file = fs::read(Path::new(MODEL).join("model.safetensors")).expect("the fixture is there");
+    let header = 8 + u64::from_le_bytes(file[..8].try_into().expect("eight bytes")) as usize;
+    let tensors: Value = serde_json::from_slice(&file[8..header]).expect("a header is JSON");
+    let offsets = &tensors[NORM]["data_offsets"];
+    let [start, end] = [0, 1].map(|at| header + offsets[at].as_u64().expect("an offset") as usize);
+    // The largest bf16 number everywhere: what the MLP multiplies is beyond f32.
+    file[start..end].chunks_exact_mut(2).for_each(|number| number.copy_from_slice(&[0x7f, 0x7f]));
+    fs::write(model.join("model.safetensors"), file).expect("the place is ours");
+    let [model, set, out] = ["model", "set.json", "out"].map(|name| place.at(name).display().to_string());
+    let output = qonnx(&["export", &model, "--method", "gptq", "--dtype", "f32", "--calibration", &set, "-o", &out]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && stderr.contains("layer 2: the input of mlp.gate_proj") && stderr.contains("NaN or infinite"),
+        "{stderr}"
+    );
+    assert_eq!(place.others(&["model"]), [""; 0], "nothing is left behind but the model");
+}
+
+/// A set that shares a passage with what the artifact will be scored on is refused before any work, by every command.
+#[test]
+fn a_set_that_leaks_is_refused() {
+    let place = Place::new();
+    let questions = format!("{MODEL}/coqa-mini.json");
+    let set = "licence = \"test\"\nform = \"text\"\npacking = \"packed\"\nsamples = 9\nlength = 128\nseed = 1\n\
+               [source]\nfile = \"story.txt\"\n";
+    let data: Value = serde_json::from_str(&fs::read_to_string(&questions).expect("the fixture is there")).expect("JSON");
+    let stories = data["data"].as_array().expect("a list").iter().map(|story| story["story"].as_str().expect("a text"));
+    fs::write(place.at("story.txt"), stories.collect::<Vec<_>>().join("\n\n")).expect("the place is ours");
+    fs::write(place.at("leak.toml"), set).expect("the place is ours");
+    let [leak, out, results] = ["leak.toml", "out", "results"].map(|name| place.at(name).display().to_string());
+    let calibrated = ["--calibration", &leak];
+    let export = ["export", MODEL, "--method", "gptq", "--evaluation", &questions, "-o", &out];
+    let run = ["run", "gptq_4bit_g32", "--model", MODEL, "--coqa", &questions, "--results", &results];
+    for command in [&export[..], &run[..]] {
+        let output = qonnx(&[command, &calibrated].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("words in a row with document"), "{stderr}");
+    }
+    assert!(!place.at("out").exists());
 }
 
 /// What fails before a layer is finished leaves no work folder.

@@ -45,6 +45,20 @@ fn table(markdown: &str, heading: &str) -> Vec<HashMap<String, String>> {
     lines.skip(1).map(|line| head.iter().cloned().zip(cells(line)).collect()).collect()
 }
 
+/// A number as a table shows it, `48.6 MB` in bytes, is `value` to three digits.
+#[track_caller]
+fn close(shown: &str, value: f64) {
+    let mut parts = shown.split(' ');
+    let number: f64 = parts.next().unwrap().replace(',', "").parse().unwrap_or_else(|error| panic!("{shown}: {error}"));
+    let unit = match parts.next() {
+        Some("GB") => 1e9,
+        Some("MB") => 1e6,
+        Some("kB") => 1e3,
+        _ => 1.0,
+    };
+    assert!((number * unit / value - 1.0).abs() < 0.006, "{shown}, expected {value}");
+}
+
 #[test]
 fn everything_is_written_beside_the_records() {
     let (_folder, results) = copied();
@@ -96,9 +110,29 @@ fn numbers_in_the_tables_are_the_records() {
         assert_eq!(line["F1"], format!("{:.3}", evaluation.coqa_f1));
         assert_eq!(line["EM"], format!("{:.3}", evaluation.coqa_em));
         assert_eq!(line["Bits per weight"], format!("{:.2}", record.sizes.unwrap().bits_per_weight_linears));
+        let sizes = record.sizes.unwrap();
+        close(&line["Size on disk"], sizes.model_bytes as f64);
         if let Some(paired) = &evaluation.paired {
             assert_eq!(plain(&line["ΔF1"]), format!("{:+.3}", paired.f1_difference));
+            let [low, high] = paired.f1_ci95;
+            assert_eq!(line["95 % interval of ΔF1"].replace('−', "-"), format!("[{low:+.3}, {high:+.3}]"));
         }
+        for (column, value) in [("Perplexity", evaluation.perplexity), ("KL, nats", evaluation.kl)] {
+            match value {
+                Some(value) if value.abs() < 5e-4 => assert_eq!(line[column], "0.0000"),
+                Some(value) => close(&line[column], value),
+                None => assert_eq!(line[column], "–"),
+            }
+        }
+    }
+    for line in table(&markdown, "Memory and loading") {
+        let record = &records[&name(&line)];
+        let (Some(bench), Some(export)) = (&record.benchmarks, &record.export) else { continue };
+        close(&line["On disk"], record.sizes.unwrap().model_bytes as f64);
+        close(&line["Weights in memory"], bench.weights_memory_bytes.unwrap() as f64);
+        close(&line["Peak resident"], bench.peak_rss_bytes as f64);
+        close(&line["Load, s"], bench.load_seconds);
+        close(&line["Export, s"], export.seconds);
     }
     let points = table(&markdown, "Every measured point");
     assert_eq!(points.len(), 15 * 6);
@@ -111,8 +145,35 @@ fn numbers_in_the_tables_are_the_records() {
         assert!((shown / measured.decode_tokens_per_second - 1.0).abs() < 0.005, "{line:?}");
         let shown: f64 = plain(line["Prefill"].split(' ').next().unwrap()).parse().unwrap();
         assert!((shown / measured.prefill_ms.p50 - 1.0).abs() < 0.005, "{line:?}");
+        close(&line["Decode, per token"], measured.decode_ms_per_token.p50);
+        if let Some(fraction) = measured.bandwidth_fraction {
+            assert_eq!(line["Bandwidth"], format!("{:.0} %", 100.0 * fraction));
+        }
     }
     assert_eq!(points.iter().filter(|line| line["Prefill"] == "out of memory").count(), 1);
+}
+
+/// What the HTML table sorts by is the record's number as it stands there.
+#[test]
+fn numbers_in_the_html_table_are_the_records() {
+    let (_folder, results) = copied();
+    assert_eq!(report(&[results.to_str().unwrap()]).0, Some(0));
+    let html = fs::read_to_string(results.join("report.html")).unwrap();
+    let records = records();
+    let lines: Vec<&str> = html.split("<tr data-row=\"").skip(1).map(|line| line.split("</tr>").next().unwrap()).collect();
+    assert_eq!(lines.len(), records.len());
+    for line in lines {
+        let file = line.split("href=\"").nth(1).unwrap().split('"').next().unwrap();
+        let record = &records[file.trim_end_matches("_results.json")];
+        let values: Vec<f64> =
+            line.split("data-value=\"").skip(1).map(|rest| rest.split('"').next().unwrap().parse().unwrap()).collect();
+        let Some(evaluation) = &record.evaluation else { continue };
+        let sizes = record.sizes.unwrap();
+        assert_eq!(values[1..4], [sizes.bits_per_weight_linears, sizes.model_bytes as f64, evaluation.coqa_f1], "{file}");
+        if let Some(paired) = &evaluation.paired {
+            assert_eq!(values[4..6], [paired.f1_difference, paired.f1_ci95[0]], "{file}");
+        }
+    }
 }
 
 #[test]

@@ -93,8 +93,25 @@ impl Place {
 
 /// A record or an answer without what differs between two runs of the same thing: times, memory, and what is counted by time.
 fn without_timings(mut value: Value) -> Value {
-    const TIMES: [&str; 6] =
-        ["seconds", "peak_rss_bytes", "peak_anonymous_bytes", "questions_per_second", "stages", "benchmarks"];
+    const TIMES: [&str; 17] = [
+        "seconds",
+        "peak_rss_bytes",
+        "peak_anonymous_bytes",
+        "questions_per_second",
+        "load_seconds",
+        "weights_memory_bytes",
+        "copy_bytes_per_second",
+        "memory_peak_bytes",
+        "bandwidth_fraction",
+        "prefill_ms",
+        "prefill_tokens_per_second",
+        "ttft_ms",
+        "decode_ms_per_token",
+        "decode_tokens_per_second",
+        "warnings",
+        "power",
+        "stages",
+    ];
     match &mut value {
         Value::Object(fields) => {
             fields.retain(|name, _| !TIMES.contains(&name.as_str()));
@@ -126,26 +143,28 @@ fn report(output: &Output) -> Value {
 
 #[test]
 fn killed_ten_times_it_ends_with_the_same_records() {
-    let whole = Place::new(FAST);
+    let sweep = FAST.replace("\"bnb_8bit\"", "\"gptq_4bit_g32\", \"bnb_8bit\"");
+    let whole = Place::new(&sweep);
     let started = Instant::now();
     succeed(&whole.run(&[]));
     let took = started.elapsed();
     let expected = whole.results();
-    assert_eq!(expected.len(), 6, "{:?}", expected.keys());
+    assert_eq!(expected.len(), 8, "{:?}", expected.keys());
+    assert!(expected["bnb_8bit_results.json"]["benchmarks"]["points"][0].to_string().contains("bytes_per_step"));
 
-    let killed = Place::new(FAST);
+    let killed = Place::new(&sweep);
     let mut random = Pcg64::seed_from_u64(4);
     for _ in 0..10 {
         let mut sweep = killed.start(&[]);
         // Within the time of one experiment, so that each stage of each has its chance to be the last.
         let share = f64::from(random.next_u32() % 1000) / 1000.0;
-        std::thread::sleep(took.div_f64(3.0).min(Duration::from_secs(4)).mul_f64(share));
+        std::thread::sleep(took.div_f64(4.0).min(Duration::from_secs(4)).mul_f64(share));
         signal("-KILL", &format!("-{}", sweep.id()));
         sweep.wait().expect("it was started here");
     }
     let last = killed.run(&["--json"]);
     succeed(&last);
-    assert_eq!(report(&last)["done"], 3);
+    assert_eq!(report(&last)["done"], 4);
     let results = killed.results();
     assert_eq!(results.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     for (name, value) in &expected {
@@ -260,7 +279,7 @@ fn a_failed_stage_is_recorded_with_what_came_before() {
 #[test]
 fn a_dry_run_shows_the_plan_and_leaves_nothing() {
     let place = Place::new(
-        "experiments = [\"int8_rtn\"]\n[axes]\nmethod = [\"rtn\", \"nf4\"]\nbits = [4]\ngroup_size = [64, 128]\n[[exclude]]\n\
+        "experiments = [\"int8_rtn\", \"bnb_8bit\"]\n[axes]\nmethod = [\"rtn\", \"nf4\"]\nbits = [4]\ngroup_size = [64, 128]\n[[exclude]]\n\
          method = \"nf4\"\ngroup_size = 128\nreason = \"NF4 is published with 64\"\n[measure]\ncoqa = { data = \
          \"MODEL/coqa-mini.json\", protocol = \"official\" }",
     );
@@ -269,13 +288,14 @@ fn a_dry_run_shows_the_plan_and_leaves_nothing() {
     let shown = text(&output.stdout);
     let expected = ["fp16_baseline", "int8_rtn", "rtn_4bit_g64", "rtn_4bit_g128", "nf4_4bit_g64", "an estimate"];
     assert!(expected.iter().all(|part| shown.contains(part)), "{shown}");
+    assert!(shown.contains("larger by input features with outliers, which calibration finds: bnb_8bit"), "{shown}");
     assert!(shown.contains("left out: method = nf4, bits = 4, group_size = 128 (NF4 is published with 64)"), "{shown}");
     assert!(!place.at("results").exists());
     let plan = report(&place.run(&["--dry-run", "--json"]));
-    assert_eq!((&plan["open"], plan["experiments"].as_array().map(Vec::len)), (&5.into(), Some(5)));
+    assert_eq!((&plan["open"], plan["experiments"].as_array().map(Vec::len)), (&6.into(), Some(6)));
     let bits: Vec<f64> =
         plan["experiments"].as_array().expect("a list").iter().filter_map(|row| row["bits_per_weight"].as_f64()).collect();
-    assert_eq!(bits, [16.0, bits[1], 4.25, 4.125, 4.25]);
+    assert_eq!(bits, [16.0, bits[1], bits[1], 4.25, 4.125, 4.25]);
 }
 
 /// The sweep of `toml` is refused with `code`, by a sentence that has each of `parts`.
@@ -399,6 +419,73 @@ fn run_writes_a_record_that_a_sweep_takes_as_its_own() {
     let same = report(&place.run(&["--dry-run", "--json", "--no-bench", "--text", &perplexity]));
     let states: Vec<&Value> = same["experiments"].as_array().expect("a list").iter().map(|row| &row["state"]).collect();
     assert_eq!(states, ["done", "done", "to do"]);
+}
+
+#[test]
+fn two_at_once_leave_the_records_of_one_after_the_other() {
+    let [one, two] = [(); 2].map(|()| Place::new(FAST));
+    succeed(&one.run(&["--no-bench"]));
+    succeed(&two.run(&["--no-bench", "--jobs", "2"]));
+    assert_eq!(two.results(), one.results());
+    let baseline = &two.record("fp16_baseline")["id"];
+    assert_eq!(&two.record("bnb_8bit")["evaluation"]["paired"]["baseline_id"], baseline, "it waited for the baseline's answers");
+}
+
+/// Two GPTQs see the same first input, and different ones behind the weights that they rounded.
+#[test]
+fn statistics_that_two_experiments_share_are_made_once() {
+    const OF_AN_EXPORT: usize = 6 * 4;
+    let place = Place::new(&FAST.replace("\"int4_rtn_g32\", \"bnb_8bit\"", "\"gptq_4bit_g32\", \"gptq_4bit_g128\""));
+    let mut sweep = place.start(&[]);
+    let exported = |name: &str| {
+        let work = fs::read_dir(place.at("results/.work/experiments").join(name)).into_iter().flatten().flatten();
+        let record = |entry: fs::DirEntry| fs::read_to_string(entry.path().join(format!("{name}_results.json"))).ok();
+        let so_far = work.filter_map(record).filter_map(|text| serde_json::from_str::<Value>(&text).ok());
+        so_far.into_iter().any(|record| !record["export"].is_null())
+    };
+    let kept = || fs::read_dir(place.at("results/.work/statistics-0")).into_iter().flatten().count();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let mut after_the_first = 0;
+    while !exported("gptq_4bit_g128") && Instant::now() < deadline {
+        if place.at("results/gptq_4bit_g32_results.json").exists() && after_the_first == 0 {
+            after_the_first = kept();
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    signal("-STOP", &format!("-{}", sweep.id()));
+    let both = kept();
+    signal("-KILL", &format!("-{}", sweep.id()));
+    sweep.wait().expect("it was started here");
+    assert_eq!((after_the_first, both), (OF_AN_EXPORT, 2 * OF_AN_EXPORT - 1));
+}
+
+#[test]
+fn an_id_is_of_recipe_calibration_and_protocol() {
+    let place = Place::new("");
+    place.write("own.toml", "title = \"t\"\nmethod = \"rtn\"\nrecipe = \"int4-g32-rtn\"\n");
+    let own = place.at("own.toml").display().to_string();
+    let ids = |sweep: &str, flags: &[&str]| -> BTreeMap<String, String> {
+        let measure = "[measure]\ncoqa = { data = \"MODEL/coqa-mini.json\", protocol = \"official\", limit = 4 }";
+        let experiments = format!("experiments = [\"fp16_baseline\", \"{own}\", \"gptq_4bit_g32\"]\n{sweep}\n");
+        let text = format!("model = \"MODEL\"\n{experiments}{measure}\n").replace("MODEL", MODEL);
+        place.write("sweep.toml", &text);
+        let plan = report(&place.run(&[&["--dry-run", "--json", "--no-bench"], flags].concat()));
+        let rows = plan["experiments"].as_array().expect("a list").clone();
+        rows.iter().map(|row| (row["name"].to_string(), row["id"].to_string())).collect()
+    };
+    let differing = |a: &BTreeMap<String, String>, b: &BTreeMap<String, String>| -> Vec<String> {
+        a.iter().filter(|(name, id)| b[*name] != **id).map(|(name, _)| name.trim_matches('"').to_owned()).collect()
+    };
+    let first = ids("", &[]);
+    assert_eq!(differing(&first, &ids("", &[])), [""; 0]);
+    let set: Vec<Vec<u32>> = (0..9).map(|row| (0..128).map(|at| 300 + (row * 131 + at * 17) % 3000).collect()).collect();
+    place.write("set.json", &serde_json::json!(set).to_string());
+    let set = place.at("set.json").display().to_string();
+    assert_eq!(differing(&first, &ids("", &["--calibration", &set])), ["gptq_4bit_g32"]);
+    assert_eq!(differing(&first, &ids("", &["--limit", "5"])).len(), 3);
+    assert_eq!(differing(&first, &ids("", &["--protocol", "lm-eval"])).len(), 3);
+    place.write("own.toml", "title = \"t\"\nmethod = \"rtn\"\nrecipe = \"int4-g128-rtn\"\n");
+    assert_eq!(differing(&first, &ids("", &[])), ["own"]);
 }
 
 #[test]
