@@ -115,6 +115,11 @@ def measure(args, name, reference):
     row |= export(args, name, flags) if not out.exists() else {}
     manifest = json.loads((out / "qonnx.json").read_text())
     row["sizes"] = manifest["sizes"]
+    judged = [weight["calibrated"] for weight in manifest["weights"] if weight.get("calibrated")]
+    if judged:
+        # Output errors of single weights over round to nearest's; a weight with an input that is never active has neither.
+        ratios = [found["output_error"] / found["rtn_output_error"] for found in judged if found["rtn_output_error"]]
+        row["against_rtn"] = {"weights": len(ratios), "above": sum(ratio >= 1 for ratio in ratios), "worst": max(ratios)}
     for check in ("verify", "inspect"):
         run = subprocess.run([args.qonnx, check, out], capture_output=True, text=True)
         row[check] = "ok" if run.returncode == 0 else (run.stderr or run.stdout).strip()
