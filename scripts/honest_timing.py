@@ -14,12 +14,17 @@ stock onnxruntime is the Python package; on CUDA it is the library at ORT_DYLIB_
 Also timed, for information: the artifact's own graph in the naive loop (`session.run`, logits to the host, argmax there,
 caches passed back and forth).
 
-usage: honest_timing.py QONNX DIR [--ep cpu|cuda] [--batch 1,16] [--prompt 128] [--gen 32] [--turns 3] [--threads N]
-                        [--bar 0.03] [--json OUT]
+usage: honest_timing.py QONNX DIR [--ep cpu|cuda] [--batch 1,16] [--prompt 128] [--gen 32] [--turns 3] [--repeats 10]
+                        [--threads N] [--slice SECONDS] [--bar 0.03] [--json OUT]
 Exit code 1 if a ratio of medians is farther from 1 than the bar. On a machine that does other work too, the ratio of the
-10th percentiles, printed beside it, is disturbed less.
+10th percentiles, printed beside it, is disturbed less. On the CPU both sides run with glibc's huge pages, unless
+GLIBC_TUNABLES says otherwise.
+
+--slice is for a machine whose speed changes within a turn: both processes of a turn are alive, and SIGSTOP and SIGCONT let
+one work while the other rests, in turns of so many seconds, so that both see the same minutes. A sample that a stop falls
+into is an outlier, so a slice should hold some twenty samples or more; medians do not mind the few that are hit.
 """
-import argparse, json, os, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, signal, statistics, subprocess, sys, tempfile, time
 import numpy as np
 
 CAPACITY_STEP = 64  # as src/runtime/cache.rs
@@ -113,37 +118,66 @@ def sample(model, batch, prompt, new_tokens, repeats, vocabulary=256):
 def child(args):
     if args.child == "naive":
         model = Naive(args.dir, args.threads)
-    elif args.ep == "cuda":
+    elif args.ep == "cuda" or args.child == "library":
         from onnxruntime_c import Library
-        model = Library(os.environ["ORT_DYLIB_PATH"], args.graph, args.dir)
+        model = Library(os.environ["ORT_DYLIB_PATH"], args.graph, args.dir, cuda=args.ep == "cuda", threads=args.threads)
     else:
         model = Package(args.graph, args.dir, args.threads)
     points = [(batch, prompt) for batch in args.batch for prompt in args.prompt]
     print(json.dumps([[batch, prompt, sample(model, batch, prompt, args.gen, args.repeats)] for batch, prompt in points]))
 
 
-def stock(args, graph, kind):
-    command = [sys.executable, __file__, args.qonnx, args.dir, "--child", kind, "--graph", graph, "--ep", args.ep,
-               "--gen", str(args.gen), "--repeats", str(args.repeats), "--batch", ",".join(map(str, args.batch)),
-               "--prompt", ",".join(map(str, args.prompt))] + (["--threads", str(args.threads)] if args.threads else [])
-    out = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+def stock_command(args, graph, kind):
+    return [sys.executable, __file__, args.qonnx, args.dir, "--child", kind, "--graph", graph, "--ep", args.ep,
+            "--gen", str(args.gen), "--repeats", str(args.repeats), "--batch", ",".join(map(str, args.batch)),
+            "--prompt", ",".join(map(str, args.prompt))] + (["--threads", str(args.threads)] if args.threads else [])
+
+
+def stock_points(out):
     return {(batch, prompt): times for batch, prompt, times in json.loads(out)}
 
 
-def ours(args, graph):
+def our_command(args):
     # A confidence that is never reached: as many repeats and steps as the other side.
-    command = [args.qonnx, "bench", args.dir, "--ep", args.ep, "--json", "--save-graph", graph, "--gen", str(args.gen),
+    command = [args.qonnx, "bench", args.dir, "--ep", args.ep, "--json", "--gen", str(args.gen),
                "--batch", ",".join(map(str, args.batch)), "--prompt", ",".join(map(str, args.prompt)), "--warmup", "2",
                "--min-repeats", str(args.repeats), "--max-repeats", str(args.repeats), "--confidence", "0.000001"]
-    command += ["--threads", str(args.threads)] if args.threads else []
-    report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return command + (["--threads", str(args.threads)] if args.threads else [])
+
+
+def our_points(out):
     points = {}
-    for point in report["points"]:
+    for point in json.loads(out)["points"]:
         if point["outcome"]["outcome"] != "measured":
             sys.exit(f"batch {point['batch']}, prompt {point['prompt_tokens']}: {point['outcome']['message']}")
         times = {"prefill": point["outcome"]["prefill_ms"]["values"], "decode": point["outcome"]["decode_ms_per_token"]["values"]}
         points[point["batch"], point["prompt_tokens"]] = times
     return points
+
+
+def alone(command):
+    return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+
+
+def side_by_side(commands, seconds):
+    """What each command prints; one of them works at any time, `seconds` long, until one has ended."""
+    files = [tempfile.TemporaryFile() for _ in commands]
+    processes = [subprocess.Popen(command, stdout=file) for command, file in zip(commands, files)]
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    while all(process.poll() is None for process in processes):
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+            time.sleep(seconds)
+            process.send_signal(signal.SIGSTOP)
+    outputs = []
+    for process, file, command in zip(processes, files, commands):
+        process.send_signal(signal.SIGCONT)
+        if process.wait() != 0:
+            raise subprocess.CalledProcessError(process.returncode, command)
+        file.seek(0)
+        outputs.append(file.read())
+    return outputs
 
 
 def main():
@@ -153,8 +187,8 @@ def main():
     parser.add_argument("--batch", type=numbers, default=[1, 16]); parser.add_argument("--prompt", type=numbers, default=[128])
     parser.add_argument("--gen", type=int, default=32); parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=10); parser.add_argument("--threads", type=int)
-    parser.add_argument("--bar", type=float, default=0.03); parser.add_argument("--json")
-    parser.add_argument("--child", choices=("stock", "naive"), help=argparse.SUPPRESS); parser.add_argument("--graph", help=argparse.SUPPRESS)
+    parser.add_argument("--slice", type=float); parser.add_argument("--bar", type=float, default=0.03); parser.add_argument("--json")
+    parser.add_argument("--child", choices=("stock", "library", "naive"), help=argparse.SUPPRESS); parser.add_argument("--graph", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         return child(args)
@@ -163,15 +197,24 @@ def main():
         import glob, onnxruntime
         found = glob.glob(os.path.join(os.path.dirname(onnxruntime.__file__), "capi", "libonnxruntime.so.*"))
         os.environ["ORT_DYLIB_PATH"] = found[0] if found else os.environ["ORT_DYLIB_PATH"]
+        # Where a process's small pages happen to lie moves a decoding step by 5 % and more; both sides get huge ones.
+        os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     kinds = ["qonnx", "stock"] + (["naive"] if args.ep == "cpu" else [])
     turns = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as scratch:
         graph = os.path.join(scratch, "decode.onnx")
+        alone([args.qonnx, "bench", args.dir, "--ep", args.ep, "--json", "--save-graph", graph, "--gen", "2", "--batch", "1",
+               "--prompt", "8", "--warmup", "0", "--min-repeats", "1", "--max-repeats", "1"])
         for turn in range(args.turns):
-            turns["qonnx"].append(ours(args, graph))
-            turns["stock"].append(stock(args, graph, "stock"))
+            commands = [our_command(args), stock_command(args, graph, "stock")]
+            if args.slice:
+                ours, stock = side_by_side(commands, args.slice)
+            else:
+                ours, stock = map(alone, commands)
+            turns["qonnx"].append(our_points(ours))
+            turns["stock"].append(stock_points(stock))
             if "naive" in kinds and turn == 0:
-                turns["naive"].append(stock(args, graph, "naive"))
+                turns["naive"].append(stock_points(alone(stock_command(args, graph, "naive"))))
             print(f"turn {turn + 1} of {args.turns} done", file=sys.stderr)
     rows, passed = [], True
     for batch, prompt in turns["qonnx"][0]:
