@@ -1,6 +1,6 @@
 //! The recommendation and its limits in sentences, each with the records that it rests on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::numbers::{self, NONE};
 use super::recommend::{Fastest, Recommendation, Smallest};
@@ -8,6 +8,8 @@ use super::study::{Row, Study};
 
 /// A smallest detectable difference above this gets a warning of its own.
 const COARSE: f64 = 0.02;
+/// Equal work that takes so much longer in one experiment than in another gets a sentence.
+const SCATTER: f64 = 0.05;
 /// Of an artifact whose whole interval lies above the baseline.
 const ABOVE: &str = "It scores above the baseline by more than chance explains.";
 
@@ -173,6 +175,13 @@ pub fn limits(study: &Study) -> Vec<String> {
         let names: Vec<&str> = study.devices.iter().map(|device| device.name.as_str()).collect();
         limits.push(format!("Times are of {}: another device can order the methods differently.", names.join(" and ")));
     }
+    limits.extend(scatter(study).filter(|scatter| *scatter > SCATTER).map(|scatter| {
+        format!(
+            "Experiments whose decoding steps read the same number of bytes on one device differ in time by up to {:.0} %: smaller \
+             differences may be the machine's, not the methods'.",
+            100.0 * scatter
+        )
+    }));
     let warned = |row: &&Row| !row.record.warnings.is_empty() || row.bench().is_some_and(|bench| !bench.warnings.is_empty());
     match study.rows.iter().filter(warned).count() {
         0 => {}
@@ -206,6 +215,23 @@ fn unequal_conditions(study: &Study) -> Option<String> {
             said.join("; ")
         )
     })
+}
+
+/// How much longer the slowest of the experiments takes that have the same work, by bytes a step at a device's first point,
+/// over the quickest of them; the largest such excess, `None` where no two have the same.
+fn scatter(study: &Study) -> Option<f64> {
+    let mut times: BTreeMap<(usize, u64), Vec<f64>> = BTreeMap::new();
+    for (place, device) in study.devices.iter().enumerate() {
+        let Some(&batch) = device.batches.first() else { continue };
+        for measured in device.rows.iter().filter_map(|&at| study.rows[at].point(batch, device.prompt).measured()) {
+            times.entry((place, measured.bytes_per_step)).or_default().push(measured.decode_ms_per_token.p50);
+        }
+    }
+    let excess = |times: &Vec<f64>| {
+        let [least, most] = [f64::min, f64::max].map(|pick| times.iter().copied().reduce(pick).unwrap_or_default());
+        most / least - 1.0
+    };
+    times.values().filter(|times| times.len() > 1).map(excess).reduce(f64::max)
 }
 
 fn values(study: &Study, of: impl Fn(&Row) -> Option<String>) -> BTreeSet<String> {
@@ -297,6 +323,21 @@ mod tests {
             said.contains("qonnx (0.1.0") && said.contains("with changes); ONNX Runtime (") && said.contains("1.99.0)"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn times_of_equal_work_say_how_far_times_can_be_trusted() {
+        let timed = |name: &str, ms: f64| {
+            let mut file = experiment(name, 4.0, -0.01, 0.05, 200.0);
+            for point in &mut file.record.benchmarks.as_mut().unwrap().points {
+                let crate::record::Outcome::Measured(measured) = &mut point.outcome else { continue };
+                (measured.bytes_per_step, measured.decode_ms_per_token.p50) = (1000, ms);
+            }
+            file
+        };
+        let said = |slowest: f64| limits(&study(vec![baseline(), timed("a", 2.0), timed("b", slowest), timed("c", 2.02)])).join("\n");
+        assert!(said(2.5).contains("differ in time by up to 25 %: smaller differences may be the machine's"), "{}", said(2.5));
+        assert!(!said(2.05).contains("same number of bytes"), "{}", said(2.05));
     }
 
     #[test]
