@@ -177,8 +177,8 @@ pub fn limits(study: &Study) -> Vec<String> {
     }
     limits.extend(scatter(study).filter(|scatter| *scatter > SCATTER).map(|scatter| {
         format!(
-            "Experiments whose decoding steps read the same number of bytes on one device differ in time by up to {:.0} %: smaller \
-             differences may be the machine's, not the methods'.",
+            "Experiments that decode from the same form of weights on one device differ in time by up to {:.0} %: smaller differences \
+             may be the machine's, not the methods'.",
             100.0 * scatter
         )
     }));
@@ -217,14 +217,17 @@ fn unequal_conditions(study: &Study) -> Option<String> {
     })
 }
 
-/// How much longer the slowest of the experiments takes that have the same work, by bytes a step at a device's first point,
-/// over the quickest of them; the largest such excess, `None` where no two have the same.
+/// How much longer the slowest of the experiments takes that have the same work, by form of the weights and bytes a step at a
+/// device's first point, over the quickest of them; the largest such excess, `None` where no two have the same.
 fn scatter(study: &Study) -> Option<f64> {
-    let mut times: BTreeMap<(usize, u64), Vec<f64>> = BTreeMap::new();
+    let mut times: BTreeMap<(usize, u64, String), Vec<f64>> = BTreeMap::new();
     for (place, device) in study.devices.iter().enumerate() {
         let Some(&batch) = device.batches.first() else { continue };
-        for measured in device.rows.iter().filter_map(|&at| study.rows[at].point(batch, device.prompt).measured()) {
-            times.entry((place, measured.bytes_per_step)).or_default().push(measured.decode_ms_per_token.p50);
+        for row in device.rows.iter().map(|&at| &study.rows[at]) {
+            let Some(measured) = row.point(batch, device.prompt).measured() else { continue };
+            let weights = &row.record.recipe.weights;
+            let form = format!("{:?}", (weights.format, weights.granularity, weights.symmetric));
+            times.entry((place, measured.bytes_per_step, form)).or_default().push(measured.decode_ms_per_token.p50);
         }
     }
     let excess = |times: &Vec<f64>| {
@@ -335,9 +338,10 @@ mod tests {
             }
             file
         };
-        let said = |slowest: f64| limits(&study(vec![baseline(), timed("a", 2.0), timed("b", slowest), timed("c", 2.02)])).join("\n");
+        let said =
+            |slowest: f64| limits(&study(vec![baseline(), timed("a", 2.0), timed("b", slowest), timed("c", 2.02)])).join("\n");
         assert!(said(2.5).contains("differ in time by up to 25 %: smaller differences may be the machine's"), "{}", said(2.5));
-        assert!(!said(2.05).contains("same number of bytes"), "{}", said(2.05));
+        assert!(!said(2.05).contains("same form of weights"), "{}", said(2.05));
     }
 
     #[test]
