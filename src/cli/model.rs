@@ -32,7 +32,7 @@ pub struct ModelArgs {
     /// Unsigned codes with a zero point instead of signed codes without one.
     #[arg(long, conflicts_with = "recipe")]
     asymmetric: bool,
-    /// How the scale of a group is chosen [default: least-squares; INT8, NF4, FP4: absmax].
+    /// How the scale of a group is chosen [default: least-squares; INT8, NF4, FP4: absmax; gptq: fitted to the Gram matrix].
     #[arg(long, value_enum, conflicts_with = "recipe")]
     scale: Option<ScaleArg>,
     /// gptq: first rung of the damping ladder, in means of the Gram matrix's diagonal [default: 0.01].

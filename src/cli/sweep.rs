@@ -8,7 +8,7 @@ use qonnx::pipeline::report;
 use qonnx::pipeline::sweep::{self, Overrides, Request};
 
 use super::values::{DtypeArg, ProtocolArg};
-use super::{EpArg, emit, positive, verdict};
+use super::{EpArg, emit, positive, print, verdict};
 
 #[derive(Args)]
 #[command(
@@ -41,7 +41,7 @@ pub struct SweepArgs {
     #[arg(long)]
     retry_failed: bool,
     /// Then write the report of all records in the results, as `qonnx report` does.
-    #[arg(long, conflicts_with = "dry_run")]
+    #[arg(long)]
     report: bool,
     /// Keep the artifacts, in artifacts/ of the results.
     #[arg(long)]
@@ -84,6 +84,10 @@ pub struct SweepArgs {
 /// `qonnx sweep`.
 pub fn run(args: SweepArgs) -> anyhow::Result<ExitCode> {
     let results = args.results;
+    let reported = args.report && !args.dry_run;
+    if reported {
+        report::check(&results)?;
+    }
     let request = Request {
         results: results.clone(),
         file: args.file,
@@ -108,11 +112,11 @@ pub fn run(args: SweepArgs) -> anyhow::Result<ExitCode> {
     let report = sweep::run(&request)?;
     let succeeded = report.succeeded();
     emit(&report, args.json)?;
-    if args.report {
+    if reported {
         let written = report::run(&results, &results)?;
         // The one object on stdout is the sweep's.
         if !args.json {
-            println!("\n{written}");
+            print(format!("\n{written}\n").as_bytes())?;
         }
     }
     Ok(verdict(succeeded))

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::interrupt;
 use super::table::{size, table};
 use crate::record::{BenchSettings, Outcome, RunRecord};
+use crate::runtime::{self, ExecutionProvider};
 
 mod blank;
 mod builtin;
@@ -73,6 +74,9 @@ pub fn run(experiment: &str, ask: Ask, log: Stdio) -> anyhow::Result<RunReport> 
     let experiment = Experiment::load(experiment)?;
     let results = ask.results.clone();
     known_baseline(&ask.baseline, &experiment.name, &results)?;
+    if ask.device.cuda {
+        runtime::require(ExecutionProvider::Cuda)?;
+    }
     let job = Subject::open(ask)?.plan(&experiment)?.job;
     recorded(&job)?;
     let (worker, status) = child::attend(&Task::Experiment(Box::new(job.clone())), log, |event| {

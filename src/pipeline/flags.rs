@@ -3,7 +3,7 @@
 use super::UsageError;
 use crate::recipe::{
     AwqRecipe, BudgetRecipe, CalibrationRecipe, DEFAULT_CALIBRATION, FormatName, GptqRecipe, GranularityName, Recipe,
-    RotationKind, RotationRecipe, RoundingRecipe, ScaleName, TransformRecipe, WeightRecipe,
+    RotationKind, RotationRecipe, RoundingRecipe, ScaleFitName, ScaleName, TransformRecipe, WeightRecipe,
 };
 
 /// LLM.int8's threshold (arXiv 2208.07339, section 3.2).
@@ -98,7 +98,11 @@ impl RecipeFlags {
             symmetric: !self.asymmetric,
             granularity: self.granularity.unwrap_or(if self.budget.is_some() { BUDGET_GRANULARITY } else { default.granularity }),
             scale: self.scale.unwrap_or(default.scale),
-            rounding: if self.method.uses_gptq() { RoundingRecipe::Gptq(self.gptq.recipe()) } else { RoundingRecipe::Rtn },
+            rounding: if self.method.uses_gptq() {
+                RoundingRecipe::Gptq(self.gptq.recipe(self.scale))
+            } else {
+                RoundingRecipe::Rtn
+            },
             double_quantization: self.double_quantization,
             outlier_threshold: (self.method == Method::LlmInt8).then(|| self.outlier_threshold.unwrap_or(OUTLIER_THRESHOLD)),
             ..default
@@ -167,9 +171,11 @@ impl RecipeFlags {
 }
 
 impl GptqFlags {
-    fn recipe(self) -> GptqRecipe {
+    /// `scale` is the rule that was asked for: without one, scales are fitted to the Gram matrix.
+    fn recipe(self, scale: Option<ScaleName>) -> GptqRecipe {
         let default = GptqRecipe::default();
         GptqRecipe {
+            scale_fit: if scale.is_some() { ScaleFitName::Rule } else { default.scale_fit },
             damping: self.damping.unwrap_or(default.damping),
             act_order: self.act_order.unwrap_or(default.act_order),
             sweeps: self.sweeps.unwrap_or(default.sweeps),
@@ -194,6 +200,10 @@ mod tests {
         let gptq = recipe(Method::Gptq);
         assert_eq!(gptq.weights.rounding, RoundingRecipe::Gptq(GptqRecipe::default()));
         assert_eq!(gptq.calibration.unwrap().set, DEFAULT_CALIBRATION);
+        let ruled = RecipeFlags { method: Method::Gptq, scale: Some(ScaleName::Absmax), ..RecipeFlags::default() };
+        let ruled = ruled.recipe(None).unwrap().weights;
+        let RoundingRecipe::Gptq(rounding) = ruled.rounding else { panic!("{ruled:?}") };
+        assert_eq!((ruled.scale, rounding.scale_fit), (ScaleName::Absmax, ScaleFitName::Rule));
         let awq = recipe(Method::AwqGptq);
         assert_eq!(awq.transform.unwrap().awq, Some(AwqRecipe { clip: false, ..AwqRecipe::default() }));
         assert_eq!(awq.weights, gptq.weights);

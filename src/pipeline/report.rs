@@ -61,6 +61,24 @@ pub fn run(results: &Path, out: &Path) -> anyhow::Result<Summary> {
     })
 }
 
+/// Refuses a folder whose records no report could be of, before more are added. No record, or none of the baseline, is what
+/// the work will add.
+///
+/// # Errors
+/// Every variant of [`ReportError`] but these two; a record that cannot be read.
+pub fn check(results: &Path) -> anyhow::Result<()> {
+    if !results.is_dir() {
+        return Ok(());
+    }
+    match Study::new(&results.display().to_string(), records(results, results)?) {
+        Err(error @ (ReportError::Empty { .. } | ReportError::NoBaseline { .. } | ReportError::StaleBaseline { .. })) => {
+            tracing::debug!("no report yet: {error}");
+            Ok(())
+        }
+        checked => Ok(checked.map(drop)?),
+    }
+}
+
 /// All records of the folder, by file name; each goes by its path from `out`, so that links work.
 fn records(results: &Path, out: &Path) -> anyhow::Result<Vec<RecordFile>> {
     let unlisted = |reason| UsageError::ResultsUnlisted { folder: results.display().to_string(), reason };
@@ -101,7 +119,6 @@ fn write(out: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(bytes)?;
-        file.as_file().sync_all()?;
         readable(file.path())?;
         file.persist(&path).map_err(|error| error.error)?;
         std::io::Result::Ok(())

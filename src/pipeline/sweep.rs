@@ -31,7 +31,7 @@ pub use report::{ResultRow, Results, SweepReport};
 use super::experiment::work;
 use super::interrupt;
 use crate::record::RunRecord;
-use crate::runtime;
+use crate::runtime::{self, ExecutionProvider};
 use board::{Board, Line, State};
 use plan::{Before, Row, SweepPlan};
 use queue::{Halt, Queue};
@@ -63,6 +63,9 @@ pub fn run(request: &Request) -> anyhow::Result<SweepReport> {
     let shown = plan.report(request.retry_failed);
     if request.dry_run {
         return Ok(SweepReport::Plan(shown));
+    }
+    if plan.rows[0].planned.job.device.cuda {
+        runtime::require(ExecutionProvider::Cuda)?;
     }
     let lock = work::hold_for_sweep(&plan.results)?.ok_or_else(|| SweepError::Busy { folder: plan.results.clone() })?;
     interrupt::install();

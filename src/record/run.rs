@@ -115,6 +115,9 @@ pub struct EvaluationRecord {
     pub predictions: String,
     /// Against the baseline on the same questions.
     pub paired: Option<PairedRecord>,
+    /// Id of a baseline that it could not be compared with; a warning says why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_comparable_with: Option<String>,
     pub perplexity: Option<f64>,
     /// KL(baseline ‖ this), nats a token.
     pub kl: Option<f64>,

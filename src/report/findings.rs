@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::numbers::{self, NONE};
 use super::recommend::{Fastest, Recommendation, Smallest};
 use super::study::{Row, Study};
+use crate::recipe::WeightRecipe;
 
 /// A smallest detectable difference above this gets a warning of its own.
 const COARSE: f64 = 0.02;
@@ -81,7 +82,15 @@ fn smallest_text(study: &Study, at: usize) -> String {
         _ => String::new(),
     };
     let bits = row.bits().map(|bits| format!(", {} bits per weight", numbers::bits(bits))).unwrap_or_default();
-    format!("{}: {}{share}{bits}.{score} {}", row.name(), numbers::bytes(bytes), resolution(row))
+    let memory = |row: &Row| row.bench().and_then(|bench| bench.weights_memory_bytes);
+    let memory = match (memory(row), memory(baseline)) {
+        (Some(own), Some(whole)) if whole > 0 => {
+            let share = 100.0 * own as f64 / whole as f64;
+            format!(" In memory its weights take {} of {} ({share:.0} %).", numbers::bytes(own), numbers::bytes(whole))
+        }
+        _ => String::new(),
+    };
+    format!("{}: {} on the disk{share}{bits}.{memory}{score} {}", row.name(), numbers::bytes(bytes), resolution(row))
 }
 
 /// What "not distinguishable" can hide.
@@ -182,26 +191,49 @@ pub fn limits(study: &Study) -> Vec<String> {
             100.0 * scatter
         )
     }));
+    limits.extend(heavy(study));
+    if study
+        .rows
+        .iter()
+        .any(|row| row.bench().is_some_and(|bench| bench.ep == "cpu") && row.bits().is_some_and(|bits| bits < 16.0))
+    {
+        limits.push(
+            "On the CPU times are of the kernels that any program gets, which may round activations to 8 bits; F1 was scored with \
+             activations as they are."
+                .to_owned(),
+        );
+    }
     let warned = |row: &&Row| !row.record.warnings.is_empty() || row.bench().is_some_and(|bench| !bench.warnings.is_empty());
     match study.rows.iter().filter(warned).count() {
         0 => {}
-        1 => limits.push("One record holds warnings (outliers, throttling, few samples); REPORT.md lists them.".to_owned()),
-        count => limits.push(format!("{count} records hold warnings (outliers, throttling, few samples); REPORT.md lists them.")),
+        1 => limits.push("One record holds warnings; REPORT.md lists them.".to_owned()),
+        count => limits.push(format!("{count} records hold warnings; REPORT.md lists them.")),
     }
     limits
+}
+
+/// Artifacts that are smaller on the disk and no smaller in memory.
+fn heavy(study: &Study) -> Option<String> {
+    let weights = |row: &Row| row.bench().and_then(|bench| bench.weights_memory_bytes);
+    let baseline = weights(study.baseline())?;
+    let heavy = study.rows.iter().filter(|row| !row.is_baseline() && weights(row).is_some_and(|bytes| bytes > baseline));
+    let names: Vec<&str> = heavy.map(Row::name).collect();
+    (!names.is_empty()).then(|| {
+        format!("Smaller on the disk and larger in memory than the baseline, once a session is made: {}.", names.join(", "))
+    })
 }
 
 /// What differs over the records besides what the study varies.
 fn unequal_conditions(study: &Study) -> Option<String> {
     let program = |row: &Row| {
         let program = &row.record.program;
-        let commit = program.commit.as_deref().map(|commit| format!(" {commit:.8}")).unwrap_or_default();
-        format!("{}{commit}{}", program.version, if program.dirty { " with changes" } else { "" })
+        format!("{}{}", program.version, if program.dirty { " with changes" } else { "" })
     };
     let environment = |row: &Row| row.record.environment.clone();
     let differing = [
         ("qonnx", values(study, |row| Some(program(row)))),
         ("ONNX Runtime", values(study, |row| environment(row).onnxruntime)),
+        ("driver", values(study, |row| environment(row).driver)),
         ("execution provider", values(study, |row| Some(environment(row).ep))),
         ("activations", values(study, |row| Some(environment(row).activation))),
     ];
@@ -225,8 +257,7 @@ fn scatter(study: &Study) -> Option<f64> {
         let Some(&batch) = device.batches.first() else { continue };
         for row in device.rows.iter().map(|&at| &study.rows[at]) {
             let Some(measured) = row.point(batch, device.prompt).measured() else { continue };
-            let weights = &row.record.recipe.weights;
-            let form = format!("{:?}", (weights.format, weights.granularity, weights.symmetric));
+            let form = form(row);
             times.entry((place, measured.bytes_per_step, form)).or_default().push(measured.decode_ms_per_token.p50);
         }
     }
@@ -235,6 +266,14 @@ fn scatter(study: &Study) -> Option<f64> {
         most / least - 1.0
     };
     times.values().filter(|times| times.len() > 1).map(excess).reduce(f64::max)
+}
+
+/// What the weights are stored as, whatever rounded them.
+fn form(row: &Row) -> String {
+    let recipe = &row.record.recipe;
+    let WeightRecipe { format, symmetric, granularity, double_quantization, outlier_threshold, .. } = recipe.weights;
+    let formats: Vec<_> = recipe.overrides.iter().map(|over| (&over.pattern, over.format)).collect();
+    format!("{:?}", (format, symmetric, granularity, double_quantization, outlier_threshold, recipe.rotation(), formats))
 }
 
 fn values(study: &Study, of: impl Fn(&Row) -> Option<String>) -> BTreeSet<String> {
@@ -257,7 +296,8 @@ fn limits_of_comparison(study: &Study) -> Vec<String> {
     }
     if compared.len() > 1 {
         limits.push(format!(
-            "{} artifacts are compared with the baseline, each at 95 %: about one in twenty equal ones would seem different by chance.",
+            "{} artifacts are compared with the baseline, each at 95 %: about one in twenty equal ones would seem different by chance, and of \
+             several that are a little worse the smallest that slipped through is the one recommended: weigh its ΔF1 itself.",
             compared.len()
         ));
     }
@@ -280,7 +320,8 @@ mod tests {
         let found = findings(&study, &recommend(&study));
         assert_eq!(
             found[0].text,
-            "awq_gptq_4bit_g128: 48.6 MB, 54 % of the baseline's 90.1 MB, 4.13 bits per weight. F1 0.406 against 0.412: ΔF1 −0.006, \
+            "awq_gptq_4bit_g128: 48.6 MB on the disk, 54 % of the baseline's 90.1 MB, 4.13 bits per weight. In memory its weights take \
+             52.5 MB of 97.3 MB (54 %). F1 0.406 against 0.412: ΔF1 −0.006, \
              paired 95 % interval [−0.018, +0.006]. Not distinguishable is not equal: 500 questions would show a true difference of \
              0.017 with 80 % chance."
         );

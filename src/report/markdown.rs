@@ -38,7 +38,8 @@ fn recommendations(out: &mut String, study: &Study, found: &[Finding]) {
     out.push_str("\n## Recommendation\n\n");
     for finding in found {
         let records: Vec<String> = finding.rows.iter().map(|&at| link(&study.rows[at])).collect();
-        let _ = writeln!(out, "- **{}.** {} Evidence: {}.", escaped(&finding.title), escaped(&finding.text), records.join(", "));
+        let evidence = if records.is_empty() { String::new() } else { format!(" Evidence: {}.", records.join(", ")) };
+        let _ = writeln!(out, "- **{}.** {}{evidence}", escaped(&finding.title), escaped(&finding.text));
     }
     out.push_str("\n### Limits\n\n");
     for limit in findings::limits(study) {

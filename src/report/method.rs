@@ -29,7 +29,7 @@ fn experiments(study: &Study) -> Option<String> {
     };
     Some(format!(
         "{quantized} quantized experiments are compared with one baseline, {}, of the same checkpoint. Each \
-         experiment exports an ONNX artifact, lets it speak, scores it and times it through ONNX Runtime. Bits per weight count everything that a \
+         experiment exports an ONNX artifact, has it write a few words, scores it and times it through ONNX Runtime. Bits per weight count everything that a \
          weight needs on disk: codes, scales, zero points and what stayed in f16.{ended}",
         study.baseline().name()
     ))

@@ -31,7 +31,8 @@ pub fn three_digits(value: f64) -> String {
         size if size >= 0.9995 => 2,
         _ => 3,
     };
-    thousands(format!("{value:.decimals$}").replace('-', "−"))
+    let sign = if value < 0.0 { "−" } else { "" };
+    format!("{sign}{}", thousands(format!("{:.decimals$}", value.abs())))
 }
 
 /// `1234567` becomes `1,234,567`; what stands behind a point is kept.

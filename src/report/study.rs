@@ -201,25 +201,35 @@ fn rank(record: &RunRecord) -> (bool, f64, std::cmp::Reverse<u64>, String) {
 
 /// Numbers that nothing can have measured, which no axis could show.
 fn refuse_senseless(file: &str, record: &RunRecord) -> Result<(), ReportError> {
-    const FRACTION: (std::ops::RangeInclusive<f64>, &str) = (0.0..=1.0, "0 to 1");
-    const DIFFERENCE: (std::ops::RangeInclusive<f64>, &str) = (-1.0..=1.0, "-1 to 1");
-    let mut numbers = Vec::new();
+    type Range = (std::ops::RangeInclusive<f64>, &'static str);
+    const FRACTION: Range = (0.0..=1.0, "0 to 1");
+    const POSITIVE: Range = (f64::MIN_POSITIVE..=1e18, "more than 0");
+    let mut numbers: Vec<(&'static str, f64, Range)> = Vec::new();
     if let Some(sizes) = &record.sizes {
-        numbers.push(("bits per weight", sizes.bits_per_weight_linears, (0.0..=64.0, "0 to 64")));
+        numbers.push((
+            "bits_per_weight_linears",
+            sizes.bits_per_weight_linears,
+            (f64::MIN_POSITIVE..=64.0, "more than 0, at most 64"),
+        ));
+        numbers.push(("model_bytes", sizes.model_bytes as f64, POSITIVE));
     }
     if let Some(scores) = &record.evaluation {
         numbers.extend([("coqa_f1", scores.coqa_f1, FRACTION), ("coqa_em", scores.coqa_em, FRACTION)]);
+        numbers.extend(scores.perplexity.map(|perplexity| ("perplexity", perplexity, (1.0..=f64::MAX, "at least 1"))));
+        // Of the same numbers, summed in another order, it may come out a hair below.
+        numbers.extend(scores.kl.map(|kl| ("kl", kl, (-1e-3..=f64::MAX, "at least 0"))));
         if let Some(paired) = &scores.paired {
             let [low, high] = paired.f1_ci95;
-            numbers.push(("f1_difference", paired.f1_difference, DIFFERENCE));
-            numbers.extend([("an end of f1_ci95", low, DIFFERENCE), ("an end of f1_ci95", high, DIFFERENCE)]);
+            numbers.push(("f1_difference", paired.f1_difference, (-1.0..=1.0, "-1 to 1")));
+            numbers.push(("the lower end of f1_ci95", low, (-1.0..=paired.f1_difference, "-1 to the difference")));
+            numbers.push(("the upper end of f1_ci95", high, (paired.f1_difference..=1.0, "the difference to 1")));
         }
     }
     for point in record.benchmarks.iter().flat_map(|bench| &bench.points) {
         let Outcome::Measured(measured) = &point.outcome else { continue };
-        let positive = (f64::MIN_POSITIVE..=f64::MAX, "more than 0");
-        numbers.push(("decode_tokens_per_second", measured.decode_tokens_per_second, positive.clone()));
-        numbers.push(("p50 of a decoding step", measured.decode_ms_per_token.p50, positive));
+        numbers.push(("decode_tokens_per_second", measured.decode_tokens_per_second, POSITIVE));
+        numbers.push(("p50 of decode_ms_per_token", measured.decode_ms_per_token.p50, POSITIVE));
+        numbers.push(("p50 of prefill_ms", measured.prefill_ms.p50, POSITIVE));
     }
     let wrong = numbers.into_iter().find(|(_, got, (range, _))| !range.contains(got));
     wrong.map_or(Ok(()), |(what, got, (_, expected))| Err(ReportError::OutOfRange { file: file.to_owned(), what, got, expected }))
@@ -342,7 +352,20 @@ mod tests {
         );
         check(
             |_, other| other.record.sizes.as_mut().unwrap().bits_per_weight_linears = -4.0,
-            "record int8_rtn_results.json: bits per weight is -4, expected 0 to 64; remove it and run the experiment again",
+            "record int8_rtn_results.json: bits_per_weight_linears is -4, expected more than 0, at most 64; remove it and run the \
+             experiment again",
+        );
+        check(
+            |_, other| other.record.sizes.as_mut().unwrap().model_bytes = 0,
+            "record int8_rtn_results.json: model_bytes is 0, expected more than 0; remove it and run the experiment again",
+        );
+        check(
+            |_, other| {
+                let paired = other.record.evaluation.as_mut().unwrap().paired.as_mut().unwrap();
+                (paired.f1_difference, paired.f1_ci95) = (-0.25, [0.5, -0.5]);
+            },
+            "record int8_rtn_results.json: the lower end of f1_ci95 is 0.5, expected -1 to the difference; remove it and run the \
+             experiment again",
         );
         check(
             |_, other| other.record.experiment_name = "fp16_baseline".into(),

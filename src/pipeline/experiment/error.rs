@@ -31,7 +31,7 @@ pub enum ExperimentError {
          --results", path = path.display()
     )]
     OtherModel { path: PathBuf, got: String, now: String },
-    #[error("results folder {folder}: cannot be made")]
+    #[error("results folder {folder}: cannot be made; give another with --results")]
     Folder { folder: PathBuf, source: std::io::Error },
     #[error("experiment {name}: another qonnx works on it in {folder}; wait for it, or choose another results folder", folder = folder.display())]
     Busy { name: String, folder: PathBuf },

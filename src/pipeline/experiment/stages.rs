@@ -243,6 +243,7 @@ impl Stages<'_> {
             questions_per_second: report.questions_per_second,
             predictions: work::predictions_file(&job.name),
             paired: None,
+            not_comparable_with: None,
             perplexity: None,
             kl: None,
             text: None,
@@ -254,7 +255,10 @@ impl Stages<'_> {
         // The scores stand whether they can be compared or not.
         match self.paired(&evaluation) {
             Ok(paired) => evaluation.paired = paired,
-            Err(error) => self.record.warnings.push(format!("no paired comparison: {error:#}")),
+            Err(error) => {
+                evaluation.not_comparable_with = self.baseline().map(|baseline| baseline.id);
+                self.record.warnings.push(format!("no paired comparison: {error:#}"));
+            }
         }
         self.record.evaluation = Some(evaluation);
         Ok(())

@@ -122,9 +122,10 @@ fn open_incomparable(rows: &mut [Row]) {
     }
 }
 
-/// Id of the baseline that `record` holds a comparison with.
+/// Id of the baseline that `record` holds a comparison with, or says that there can be none with.
 fn compared_with(record: &RunRecord) -> Option<&String> {
-    Some(&record.evaluation.as_ref()?.paired.as_ref()?.baseline_id)
+    let evaluation = record.evaluation.as_ref()?;
+    evaluation.paired.as_ref().map(|paired| &paired.baseline_id).or(evaluation.not_comparable_with.as_ref())
 }
 
 fn refuse_duplicates(rows: &[Row], file: &str) -> Result<(), SweepError> {

@@ -164,7 +164,7 @@ pub fn quoted_at(study: &Study) -> String {
         ))
     });
     let points: Vec<String> = points.collect();
-    if points.is_empty() { "no benchmark was run".to_owned() } else { format!("times at {}", points.join("; ")) }
+    if points.is_empty() { "No benchmark was run".to_owned() } else { format!("Times at {}", points.join("; ")) }
 }
 
 const HEAD: TextStyle = TextStyle::new(11.0).bold().colored(MUTED);
