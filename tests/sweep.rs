@@ -115,7 +115,8 @@ fn without_timings(mut value: Value) -> Value {
         Value::Object(fields) => {
             // A benchmark's warnings are of its times; the record's own stay.
             let is_benchmark = fields.contains_key("points");
-            fields.retain(|name, _| !TIMES.contains(&name.as_str()) && !(is_benchmark && name == "warnings"));
+            let varies = |name: &str| TIMES.contains(&name) || (is_benchmark && name == "warnings");
+            fields.retain(|name, _| !varies(name));
             fields.values_mut().for_each(|field| *field = without_timings(field.take()));
         }
         Value::Array(items) => items.iter_mut().for_each(|item| *item = without_timings(item.take())),
