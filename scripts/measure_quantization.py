@@ -167,14 +167,18 @@ def qonnx(args, *words):
 def table(path):
     rows = [json.loads(line) for line in path.open()]
     rows.sort(key=lambda row: (round(-row["sizes"]["bits_per_weight_linears"], 1), row["kl"]["kl_mean"]))
-    print("| recipe | bits (disk) | KL | same top-1 | perplexity | export, s | verify, inspect |\n|---|---|---|---|---|---|---|")
+    print("| recipe | bits (disk) | KL | same top-1 | perplexity | CoQA F1 less f32's, paired 95 % | weights above RTN's error | export, s | verify, inspect |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         bits, kl = row["sizes"]["bits_per_weight_linears"], row["kl"]
         ppl = f"{row['perplexity']['perplexity']:.3f}" if "perplexity" in row else "–"
         checks = "ok" if row["verify"] == row["inspect"] == "ok" else f"{row['verify']}; {row['inspect']}"
+        difference, judged = row.get("compare"), row.get("against_rtn")
+        f1 = "{:+.4f} [{:+.4f}, {:+.4f}]".format(difference["f1_difference"], *difference["f1_ci95"]) if difference else "–"
+        above = f"{judged['above']} of {judged['weights']}" if judged else "–"
         where = row.get("machine", "")
         seconds = f"{row['export_seconds']:.1f}{where}" if row.get("export_seconds") else "–"
-        print(f"| `{row['name']}` | {bits:.3f} | {kl['kl_mean']:.5f} | {kl['same_top1']:.3f} | {ppl} | {seconds} | {checks} |")
+        print(f"| `{row['name']}` | {bits:.3f} | {kl['kl_mean']:.5f} | {kl['same_top1']:.3f} | {ppl} | {f1} | {above} | {seconds} | {checks} |")
 
 
 class Failed(Exception):
