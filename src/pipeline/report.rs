@@ -36,11 +36,12 @@ pub struct FindingSummary {
 ///
 /// Everything is drawn before the first file is written, and each file appears whole or not at all.
 pub fn run(results: &Path, out: &Path) -> anyhow::Result<Summary> {
-    let folder = results.display().to_string();
-    let study = Study::new(&folder, records(results, out)?).map_err(|error| match error {
-        ReportError::Empty { folder, .. } => ReportError::Empty { folder, below: with_records_below(results) },
-        other => other,
-    })?;
+    let records = records(results, out)?;
+    if records.is_empty() {
+        let (folder, below) = (results.display().to_string(), with_records_below(results));
+        return Err(ReportError::Empty { folder, below }.into());
+    }
+    let study = Study::new(records)?;
     let rendered = Rendered::new(&study)?;
     for (name, bytes) in &rendered.files {
         write(out, name, bytes)?;
@@ -61,20 +62,17 @@ pub fn run(results: &Path, out: &Path) -> anyhow::Result<Summary> {
     })
 }
 
-/// Refuses a folder whose records no report could be of, before more are added. No record, or none of the baseline, is what
-/// the work will add.
+/// Refuses a folder whose records no report could be of, before more are added. That the baseline's is missing, or another
+/// than it was, the work itself will mend.
 ///
 /// # Errors
-/// Every variant of [`ReportError`] but these two; a record that cannot be read.
+/// Every variant of [`ReportError`] that names a record, but for these; a record that cannot be read.
 pub fn check(results: &Path) -> anyhow::Result<()> {
     if !results.is_dir() {
         return Ok(());
     }
-    match Study::new(&results.display().to_string(), records(results, results)?) {
-        Err(error @ (ReportError::Empty { .. } | ReportError::NoBaseline { .. } | ReportError::StaleBaseline { .. })) => {
-            tracing::debug!("no report yet: {error}");
-            Ok(())
-        }
+    match Study::new(records(results, results)?) {
+        Err(ReportError::NoBaseline { .. } | ReportError::StaleBaseline { .. }) => Ok(()),
         checked => Ok(checked.map(drop)?),
     }
 }

@@ -7,6 +7,7 @@ use super::ReportError;
 use super::figure::{self, Figure};
 use super::findings::{self, Finding};
 use super::font;
+use super::limits::limits;
 use super::method;
 use super::numbers::{self, NONE};
 use super::plot;
@@ -36,7 +37,7 @@ pub fn html(study: &Study, recommendation: &Recommendation, figures: &[Figure]) 
         source => study.baseline().record.model.source.clone(),
         question => method::question(study),
         findings => found.iter().map(|finding| finding_value(study, finding)).collect::<Vec<_>>(),
-        limits => findings::limits(study),
+        limits => limits(study),
         figures => drawn,
         quoted_at => figure::quoted_at(study),
         columns => figure::COLUMNS.iter().map(|column| context! { header => column.header, unit => column.unit, meaning => column.meaning }).collect::<Vec<_>>(),
@@ -200,7 +201,7 @@ fn card_facts(study: &Study, at: usize) -> Vec<(String, String)> {
     );
     fact("Bits per weight", row.bits().map(numbers::bits));
     fact("Size on disk", row.model_bytes().map(numbers::bytes));
-    fact("Weights in memory", row.bench().and_then(|bench| bench.weights_memory_bytes).map(numbers::bytes));
+    fact("Weights in memory", row.weights_memory().map(numbers::bytes));
     if let Some(device) = study.device_of(at) {
         for &batch in &device.batches {
             let speed = row.point(batch, device.prompt).tokens_per_second();

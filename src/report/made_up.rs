@@ -48,7 +48,7 @@ pub fn experiment(name: &str, bits: f64, difference: f64, half_interval: f64, sp
 }
 
 pub fn study(records: Vec<RecordFile>) -> Study {
-    Study::new("results", records).unwrap()
+    Study::new(records).unwrap()
 }
 
 /// The fixture as it is.

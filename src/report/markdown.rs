@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::figure::{self, Figure};
 use super::findings::{self, Finding};
+use super::limits::limits;
 use super::method;
 use super::numbers::{self, NONE};
 use super::recommend::Recommendation;
@@ -42,7 +43,7 @@ fn recommendations(out: &mut String, study: &Study, found: &[Finding]) {
         let _ = writeln!(out, "- **{}.** {}{evidence}", escaped(&finding.title), escaped(&finding.text));
     }
     out.push_str("\n### Limits\n\n");
-    for limit in findings::limits(study) {
+    for limit in limits(study) {
         let _ = writeln!(out, "- {}", escaped(&limit));
     }
     out.push_str("\n## Figures\n");
@@ -114,7 +115,7 @@ fn memory(out: &mut String, study: &Study) {
                 row.number.to_string(),
                 code(row.name()),
                 bytes(row.model_bytes()),
-                bytes(bench.and_then(|bench| bench.weights_memory_bytes)),
+                bytes(row.weights_memory()),
                 bytes(bench.map(|bench| bench.peak_rss_bytes)),
                 bytes(bench.and_then(|bench| bench.peak_device_bytes)),
                 optional(bench.map(|bench| bench.load_seconds), numbers::three_digits),

@@ -9,6 +9,7 @@ mod findings;
 mod font;
 mod html;
 mod labels;
+mod limits;
 #[cfg(test)]
 mod made_up;
 mod markdown;

@@ -95,6 +95,11 @@ impl Row {
         self.record.sizes.map(|sizes| sizes.model_bytes)
     }
 
+    /// Bytes of the weights once a session is made.
+    pub fn weights_memory(&self) -> Option<u64> {
+        self.bench().and_then(|bench| bench.weights_memory_bytes)
+    }
+
     pub fn bench(&self) -> Option<&BenchRecord> {
         self.record.benchmarks.as_ref()
     }
@@ -134,11 +139,8 @@ impl Study {
     /// Puts records in order, or says which of them does not belong.
     ///
     /// # Errors
-    /// No record, or every variant of [`ReportError`] that names one; `folder` is what the first names.
-    pub fn new(folder: &str, records: Vec<RecordFile>) -> Result<Self, ReportError> {
-        if records.is_empty() {
-            return Err(ReportError::Empty { folder: folder.to_owned(), below: Vec::new() });
-        }
+    /// Every variant of [`ReportError`] that names a record; of no records, that the baseline's is not among them.
+    pub fn new(records: Vec<RecordFile>) -> Result<Self, ReportError> {
         for RecordFile { file, record } in &records {
             refuse_senseless(file, record)?;
         }
@@ -334,7 +336,7 @@ mod tests {
     use crate::report::made_up;
 
     fn refused(records: Vec<RecordFile>) -> String {
-        Study::new("results", records).unwrap_err().to_string()
+        Study::new(records).unwrap_err().to_string()
     }
 
     #[track_caller]
@@ -408,11 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_without_records_or_without_its_baseline_is_refused() {
-        assert_eq!(
-            refused(Vec::new()),
-            "results results: no file ends in _results.json; run an experiment first (`qonnx run`, `qonnx sweep`) or give another folder"
-        );
+    fn records_without_their_baseline_s_are_refused() {
         assert_eq!(
             refused(vec![made_up::record("int8_rtn")]),
             "results: none of the 1 records is the baseline's (fp16_baseline); run it into the same folder first (`qonnx run fp16_baseline`)"

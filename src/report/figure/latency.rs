@@ -39,7 +39,7 @@ const SIZE: Panel = Panel {
     title: "on disk, MB; line: in memory",
     bar: |row, _| {
         let length = row.model_bytes()? as f64 / 1e6;
-        let memory = row.bench().and_then(|bench| bench.weights_memory_bytes);
+        let memory = row.weights_memory();
         Some(Bar { length, whisker: memory.map_or(length, |bytes| bytes as f64 / 1e6) })
     },
 };

@@ -51,7 +51,7 @@ pub fn figure(study: &Study, shown: &[usize]) -> Figure {
 }
 
 fn in_memory(row: &Row) -> Option<u64> {
-    row.bench().and_then(|bench| bench.weights_memory_bytes)
+    row.weights_memory()
 }
 
 fn bar(scene: &mut Scene, area: Rect, color: Color) {

@@ -3,6 +3,7 @@
 use super::page::{LEFT, Page, RIGHT, TableColumn, TableLine};
 use crate::report::figure::{self, Figure};
 use crate::report::findings::{self, Finding};
+use crate::report::limits::limits;
 use crate::report::method;
 use crate::report::numbers::{self, NONE};
 use crate::report::recommend::{Recommendation, Smallest};
@@ -171,7 +172,7 @@ fn conclusion(study: &Study, recommendation: &Recommendation, size: f64) -> Page
         page.space(page.size * 0.7);
     }
     page.heading("Limits");
-    findings::limits(study).iter().for_each(|limit| page.bullet(limit, MOST_LINES));
+    limits(study).iter().for_each(|limit| page.bullet(limit, MOST_LINES));
     let failed: Vec<&Row> = study.failed().collect();
     if !failed.is_empty() {
         page.heading("What failed");
