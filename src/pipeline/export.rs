@@ -83,8 +83,9 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> an
         check_tied_head(&checkpoint)?;
     }
     let set = calibrate::set(&plan.manifest.recipe, &plan.config, &source, options)?;
+    let hash = || hashed_inputs(&checkpoint, &AtomicBool::new(false));
     let is_keyed = plan.manifest.recipe.budget.is_some() && options.save_stats.is_some();
-    let mut inputs = is_keyed.then(|| hashed_inputs(&checkpoint, &AtomicBool::new(false))).transpose()?;
+    let mut inputs = is_keyed.then(hash).transpose()?;
     let parts = Parts { checkpoint: &checkpoint, source: &source, inputs: inputs.as_deref().unwrap_or_default(), observe };
     let chosen = budget::chosen(request, &plan, &parts, set.as_ref(), options)?;
     if let Some(chosen) = &chosen {
@@ -93,7 +94,7 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> an
     }
     let mut calibrated = None;
     if calibrate::is_needed(&plan) {
-        let known = inputs.take().map_or_else(|| hashed_inputs(&checkpoint, &AtomicBool::new(false)), Ok)?;
+        let known = inputs.take().map_or_else(hash, Ok)?;
         let job = Job { plan: &plan, checkpoint: &checkpoint, source: &source, options, inputs: &known, observe };
         let done = job.run(set.as_ref())?;
         plan = plan::with_facts(request, plan.manifest.recipe.clone(), &done.facts, &source, checkpoint.index())?;
@@ -102,7 +103,7 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> an
     plan.manifest.calibration = set.map(|set| set.record);
     plan.manifest.budget = chosen.as_ref().map(BudgetPlan::record);
     let folder = temporary_folder(&parent, &options.output)?;
-    write_artifact(&mut plan, &checkpoint, (calibrated.as_ref(), inputs), folder.path()).map_err(|error| match &calibrated {
+    write_artifact(&mut plan, &checkpoint, calibrated.as_ref(), inputs, folder.path()).map_err(|error| match &calibrated {
         Some(calibrated) => calibrated.stopped(error),
         None => error,
     })?;
@@ -151,7 +152,8 @@ fn check_tied_head(checkpoint: &Checkpoint) -> anyhow::Result<()> {
 fn write_artifact(
     plan: &mut Plan,
     checkpoint: &Checkpoint,
-    (calibrated, hashed): (Option<&Calibrated>, Option<Vec<FileRecord>>),
+    calibrated: Option<&Calibrated>,
+    hashed: Option<Vec<FileRecord>>,
     folder: &Path,
 ) -> anyhow::Result<()> {
     let data_path = folder.join(DATA_FILE);

@@ -64,13 +64,13 @@ pub fn run(request: &Request) -> anyhow::Result<SweepReport> {
     if request.dry_run {
         return Ok(SweepReport::Plan(shown));
     }
-    if plan.rows[0].planned.job.device.cuda {
+    let open: Vec<usize> = (0..plan.rows.len()).filter(|&row| plan.rows[row].is_open(request.retry_failed)).collect();
+    if plan.rows[0].planned.job.device.cuda && !open.is_empty() {
         runtime::require(ExecutionProvider::Cuda)?;
     }
     let lock = work::hold_for_sweep(&plan.results)?.ok_or_else(|| SweepError::Busy { folder: plan.results.clone() })?;
     interrupt::install();
     eprintln!("{shown}\n");
-    let open: Vec<usize> = (0..plan.rows.len()).filter(|&row| plan.rows[row].is_open(request.retry_failed)).collect();
     let board = Board::new(plan.rows.iter().map(|row| line(row, request.retry_failed)).collect(), slots.len());
     let (board, halt) = Queue::new(&plan, &open, board, slots)?.run()?;
     let rows: Vec<ResultRow> = plan.rows.iter().enumerate().map(|(row, planned)| result(planned, board.state(row))).collect();
