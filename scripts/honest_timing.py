@@ -118,9 +118,9 @@ def sample(model, batch, prompt, new_tokens, repeats, vocabulary=256):
 def child(args):
     if args.child == "naive":
         model = Naive(args.dir, args.threads)
-    elif args.ep == "cuda" or args.child == "library":
+    elif args.ep == "cuda":
         from onnxruntime_c import Library
-        model = Library(os.environ["ORT_DYLIB_PATH"], args.graph, args.dir, cuda=args.ep == "cuda", threads=args.threads)
+        model = Library(os.environ["ORT_DYLIB_PATH"], args.graph, args.dir)
     else:
         model = Package(args.graph, args.dir, args.threads)
     points = [(batch, prompt) for batch in args.batch for prompt in args.prompt]
@@ -188,7 +188,7 @@ def main():
     parser.add_argument("--gen", type=int, default=32); parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=10); parser.add_argument("--threads", type=int)
     parser.add_argument("--slice", type=float); parser.add_argument("--bar", type=float, default=0.03); parser.add_argument("--json")
-    parser.add_argument("--child", choices=("stock", "library", "naive"), help=argparse.SUPPRESS); parser.add_argument("--graph", help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("stock", "naive"), help=argparse.SUPPRESS); parser.add_argument("--graph", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         return child(args)

@@ -5,7 +5,7 @@
 # ///
 """KL(checkpoint ‖ artifact) without ONNX Runtime: the artifact's weights decoded by onnx's reference evaluator, put into transformers.
 
-    python scripts/predicted_kl.py CHECKPOINT ARTIFACT WINDOWS.json [--windows 30] [--json]
+    python scripts/predicted_kl.py CHECKPOINT ARTIFACT WINDOWS.json [--windows 30] [--perplexity] [--json]
 
 It shares no code with qonnx and none with ONNX Runtime, so that its agreement with `qonnx eval --task kl` says that the runtime
 computes with the weights that are on the disk. Decodes DequantizeLinear, bit planes and MatMulBnb4; an artifact whose graph does
@@ -35,15 +35,19 @@ def main():
     for name in ("checkpoint", "artifact", "text"):
         parser.add_argument(name, type=pathlib.Path)
     parser.add_argument("--windows", type=int, default=30)
+    parser.add_argument("--perplexity", action="store_true", help="of the artifact's weights, over all windows")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(args.checkpoint, dtype=torch.float32).eval()
     quantized = AutoModelForCausalLM.from_pretrained(args.checkpoint, dtype=torch.float32).eval()
     replaced = replace(quantized, onnx.load(args.artifact / "model.onnx"))
     windows = json.loads(args.text.read_text())
-    windows = (windows if isinstance(windows, list) else windows["windows"])[: args.windows]
+    every = windows if isinstance(windows, list) else windows["windows"]
+    windows = every[: args.windows]
     kl = np.mean([divergence(model, quantized, ids) for ids in windows])
     result = {"artifact": str(args.artifact), "windows": len(windows), "weights_replaced": replaced, "kl_mean": kl}
+    if args.perplexity:
+        result["perplexity"] = float(np.exp(np.mean([loss(quantized, ids) for ids in every])))
     print(json.dumps(result) if args.json else f"{args.artifact}: KL {kl:.6f} over {len(windows)} windows, {replaced} weights decoded")
 
 
@@ -53,6 +57,13 @@ def divergence(model, quantized, ids):
     with torch.no_grad():
         p, q = (m(ids).logits[0, :-1].log_softmax(-1) for m in (model, quantized))
     return (p.exp() * (p - q)).sum(-1).mean().item()
+
+
+def loss(model, ids):
+    """Mean over the window's predicted tokens of their negative log-likelihood, nats."""
+    ids = torch.tensor([ids])
+    with torch.no_grad():
+        return torch.nn.functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:]).item()
 
 
 def replace(quantized, proto):
