@@ -1,36 +1,28 @@
 #!/usr/bin/env bash
 # Speed, memory and energy on a CUDA machine: a checkpoint of Llama-3.2-1B's shape with random weights as f16, INT8, INT4 (groups
-# of 32) and NF4, each at batch 1, 4, 16 and prompts of 128 and 512 tokens; then whether the times are honest.
+# of 32), INT2 (groups of 32) and NF4, each at batch 1, 4, 16 and prompts of 128 and 512 tokens; f16 and INT4 without a CUDA graph
+# too, INT4 also by ONNX Runtime's kernels for batches; then whether the times are honest, with and without a CUDA graph.
 #
 #   scripts/gpu_bench.sh QONNX OUT
 #
-# ORT_DYLIB_PATH and LD_LIBRARY_PATH lead to ONNX Runtime's CUDA build and CUDA's libraries. Needs python3 with numpy. Run from
-# the repository's root; under six minutes on an H200, 8 GB under OUT/work. Writes OUT/<form>.json and .txt, OUT/doctor.txt
-# and OUT/honest.txt.
+# ORT_DYLIB_PATH and LD_LIBRARY_PATH lead to ONNX Runtime's CUDA build and CUDA's libraries. Needs python3 with numpy, and with
+# onnxruntime-gpu for the last part. Run from the repository's root; about eight minutes on an H100, 8 GB under OUT/work. Writes
+# OUT/<form>.json and .txt, OUT/doctor.txt, OUT/honest*.txt and .json.
 set -euo pipefail
-[ $# -eq 2 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -eq 2 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
 qonnx=$1 out=$2 work=$2/work model=$2/work/llama1b
 mkdir -p "$work"
 "$qonnx" doctor >"$out/doctor.txt" || true
 # The embedded model's tokenizer makes prompts of ids that the larger vocabulary has too.
 python3 scripts/make_checkpoint.py llama-3.2-1b "$model" --tokenizer fixtures/tiny-coqa
 
-forms=(
-    "f16 --bits 16"
-    "int8 --bits 8"
-    "int4-g32 --bits 4 --group-size 32"
-    "nf4 --method nf4"
-)
-for form in "${forms[@]}"; do
-    read -r name flags <<<"$form"
-    # shellcheck disable=SC2086  # flags are words
-    "$qonnx" export "$model" $flags -o "$work/$name" >/dev/null
-    "$qonnx" bench "$work/$name" --ep cuda --batch 1,4,16 --prompt 128,512 --gen 64 --max-repeats 20 --json >"$out/$name.json"
-    python3 - "$out/$name.json" <<'PYTHON' | tee "$out/$name.txt"
-import json, sys
+summary() { # FILE
+    python3 - "$1" <<'PYTHON'
+import json, os, sys
 report = json.load(open(sys.argv[1]))
 load, weights, copies = report["load_seconds"], report["weights_memory_bytes"] or 0, report["copy_bytes_per_second"] or 0
-print(f"{sys.argv[1]}: loaded in {load:.1f} s, weights {weights / 1e9:.2f} GB, copies {copies / 1e12:.2f} TB/s")
+print(f"{os.path.basename(sys.argv[1])}: loaded in {load:.1f} s, weights {weights / 1e9:.2f} GB, copies {copies / 1e12:.2f} TB/s, "
+      f"{'with' if report['settings']['cuda_graph'] else 'without'} a CUDA graph")
 for point in report["points"]:
     got = point["outcome"]
     if got["outcome"] != "measured":
@@ -43,7 +35,34 @@ for point in report["points"]:
           f"{power.get('sm_clock_mhz')} MHz {power.get('throttle')}")
 print(*report["warnings"], sep="\n")
 PYTHON
+}
+
+forms=(
+    "f16 --bits 16"
+    "int8 --bits 8"
+    "int4-g32 --bits 4 --group-size 32"
+    "int2-g32 --bits 2 --group-size 32"
+    "nf4 --method nf4"
+)
+for form in "${forms[@]}"; do
+    read -r name flags <<<"$form"
+    # shellcheck disable=SC2086  # flags are words
+    "$qonnx" export "$model" $flags -o "$work/$name" >/dev/null
+    "$qonnx" bench "$work/$name" --ep cuda --batch 1,4,16 --prompt 128,512 --gen 64 --max-repeats 20 --json >"$out/$name.json"
+    summary "$out/$name.json" | tee "$out/$name.txt"
 done
-python3 scripts/honest_timing.py "$qonnx" "$work/int4-g32" --ep cuda --batch 1,16 --prompt 128 --gen 64 --turns 2 \
-    --json "$out/honest.json" 2>&1 | tee "$out/honest.txt" || true
+for name in f16 int4-g32; do
+    "$qonnx" bench "$work/$name" --ep cuda --no-cuda-graph --batch 1,16 --prompt 128 --gen 64 --max-repeats 20 --json >"$out/$name-eager.json"
+    summary "$out/$name-eager.json" | tee "$out/$name-eager.txt"
+done
+"$qonnx" bench "$work/int4-g32" --ep cuda --weights fused --batch 1,2,4,8,16 --prompt 128 --gen 64 --max-repeats 20 --json >"$out/int4-g32-fused.json"
+summary "$out/int4-g32-fused.json" | tee "$out/int4-g32-fused.txt"
+honest() { # NAME FLAGS…
+    local name=$1
+    shift
+    python3 scripts/honest_timing.py "$qonnx" "$work/int4-g32" --ep cuda "$@" --batch 1,16 --prompt 128 --gen 64 --turns 2 \
+        --json "$out/$name.json" 2>&1 | tee "$out/$name.txt" || echo "$name: beyond the bar, or failed"
+}
+honest honest
+honest honest-eager --no-cuda-graph
 rm -r "$work"

@@ -7,15 +7,15 @@
 stock onnxruntime, in turns with `qonnx bench`: A B A B ..., each turn a process of its own.
 
 The loop: prompts are read in one run into caches that are bound as past and as present, then each step feeds the tokens of
-the step before. `qonnx bench --save-graph` gives the graph (the artifact's own with the greedy choice inside). On the CPU
-stock onnxruntime is the Python package; on CUDA it is the library at ORT_DYLIB_PATH, called through its C interface
-(scripts/onnxruntime_c.py), because the machine's package may have no CUDA.
+the step before. `qonnx bench --save-graph` gives the graph (the artifact's own with the greedy choice inside). On CUDA steps
+are replayed from a CUDA graph on both sides, or on neither with --no-cuda-graph; there the Python package is onnxruntime-gpu,
+and qonnx runs the library that lies in it.
 
 Also timed, for information: the artifact's own graph in the naive loop (`session.run`, logits to the host, argmax there,
 caches passed back and forth).
 
-usage: honest_timing.py QONNX DIR [--ep cpu|cuda] [--batch 1,16] [--prompt 128] [--gen 32] [--turns 3] [--repeats 10]
-                        [--threads N] [--slice SECONDS] [--bar 0.03] [--json OUT]
+usage: honest_timing.py QONNX DIR [--ep cpu|cuda] [--no-cuda-graph] [--batch 1,16] [--prompt 128] [--gen 32] [--turns 3]
+                        [--repeats 10] [--threads N] [--slice SECONDS] [--bar 0.03] [--json OUT]
 Exit code 1 if a ratio of medians is farther from 1 than the bar. On a machine that does other work too, the ratio of the
 10th percentiles, printed beside it, is disturbed less. On the CPU both sides run with glibc's huge pages, unless
 GLIBC_TUNABLES says otherwise.
@@ -28,50 +28,92 @@ import argparse, json, os, signal, statistics, subprocess, sys, tempfile, time
 import numpy as np
 
 CAPACITY_STEP = 64  # as src/runtime/cache.rs
+NAIVE_REPEATS = 3
+
+
+def session(model, entries, args):
+    import onnxruntime as ort
+    options = ort.SessionOptions()
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    if args.threads:
+        options.intra_op_num_threads = args.threads
+    if args.ep == "cpu":
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    cuda = {"device_id": "0", "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested", "enable_cuda_graph": str(int(args.replays))}
+    made = ort.InferenceSession(model, options, providers=[("CUDAExecutionProvider", cuda)])
+    if made.get_providers()[0] != "CUDAExecutionProvider":
+        sys.exit("onnxruntime has no CUDA: it fell back to the CPU")
+    return made
 
 
 class Package:
-    """The Python package, caches bound as src/runtime/decoder.rs binds them."""
+    """The Python package with the options of src/runtime/session.rs, caches bound as src/runtime/decoder.rs binds them, steps
+    recorded and replayed as src/runtime/replay.rs does."""
 
-    def __init__(self, graph, folder, threads):
+    def __init__(self, args):
         import onnxruntime as ort
-        options = ort.SessionOptions()
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        if threads:
-            options.intra_op_num_threads = threads
-        self.ort, self.session = ort, ort.InferenceSession(open(graph, "rb").read(), options, providers=["CPUExecutionProvider"])
+        entries = {"session.model_external_initializers_file_folder_path": args.dir}
+        if args.ep == "cuda":
+            entries |= {"session.use_device_allocator_for_initializers": "1", "session.disable_cpu_ep_fallback": "1"}
+        self.ort, self.device, self.replays = ort, args.ep, args.replays
+        self.session = session(open(args.graph, "rb").read(), entries, args)
+        self.recordings = 0
+
+    def numbered(self, number):
+        options = self.ort.RunOptions()
+        if self.replays:
+            options.add_run_config_entry("gpu_graph_id", str(number))
+        return options
+
+    def binding(self):
+        binding = self.session.io_binding()
+        for name, cache in self.caches.items():
+            binding.bind_ortvalue_input(name, cache)
+            binding.bind_ortvalue_output(name.replace("past_key_values", "present"), cache)
+        return binding
 
     def allocate(self, rows, capacity):
-        self.binding, self.caches = self.session.io_binding(), []
-        for value in self.session.get_inputs():
-            if value.name.startswith("past_key_values."):
-                dtype = np.float16 if "float16" in value.type else np.float32
-                cache = self.ort.OrtValue.ortvalue_from_numpy(np.zeros((rows, value.shape[1], capacity, value.shape[3]), dtype))
-                self.binding.bind_ortvalue_input(value.name, cache)
-                self.binding.bind_ortvalue_output(value.name.replace("past_key_values", "present"), cache)
-                self.caches.append(cache)
-        self.tokens = self.ort.OrtValue.ortvalue_from_numpy(np.zeros((rows, 1), np.int64))
-        self.binding.bind_ortvalue_output("next_tokens", self.tokens)
+        OrtValue = self.ort.OrtValue
+        dtype = lambda value: np.float16 if "float16" in value.type else np.float32
+        cache = lambda value: OrtValue.ortvalue_from_numpy(np.zeros((rows, value.shape[1], capacity, value.shape[3]), dtype(value)), self.device, 0)
+        self.caches = {value.name: cache(value) for value in self.session.get_inputs() if value.name.startswith("past_key_values.")}
+        self.eager, self.not_recorded = self.binding(), self.numbered(-1)
+        self.tokens = OrtValue.ortvalue_from_numpy(np.zeros((rows, 1), np.int64))
+        self.eager.bind_ortvalue_output("next_tokens", self.tokens)
+        if self.replays:
+            self.recordings += 1
+            self.step, self.recorded = self.binding(), self.numbered(self.recordings)
+            on_device = lambda array: OrtValue.ortvalue_from_numpy(array, self.device, 0)
+            self.step_ids, self.step_tokens = (on_device(np.zeros((rows, 1), np.int64)) for _ in range(2))
+            self.step_seqlens_k = on_device(np.zeros(rows, np.int32))
+            self.step.bind_ortvalue_input("input_ids", self.step_ids)
+            self.step.bind_ortvalue_input("seqlens_k", self.step_seqlens_k)
+            self.step.bind_cpu_input("total_sequence_length", np.array(capacity, np.int32))
+            self.step.bind_cpu_input("positions", np.zeros((rows, 1, 1), np.int64))
+            self.step.bind_ortvalue_output("next_tokens", self.step_tokens)
 
     def run(self, ids, seqlens_k, total, positions):
-        binding = self.binding
+        if self.replays and ids.shape[1] == 1:
+            self.step_ids.update_inplace(ids)
+            self.step_seqlens_k.update_inplace(seqlens_k)
+            self.session.run_with_iobinding(self.step, self.recorded)
+            return self.step_tokens.numpy()
+        binding = self.eager
         binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("seqlens_k", seqlens_k)
         binding.bind_cpu_input("total_sequence_length", total)
         binding.bind_cpu_input("positions", positions)
-        self.session.run_with_iobinding(binding)
+        self.session.run_with_iobinding(binding, self.not_recorded)
         return self.tokens.numpy()
 
 
 class Naive:
     """The artifact's own graph, as most programs drive it."""
 
-    def __init__(self, folder, threads):
-        import onnxruntime as ort
-        options = ort.SessionOptions()
-        if threads:
-            options.intra_op_num_threads = threads
-        self.session = ort.InferenceSession(os.path.join(folder, "model.onnx"), options, providers=["CPUExecutionProvider"])
+    def __init__(self, args):
+        args.replays = False  # logits and caches go through the host
+        self.session = session(os.path.join(args.dir, "model.onnx"), {}, args)
         self.inputs = {value.name: value for value in self.session.get_inputs()}
         self.outputs = [value.name for value in self.session.get_outputs()]
 
@@ -116,21 +158,19 @@ def sample(model, batch, prompt, new_tokens, repeats, vocabulary=256):
 
 
 def child(args):
-    if args.child == "naive":
-        model = Naive(args.dir, args.threads)
-    elif args.ep == "cuda":
-        from onnxruntime_c import Library
-        model = Library(os.environ["ORT_DYLIB_PATH"], args.graph, args.dir)
-    else:
-        model = Package(args.graph, args.dir, args.threads)
+    model = {"naive": Naive, "stock": Package}[args.child](args)
     points = [(batch, prompt) for batch in args.batch for prompt in args.prompt]
     print(json.dumps([[batch, prompt, sample(model, batch, prompt, args.gen, args.repeats)] for batch, prompt in points]))
 
 
 def stock_command(args, graph, kind):
     return [sys.executable, __file__, args.qonnx, args.dir, "--child", kind, "--graph", graph, "--ep", args.ep,
-            "--gen", str(args.gen), "--repeats", str(args.repeats), "--batch", ",".join(map(str, args.batch)),
-            "--prompt", ",".join(map(str, args.prompt))] + (["--threads", str(args.threads)] if args.threads else [])
+            "--gen", str(args.gen), "--repeats", str(args.repeats if kind == "stock" else NAIVE_REPEATS), "--batch", ",".join(map(str, args.batch)),
+            "--prompt", ",".join(map(str, args.prompt))] + shared_flags(args)
+
+
+def shared_flags(args):
+    return (["--threads", str(args.threads)] if args.threads else []) + (["--no-cuda-graph"] if args.no_cuda_graph else [])
 
 
 def stock_points(out):
@@ -142,7 +182,7 @@ def our_command(args):
     command = [args.qonnx, "bench", args.dir, "--ep", args.ep, "--json", "--gen", str(args.gen),
                "--batch", ",".join(map(str, args.batch)), "--prompt", ",".join(map(str, args.prompt)), "--warmup", "2",
                "--min-repeats", str(args.repeats), "--max-repeats", str(args.repeats), "--confidence", "0.000001"]
-    return command + (["--threads", str(args.threads)] if args.threads else [])
+    return command + shared_flags(args)
 
 
 def our_points(out):
@@ -184,22 +224,24 @@ def main():
     numbers = lambda text: [int(number) for number in text.split(",")]
     parser = argparse.ArgumentParser()
     parser.add_argument("qonnx"); parser.add_argument("dir"); parser.add_argument("--ep", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--no-cuda-graph", action="store_true")
     parser.add_argument("--batch", type=numbers, default=[1, 16]); parser.add_argument("--prompt", type=numbers, default=[128])
     parser.add_argument("--gen", type=int, default=32); parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=10); parser.add_argument("--threads", type=int)
     parser.add_argument("--slice", type=float); parser.add_argument("--bar", type=float, default=0.03); parser.add_argument("--json")
     parser.add_argument("--child", choices=("stock", "naive"), help=argparse.SUPPRESS); parser.add_argument("--graph", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.replays = args.ep == "cuda" and not args.no_cuda_graph
     if args.child:
         return child(args)
+    # Both sides run the package's own library.
+    import glob, onnxruntime
+    found = glob.glob(os.path.join(os.path.dirname(onnxruntime.__file__), "capi", "libonnxruntime.so.*"))
+    os.environ["ORT_DYLIB_PATH"] = found[0] if found else os.environ["ORT_DYLIB_PATH"]
     if args.ep == "cpu":
-        # Both sides run the package's own library.
-        import glob, onnxruntime
-        found = glob.glob(os.path.join(os.path.dirname(onnxruntime.__file__), "capi", "libonnxruntime.so.*"))
-        os.environ["ORT_DYLIB_PATH"] = found[0] if found else os.environ["ORT_DYLIB_PATH"]
         # Where a process's small pages happen to lie moves a decoding step by 5 % and more; both sides get huge ones.
         os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-    kinds = ["qonnx", "stock"] + (["naive"] if args.ep == "cpu" else [])
+    kinds = ["qonnx", "stock", "naive"]
     turns = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as scratch:
         graph = os.path.join(scratch, "decode.onnx")
@@ -213,7 +255,7 @@ def main():
                 ours, stock = map(alone, commands)
             turns["qonnx"].append(our_points(ours))
             turns["stock"].append(stock_points(stock))
-            if "naive" in kinds and turn == 0:
+            if turn == 0:
                 turns["naive"].append(stock_points(alone(stock_command(args, graph, "naive"))))
             print(f"turn {turn + 1} of {args.turns} done", file=sys.stderr)
     rows, passed = [], True
@@ -227,15 +269,16 @@ def main():
             each = [statistics.median(a[batch, prompt][what]) / statistics.median(b[batch, prompt][what])
                     for a, b in zip(turns["qonnx"], turns["stock"])]
             rows.append({"batch": batch, "prompt": prompt, "what": what, "ratio": ratio, "ratio_of_10th_percentiles": fast["qonnx"] / fast["stock"], "ratio_of_each_turn": each, "within": within} | {f"{kind}_ms": ms for kind, ms in median.items()})
-    print(f"{args.dir} on {args.ep}, {args.turns} turns each, medians in ms; bar ±{args.bar:.0%}\n")
+    how = " with a CUDA graph" if args.replays else ""
+    print(f"{args.dir} on {args.ep}{how}, {args.turns} turns each, medians in ms; bar ±{args.bar:.0%}\n")
     print(f"{'batch':>5} {'prompt':>6}  {'':7} {'qonnx':>9} {'stock':>9} {'ratio':>7} {'at p10':>7}  {'naive':>9}  ratio of each turn")
     for row in rows:
-        naive = f"{row['naive_ms']:9.3f}" if "naive_ms" in row else "        –"
+        naive = f"{row['naive_ms']:9.3f}"
         each = " ".join(f"{ratio:.3f}" for ratio in row["ratio_of_each_turn"])
         print(f"{row['batch']:>5} {row['prompt']:>6}  {row['what']:7} {row['qonnx_ms']:9.3f} {row['stock_ms']:9.3f} {row['ratio']:7.3f} {row['ratio_of_10th_percentiles']:7.3f}  {naive}  {each}"
               f"{'' if row['within'] else '   beyond the bar'}")
     if args.json:
-        json.dump({"artifact": args.dir, "ep": args.ep, "bar": args.bar, "turns": args.turns, "passed": passed, "rows": rows}, open(args.json, "w"), indent=1)
+        json.dump({"artifact": args.dir, "ep": args.ep, "cuda_graph": args.replays, "bar": args.bar, "turns": args.turns, "passed": passed, "rows": rows}, open(args.json, "w"), indent=1)
     sys.exit(0 if passed else 1)
 
 

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use qonnx::pipeline::{self, RuntimeChoice, Weights, compare, doctor, export, generate, inspect, plan, verify};
+use qonnx::pipeline::{
+    self, Launch, RuntimeChoice, UsageError, Weights, compare, doctor, export, generate, inspect, plan, verify,
+};
 use serde::Serialize;
 
 mod bench;
@@ -187,9 +189,25 @@ impl RuntimeArgs {
         matches!(self.ep, EpArg::Cuda)
     }
 
-    fn options(&self, weights: Weights) -> RuntimeChoice {
-        RuntimeChoice { cuda: matches!(self.ep, EpArg::Cuda), threads: self.threads, weights }
+    /// As [`Self::options`], with steps launched as the flag says.
+    fn launched(&self, weights: Weights, launch: &LaunchArgs) -> Result<RuntimeChoice, UsageError> {
+        match (launch.no_cuda_graph, self.is_cuda()) {
+            (true, false) => Err(UsageError::GraphOfCpu),
+            (true, true) => Ok(RuntimeChoice { launch: Launch::Eager, ..self.options(weights) }),
+            (false, _) => Ok(self.options(weights)),
+        }
     }
+
+    fn options(&self, weights: Weights) -> RuntimeChoice {
+        RuntimeChoice { cuda: matches!(self.ep, EpArg::Cuda), threads: self.threads, weights, launch: Launch::Replayed }
+    }
+}
+
+#[derive(Args)]
+struct LaunchArgs {
+    /// On CUDA: launch decoding steps kernel by kernel instead of replaying them as a CUDA graph.
+    #[arg(long)]
+    no_cuda_graph: bool,
 }
 
 #[derive(Args)]
@@ -210,6 +228,8 @@ struct GenerateArgs {
     stop: Vec<String>,
     #[command(flatten)]
     runtime: RuntimeArgs,
+    #[command(flatten)]
+    launch: LaunchArgs,
     /// One JSON object on stdout and nothing else there.
     #[arg(long)]
     json: bool,
@@ -334,7 +354,7 @@ fn run_generate(args: GenerateArgs) -> anyhow::Result<ExitCode> {
         prompt: if args.prompt == "-" { prompt_from_stdin()? } else { args.prompt },
         max_new_tokens: args.max_new_tokens,
         stop: args.stop,
-        runtime: args.runtime.options(Weights::FusedFast),
+        runtime: args.runtime.launched(Weights::FusedFast, &args.launch)?,
     };
     if args.json {
         return emit(&generate::run(&request, &mut |_| ())?, true);

@@ -12,7 +12,7 @@ use qonnx::calib::{self, Vocabulary};
 use qonnx::pipeline::evaluate::{self, KlRequest};
 use qonnx::pipeline::export::{self, ExportReport};
 use qonnx::pipeline::plan::{self, Load, RecipeChoice, RecipeFlags, Request};
-use qonnx::pipeline::{RuntimeChoice, Weights, fault_of};
+use qonnx::pipeline::{Launch, RuntimeChoice, Weights, fault_of};
 use qonnx::recipe::{BudgetRecipe, DEFAULT_CALIBRATION, FormatName, GranularityName, Override, Recipe};
 use qonnx::record::{Manifest, WeightRecord};
 use qonnx::tensor::DType;
@@ -70,7 +70,7 @@ fn kl(artifact: &Path, reference: &Path) -> f64 {
         reference: reference.to_owned(),
         cache: None,
         windows: evaluate::Windows { text: tiny::model().join("perplexity.txt"), window: 256, limit: Some(6) },
-        runtime: RuntimeChoice { cuda: false, threads: None, weights: Weights::Fused },
+        runtime: RuntimeChoice { cuda: false, threads: None, weights: Weights::Fused, launch: Launch::Replayed },
     };
     evaluate::kl(&request).unwrap_or_else(|error| panic!("{error:#}")).report.kl_mean
 }

@@ -20,7 +20,7 @@ use qonnx::generate::Score;
 use qonnx::model::LlamaConfig;
 use qonnx::quant::InputStats;
 use qonnx::recipe::FormatName;
-use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Weights};
+use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, Weights};
 use qonnx::tensor::{DType, convert};
 use serde_json::Value;
 
@@ -299,7 +299,7 @@ fn engine() -> Engine {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let artifact = folder.path().join("artifact");
     tiny::export(&tiny::request(&tiny::model(), tiny::bits(FormatName::F16), bar().activation), &artifact);
-    let options = EngineOptions { provider: bar().provider, threads: None, weights: Weights::Fused };
+    let options = EngineOptions { provider: bar().provider, threads: None, weights: Weights::Fused, launch: Launch::Replayed };
     Engine::load(&artifact, &options).unwrap_or_else(|error| panic!("{error}"))
 }
 

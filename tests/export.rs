@@ -111,7 +111,12 @@ fn expect_whole(changes: Value, kinds: &[RecipeFlags]) {
     for (kind, flags) in kinds.iter().enumerate() {
         let output = place.path().join(kind.to_string());
         tiny::export(&tiny::request(&checkpoint, flags.clone(), DType::F32), &output);
-        let runtime = qonnx::pipeline::RuntimeChoice { cuda: false, threads: None, weights: qonnx::pipeline::Weights::Fused };
+        let runtime = qonnx::pipeline::RuntimeChoice {
+            cuda: false,
+            threads: None,
+            weights: qonnx::pipeline::Weights::Fused,
+            launch: qonnx::pipeline::Launch::Replayed,
+        };
         let verified = qonnx::pipeline::verify::run(&output, &runtime).unwrap_or_else(|error| panic!("{error:#}"));
         assert!(verified.passed(), "{flags:?}: {verified}");
         let inspected = qonnx::pipeline::inspect::run(&output, &runtime).unwrap_or_else(|error| panic!("{error:#}"));

@@ -12,7 +12,7 @@ use ndarray::ArrayView2;
 use qonnx::eval::coqa::{self, Protocol, Question};
 use qonnx::generate::{Completion, Generate, GenerateOptions, Score, StopReason};
 use qonnx::recipe::FormatName;
-use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Weights};
+use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, Weights};
 use qonnx::tensor::DType;
 use serde_json::Value;
 
@@ -56,16 +56,19 @@ fn bar() -> Bar {
     }
 }
 
-/// The unquantized artifact, loaded once: the tests take turns.
+/// The unquantized artifact.
+fn load(launch: Launch) -> Engine {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let artifact = folder.path().join("artifact");
+    tiny::export(&tiny::request(&tiny::model(), tiny::bits(FormatName::F16), bar().activation), &artifact);
+    let options = EngineOptions { provider: bar().provider, threads: None, weights: Weights::Fused, launch };
+    // The weights stay mapped after the folder is gone.
+    Engine::load(&artifact, &options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Loaded once: the tests take turns.
 fn engine() -> MutexGuard<'static, Engine> {
-    static ENGINE: LazyLock<Mutex<Engine>> = LazyLock::new(|| {
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let artifact = folder.path().join("artifact");
-        tiny::export(&tiny::request(&tiny::model(), tiny::bits(FormatName::F16), bar().activation), &artifact);
-        let options = EngineOptions { provider: bar().provider, threads: None, weights: Weights::Fused };
-        // The weights stay mapped after the folder is gone.
-        Mutex::new(Engine::load(&artifact, &options).unwrap_or_else(|error| panic!("{error}")))
-    });
+    static ENGINE: LazyLock<Mutex<Engine>> = LazyLock::new(|| Mutex::new(load(Launch::Replayed)));
     // A test that failed leaves the engine usable: each call starts with an empty cache.
     ENGINE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
@@ -252,4 +255,23 @@ fn answers_end_at_the_stop_string_at_the_end_of_sequence_and_at_the_limit() {
         }
     }
     assert!(reasons.iter().all(|&count| count > 0), "{reasons:?}");
+}
+
+/// Long continuations of batches whose rows end one by one: on a GPU their steps are recorded, replayed, and recorded anew
+/// when the batch becomes smaller.
+#[test]
+fn replayed_steps_choose_what_launched_ones_do() {
+    let (bar, mut replaying, mut launching) = (bar(), engine(), load(Launch::Eager));
+    let options = GenerateOptions { max_new_tokens: 96, stop: vec!["\nQ:".to_owned()] };
+    let (mut same, mut prompts, mut longest) = (0, 0, 0);
+    for story in stories().iter().take(6) {
+        let ids = encoded(&replaying, story);
+        let (one, other) = (ask(&mut replaying, &ids, &options), ask(&mut launching, &ids, &options));
+        same += one.iter().zip(&other).filter(|(one, other)| one.ids == other.ids).count();
+        longest = one.iter().map(|completion| completion.ids.len()).fold(longest, usize::max);
+        prompts += ids.len();
+    }
+    println!("{same} of {prompts} continuations are the same; the longest has {longest} tokens");
+    assert!(longest > 40, "steps are recorded after sixteen");
+    assert!(same as f64 >= bar.same_in_batch * prompts as f64, "{same} of {prompts}");
 }

@@ -14,10 +14,10 @@ use qonnx::pipeline::plan::{Method, RecipeFlags};
 use qonnx::pipeline::{RuntimeChoice, Weights, inspect, packing, quantize, verify};
 use qonnx::quant::{Codebook, Format, Granularity, QuantizedTensor, Rtn, ScaleRule, ScaleStorage, Scheme, with_outliers};
 use qonnx::recipe::{FormatName, GranularityName};
-use qonnx::runtime::{Engine, EngineOptions, Execution, ExecutionProvider, dequantize};
+use qonnx::runtime::{Engine, EngineOptions, Execution, ExecutionProvider, Launch, dequantize};
 use qonnx::tensor::DType;
 
-const CPU: RuntimeChoice = RuntimeChoice { cuda: false, threads: None, weights: Weights::Fused };
+const CPU: RuntimeChoice = RuntimeChoice { cuda: false, threads: None, weights: Weights::Fused, launch: Launch::Replayed };
 
 fn scheme(format: Format, granularity: Granularity) -> Scheme {
     Scheme { format, granularity, scale_rule: ScaleRule::AbsMax, scale_storage: ScaleStorage::F16 }
@@ -105,7 +105,8 @@ fn read_model(dir: &Path) -> Model {
 
 /// Logits of a prompt.
 fn logits(dir: &Path) -> Vec<f32> {
-    let options = EngineOptions { provider: ExecutionProvider::Cpu, threads: Some(1), weights: Weights::Fused };
+    let options =
+        EngineOptions { provider: ExecutionProvider::Cpu, threads: Some(1), weights: Weights::Fused, launch: Launch::Replayed };
     let mut engine = Engine::load(dir, &options).unwrap_or_else(|error| panic!("{error}"));
     let mut logits = Vec::new();
     let visit = &mut |_: usize, rows: ndarray::ArrayView2<'_, f32>| logits.extend(rows.iter().copied());
@@ -162,7 +163,12 @@ fn the_runtime_computes_what_the_numbers_say() {
             let bytes: usize = stored.initializers().map(|name| bytes_of(&model, name)).sum();
             assert_eq!(stored.stored_bits(), bytes * 8, "{name}: {} is counted as it lies", stored.weight);
         }
-        let options = EngineOptions { provider: ExecutionProvider::Cpu, threads: Some(1), weights: Weights::Fused };
+        let options = EngineOptions {
+            provider: ExecutionProvider::Cpu,
+            threads: Some(1),
+            weights: Weights::Fused,
+            launch: Launch::Replayed,
+        };
         let inspection = qonnx::runtime::inspect(dir.path(), &options).unwrap_or_else(|error| panic!("{error}"));
         let fused = |execution: &Execution| matches!(execution, Execution::Fused { .. });
         assert_eq!(inspection.matmuls.iter().filter(|matmul| fused(&matmul.execution)).count(), 7, "{name}: {inspection:?}");

@@ -467,7 +467,10 @@ fn a_report_comes_with_a_sweep_that_asks_for_one() {
     // One conversation: nothing can be compared, which is said and not tried again and again.
     let output = place.run(&["--report", "--json"]);
     succeed(&output);
-    assert_eq!(report(&output)["done"], 2);
+    let said = report(&output);
+    assert_eq!(said["done"], 2);
+    let files = said["report"]["files"].as_array().expect("the report's files are listed");
+    assert!(files.iter().any(|file| file == "report.pdf"), "{files:?}");
     let page = fs::read_to_string(place.at("results/report.html")).expect("it was written");
     assert!(page.contains("None can be named"), "nothing was compared");
     assert_eq!(report(&place.run(&["--dry-run", "--json"]))["open"], 0);

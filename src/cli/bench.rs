@@ -5,16 +5,17 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use qonnx::pipeline::{UsageError, Weights, bench, evaluate};
+use qonnx::pipeline::{Launch, UsageError, Weights, bench, evaluate};
 use qonnx::record::BenchSettings;
 
-use super::{RuntimeArgs, at_least, emit, positive, print, verdict};
+use super::{LaunchArgs, RuntimeArgs, at_least, emit, positive, print, verdict};
 
 #[derive(Clone, Copy, ValueEnum)]
 enum WeightsArg {
     /// As any program runs the artifact that sets no options; on the CPU activations may be rounded to 8 bits.
     Stock,
-    /// Unpacked inside the kernels, activations as they are: what `qonnx eval` scores with.
+    /// Unpacked inside the kernels, activations as they are: what `qonnx eval` scores with. On CUDA ONNX Runtime's kernels for
+    /// batches (ep.cuda.fpa_intb_gemm), which serve INT4 and INT8 in groups of 32.
     Fused,
     /// Unpacked once at load, in the memory of a dense model.
     Dequantized,
@@ -62,6 +63,8 @@ pub struct BenchArgs {
     weights: WeightsArg,
     #[command(flatten)]
     runtime: RuntimeArgs,
+    #[command(flatten)]
+    launch: LaunchArgs,
     /// Also write one line a point to this file; `-` writes them to stdout instead of the table.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
@@ -98,9 +101,10 @@ pub fn run_bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
         WeightsArg::Fused => Weights::Fused,
         WeightsArg::Dequantized => Weights::Dequantized,
     };
+    let runtime = args.runtime.launched(weights, &args.launch)?;
     let request = bench::Request {
         artifact: args.artifact,
-        runtime: args.runtime.options(weights),
+        runtime,
         settings: BenchSettings {
             batches: args.batch,
             prompts: args.prompt,
@@ -109,7 +113,7 @@ pub fn run_bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
             min_repeats: args.min_repeats,
             max_repeats: args.max_repeats,
             confidence: args.confidence,
-            cuda_graph: false,
+            cuda_graph: runtime.cuda && runtime.launch == Launch::Replayed,
         },
     };
     if let Some(path) = &args.save_graph {

@@ -121,7 +121,7 @@ impl AskArgs {
                 batches: self.bench_batch,
                 prompts: self.bench_prompt,
                 new_tokens: self.bench_gen,
-                ..experiment::bench_settings()
+                ..experiment::bench_settings(cuda)
             }),
             weights: self.weights.map_or(ScoringWeights::of(cuda), ScoringArg::weights),
         };

@@ -1,14 +1,16 @@
 //! `qonnx sweep`: many experiments by one file, and the flags that take the place of what it says.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use qonnx::pipeline::report;
-use qonnx::pipeline::sweep::{self, Overrides, Request};
+use qonnx::pipeline::sweep::{self, Overrides, Request, SweepReport};
+use serde::Serialize;
 
 use super::values::{DtypeArg, ProtocolArg};
-use super::{EpArg, emit, positive, print, verdict};
+use super::{EpArg, emit, positive, verdict};
 
 #[derive(Args)]
 #[command(
@@ -109,15 +111,29 @@ pub fn run(args: SweepArgs) -> anyhow::Result<ExitCode> {
         jobs: args.jobs,
         retry_failed: args.retry_failed,
     };
-    let report = sweep::run(&request)?;
-    let succeeded = report.succeeded();
-    emit(&report, args.json)?;
-    if reported {
-        let written = report::run(&results, &results)?;
-        // The one object on stdout is the sweep's.
-        if !args.json {
-            print(format!("\n{written}\n").as_bytes())?;
-        }
+    let sweep = sweep::run(&request)?;
+    let succeeded = sweep.succeeded();
+    // What the sweep came to is said even where no report can be drawn of it.
+    let (report, failure) = match reported.then(|| report::run(&results, &results)).transpose() {
+        Ok(report) => (report, None),
+        Err(failure) => (None, Some(failure)),
+    };
+    emit(&Answer { sweep, report }, args.json)?;
+    failure.map_or(Ok(verdict(succeeded)), Err)
+}
+
+/// The sweep's, with the report's beside it where one was asked for.
+#[derive(Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    sweep: SweepReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    report: Option<report::Summary>,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.sweep)?;
+        self.report.as_ref().map_or(Ok(()), |report| write!(f, "\n\n{report}"))
     }
-    Ok(verdict(succeeded))
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{RuntimeChoice, UsageError, Weights, memory};
+use super::{Launch, RuntimeChoice, UsageError, Weights, memory};
 use crate::bench::{Bench, Gauge, Progress, WallClock, warnings, with_bandwidth};
 use crate::onnx::{DATA_FILE, MODEL_FILE};
 use crate::record::{BenchPoint, BenchRecord, BenchSettings, Manifest, Outcome, PowerRecord, WeightRecord};
@@ -26,6 +26,8 @@ pub struct Request {
 #[derive(Debug, Serialize)]
 pub struct BenchReport {
     pub artifact: PathBuf,
+    /// Name of the GPU that it ran on.
+    pub gpu: Option<String>,
     #[serde(flatten)]
     pub record: BenchRecord,
 }
@@ -47,7 +49,9 @@ pub fn bar() -> impl FnMut(Progress) {
 /// The artifact or the execution provider is missing, or the settings ask for more than the artifact covers. A point that
 /// fails is a row of the report.
 pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<BenchReport> {
-    let Request { artifact, runtime: choice, settings } = request;
+    let Request { artifact, runtime, settings } = request;
+    let launch = if settings.cuda_graph { Launch::Replayed } else { Launch::Eager };
+    let choice = &RuntimeChoice { launch, ..*runtime };
     let manifest = Manifest::load(artifact)?;
     check(settings, manifest.max_context)?;
     let mut gauge = Meters::open(choice.cuda);
@@ -60,6 +64,7 @@ pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> anyhow::Res
         LoadStage::Ready => weights_memory.1 = gauge.memory_now(),
     })?;
     let load_seconds = begun.elapsed().as_secs_f64();
+    tracing::debug!("device memory before the session is made and after: {weights_memory:?} bytes");
     let mut points = Bench {
         model: &mut engine.steps(),
         clock: &WallClock::start(),
@@ -80,6 +85,7 @@ pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> anyhow::Res
     said.extend(warnings(&points, settings));
     Ok(BenchReport {
         artifact: artifact.clone(),
+        gpu: gauge.gpu(),
         record: BenchRecord {
             ep: provider.to_string(),
             threads,
@@ -174,8 +180,15 @@ impl Meters {
     fn memory_now(&mut self) -> u64 {
         match self {
             Meters::Cpu => memory::resident(),
-            Meters::Gpu(meter) => meter.memory_peak(),
+            Meters::Gpu(meter) => meter.memory_now(),
             Meters::Blind(_) => 0,
+        }
+    }
+
+    fn gpu(&self) -> Option<String> {
+        match self {
+            Meters::Gpu(meter) => meter.gpu().ok().map(|gpu| gpu.name),
+            Meters::Cpu | Meters::Blind(_) => None,
         }
     }
 
@@ -199,7 +212,8 @@ impl Gauge for Meters {
     fn memory_peak(&mut self) -> u64 {
         match self {
             Meters::Cpu => memory::peak_resident(),
-            Meters::Gpu(_) | Meters::Blind(_) => self.memory_now(),
+            Meters::Gpu(meter) => meter.memory_peak(),
+            Meters::Blind(_) => 0,
         }
     }
 

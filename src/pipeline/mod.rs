@@ -40,16 +40,17 @@ use crate::onnx::DATA_FILE;
 use crate::record::Manifest;
 use crate::runtime::{Engine, EngineOptions, ExecutionProvider, LoadStage};
 
-pub use crate::runtime::Weights;
+pub use crate::runtime::{Launch, Weights};
 
 /// Where an artifact is to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RuntimeChoice {
     /// CUDA instead of the CPU.
     pub cuda: bool,
     /// CPU threads; one per physical core where it is not given.
     pub threads: Option<usize>,
     pub weights: Weights,
+    pub launch: Launch,
 }
 
 impl RuntimeChoice {
@@ -75,7 +76,7 @@ impl RuntimeChoice {
 
     fn options(&self) -> EngineOptions {
         let provider = if self.cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu };
-        EngineOptions { provider, threads: self.threads, weights: self.weights }
+        EngineOptions { provider, threads: self.threads, weights: self.weights, launch: self.launch }
     }
 }
 

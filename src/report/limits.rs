@@ -6,6 +6,7 @@ use super::findings::COARSE;
 use super::numbers;
 use super::study::{Row, Study};
 use crate::recipe::WeightRecipe;
+use crate::record::BenchRecord;
 
 /// Equal work that takes so much longer in one experiment than in another gets a sentence.
 const SCATTER: f64 = 0.05;
@@ -76,6 +77,7 @@ fn unequal_conditions(study: &Study) -> Option<String> {
         ("driver", values(study, |row| environment(row).driver)),
         ("execution provider", values(study, |row| Some(environment(row).ep))),
         ("activations", values(study, |row| Some(environment(row).activation))),
+        ("decoding steps", values(study, |row| row.bench().map(launch))),
     ];
     let said = |(what, values): &(&str, BTreeSet<String>)| {
         (values.len() > 1).then(|| format!("{what} ({})", values.iter().map(String::as_str).collect::<Vec<_>>().join(", ")))
@@ -87,6 +89,11 @@ fn unequal_conditions(study: &Study) -> Option<String> {
             said.join("; ")
         )
     })
+}
+
+/// How decoding steps were set going.
+fn launch(bench: &BenchRecord) -> String {
+    if bench.settings.cuda_graph { "replayed from a CUDA graph" } else { "launched one by one" }.to_owned()
 }
 
 /// How much longer the slowest of the experiments takes that have the same work, by form of the weights and bytes a step at a

@@ -8,7 +8,7 @@ use super::cache::device_allocator;
 use super::locate::runtime;
 use super::memory::available;
 use super::session::{self, Placement, Products, SessionPlan};
-use super::{ExecutionProvider, RuntimeError, Weights};
+use super::{ExecutionProvider, Launch, RuntimeError, Weights};
 use crate::onnx::{Graph, Model, Type, encode};
 use crate::tensor::DType;
 
@@ -70,6 +70,7 @@ fn on_device(provider: ExecutionProvider, elements: usize) -> Result<f64, Runtim
         weights: Weights::Fused,
         placement: Placement::AllOnProvider,
         products: Products::F32,
+        launch: Launch::Eager,
     };
     let graph = copy_graph(elements)?;
     let mut session = session::open(&runtime(provider)?, &plan, &graph, "a graph that copies memory")?;

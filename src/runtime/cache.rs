@@ -6,10 +6,15 @@ use ort::session::IoBinding;
 use ort::session::Session;
 use ort::value::{DynTensor, TensorElementType, ValueType};
 
+use super::replay::Recording;
 use super::{ExecutionProvider, RuntimeError};
 
 /// Capacities are multiples of this, so that calls of similar length reuse the arena's blocks.
 const CAPACITY_STEP: usize = 64;
+
+/// A recording costs three steps and what the driver needs to make it a graph: about as much as so many steps that are
+/// launched kernel by kernel cost more than replayed ones. Most answers to questions are shorter.
+const STEPS_BEFORE_RECORDING: usize = 16;
 
 /// What all caches of a model have in common; read off the graph's inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +68,9 @@ pub(super) struct KvCache {
     pub tensors: Vec<DynTensor>,
     /// Binds every tensor to the decoder, as past and as present.
     pub binding: IoBinding,
+    /// Decoding steps that are launched kernel by kernel before one is recorded: a recording costs about as much.
+    pub steps_before_recording: usize,
+    pub recording: Option<Recording>,
 }
 
 impl KvCache {
@@ -77,19 +85,28 @@ impl KvCache {
         let failed = RuntimeError::run::<()>("allocating the KV cache");
         let bound = || {
             let shape = [rows, layout.kv_heads, capacity, layout.head_dim];
-            let mut binding = decoder.create_binding()?;
-            let mut tensors = Vec::with_capacity(layout.names.len());
-            for (past, present) in &layout.names {
-                let mut tensor = DynTensor::new(allocator, layout.dtype, shape)?;
-                binding.bind_input(past, &tensor)?;
-                binding.bind_output(present, &mut tensor)?;
-                tensors.push(tensor);
-            }
-            Ok((tensors, binding))
+            let tensors =
+                layout.names.iter().map(|_| DynTensor::new(allocator, layout.dtype, shape)).collect::<ort::Result<_>>()?;
+            let (binding, steps_before_recording) = (decoder.create_binding()?, STEPS_BEFORE_RECORDING);
+            let mut cache = KvCache { rows, capacity, tensors, binding, steps_before_recording, recording: None };
+            bind(layout, &mut cache.tensors, &mut cache.binding)?;
+            Ok(cache)
         };
-        let (tensors, binding) = bound().map_err(failed)?;
-        Ok(KvCache { rows, capacity, tensors, binding })
+        bound().map_err(failed)
     }
+
+    /// Binds every tensor to another binding too.
+    pub fn bind(&mut self, layout: &CacheLayout, binding: &mut IoBinding) -> ort::Result<()> {
+        bind(layout, &mut self.tensors, binding)
+    }
+}
+
+fn bind(layout: &CacheLayout, tensors: &mut [DynTensor], binding: &mut IoBinding) -> ort::Result<()> {
+    for ((past, present), tensor) in layout.names.iter().zip(tensors) {
+        binding.bind_input(past, tensor)?;
+        binding.bind_output(present, tensor)?;
+    }
+    Ok(())
 }
 
 /// The capacity to allocate for sequences of up to `tokens`.

@@ -3,10 +3,11 @@
 use half::f16;
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::{IoBinding, Session};
+use ort::session::{IoBinding, RunOptions, Session};
 use ort::value::{Tensor, TensorElementType};
 
 use super::cache::{CacheLayout, KvCache, device_allocator};
+use super::replay::{Launch, Recorder};
 use super::specialise::{INPUT_IDS, LOGITS, NEXT_TOKENS, POSITIONS, SEQLENS_K, TOTAL_SEQUENCE_LENGTH};
 use super::{ExecutionProvider, RuntimeError};
 
@@ -25,6 +26,10 @@ pub(super) struct Decoder {
     allocator: Allocator,
     /// Where logits are wanted.
     host: MemoryInfo<'static>,
+    /// Where steps are recorded.
+    recorder: Option<Recorder>,
+    /// Rows of the rotary tables: no position may lie behind them.
+    max_positions: usize,
     pub layout: CacheLayout,
     pub chunk: usize,
 }
@@ -43,8 +48,14 @@ struct Step<'a> {
 }
 
 impl Decoder {
-    /// Takes over a session of a graph made by [`specialise`](super::specialise).
-    pub fn new(session: Session, provider: ExecutionProvider) -> Result<Decoder, RuntimeError> {
+    /// Takes over a session of a graph made by [`specialise`](super::specialise), whose rotary tables have `max_positions`
+    /// rows. `launch` is what the session was made for.
+    pub fn new(
+        session: Session,
+        provider: ExecutionProvider,
+        launch: Launch,
+        max_positions: usize,
+    ) -> Result<Decoder, RuntimeError> {
         let layout = CacheLayout::of(&session).ok_or_else(|| RuntimeError::Session {
             what: "the decoder".to_owned(),
             reason: "its caches past_key_values.{i}.{key|value} differ in type or shape".to_owned(),
@@ -52,7 +63,11 @@ impl Decoder {
         let allocator = device_allocator(&session, provider)?;
         let host = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
             .map_err(RuntimeError::run("opening the host's memory"))?;
-        Ok(Decoder { session, allocator, host, layout, chunk: chunk(provider) })
+        let recorder = match (provider, launch) {
+            (ExecutionProvider::Cuda, Launch::Replayed) => Some(Recorder::new()?),
+            _ => None,
+        };
+        Ok(Decoder { session, allocator, host, recorder, max_positions, layout, chunk: chunk(provider) })
     }
 
     /// A cache whose contents are whatever was there.
@@ -90,6 +105,17 @@ impl Decoder {
 
     /// Reads one token into each row behind the `past` tokens that are there, and returns the greedy next tokens.
     pub fn decode(&mut self, cache: &mut KvCache, ids: &[u32], past: &[usize]) -> Result<Vec<u32>, RuntimeError> {
+        if let Some(recorder) = &mut self.recorder {
+            if cache.recording.is_none() && cache.steps_before_recording == 0 {
+                let total = cache.capacity.min(self.max_positions);
+                let prepared = recorder.prepare(&mut self.session, &self.allocator, &self.layout, cache, total)?;
+                cache.recording = Some(prepared);
+            }
+            if let Some(recording) = &mut cache.recording {
+                return recorder.step(&mut self.session, recording, ids, past);
+            }
+            cache.steps_before_recording -= 1;
+        }
         let total = past.iter().max().map_or(1, |past| past + 1);
         let seqlens_k = past.iter().map(|&past| index(past)).collect();
         self.tokens(cache, &Step { ids, rows: ids.len(), seqlens_k, total, wanted: &vec![0; ids.len()] })
@@ -105,7 +131,10 @@ impl Decoder {
             bind(&mut cache.binding, &step)?;
             // Bound anew for each run, so that its size may change.
             cache.binding.bind_output_to_device(LOGITS, &self.host)?;
-            let outputs = self.session.run_binding(&cache.binding)?;
+            let outputs = match &self.recorder {
+                Some(recorder) => self.session.run_binding_with_options(&cache.binding, recorder.eager())?,
+                None => self.session.run_binding(&cache.binding)?,
+            };
             match outputs[LOGITS].dtype().tensor_type() {
                 Some(TensorElementType::Float16) => {
                     let (_, logits) = outputs[LOGITS].try_extract_tensor::<f16>()?;
@@ -122,7 +151,7 @@ impl Decoder {
             bind(&mut cache.binding, step)?;
             let mut next = Tensor::<i64>::new(&Allocator::default(), [step.rows, step.wanted.len() / step.rows])?;
             cache.binding.bind_output(NEXT_TOKENS, &mut next)?;
-            run_in_place(&mut self.session, &cache.binding)?;
+            run_in_place(&mut self.session, &cache.binding, self.recorder.as_ref().map(Recorder::eager))?;
             let (_, tokens) = next.try_extract_tensor::<i64>()?;
             // An ArgMax over the vocabulary, whose size is a u32 in config.json.
             Ok(tokens.iter().map(|&token| token as u32).collect())
@@ -144,16 +173,17 @@ fn bind(binding: &mut IoBinding, step: &Step<'_>) -> ort::Result<()> {
 
 /// Runs into outputs that all have memory already. `Session::run_binding` would look at every one of them, two for each
 /// layer, after every step.
-fn run_in_place(session: &mut Session, binding: &IoBinding) -> ort::Result<()> {
-    // SAFETY: both pointers belong to values that live through the call, the binding was made by this session, and the
+pub(super) fn run_in_place(session: &mut Session, binding: &IoBinding, options: Option<&RunOptions>) -> ort::Result<()> {
+    let options = options.map_or(std::ptr::null(), AsPointer::ptr);
+    // SAFETY: the pointers belong to values that live through the call, the binding was made by this session, and the
     // exclusive borrow keeps every other run of it away. The status is handed over, and freed, once.
     unsafe {
-        let status = (ort::api().RunWithBinding)(session.ptr().cast_mut(), std::ptr::null(), binding.ptr());
+        let status = (ort::api().RunWithBinding)(session.ptr().cast_mut(), options, binding.ptr());
         ort::Error::result_from_status(status)
     }
 }
 
 /// Positions are far below `i32::MAX`: a cache of that many tokens fits no memory.
-fn index(position: usize) -> i32 {
+pub(super) fn index(position: usize) -> i32 {
     i32::try_from(position).expect("positions are limited by the context length")
 }

@@ -8,7 +8,7 @@ use ort::value::{DynValue, Tensor};
 
 use super::locate::runtime;
 use super::session::{self, Placement, Products, SessionPlan};
-use super::{ExecutionProvider, RuntimeError, Weights};
+use super::{ExecutionProvider, Launch, RuntimeError, Weights};
 use crate::onnx::{IDENTITY, MODEL_FILE, Model, Reading, WeightModel, encode};
 use crate::tensor::{DType, transpose};
 
@@ -30,6 +30,7 @@ pub fn dequantize(dir: &Path, model: &Model, codes: &str) -> Result<Vec<f32>, Ru
         weights: Weights::Fused,
         placement: Placement::AllOnProvider,
         products: Products::F32,
+        launch: Launch::Eager,
     };
     let mut session = session::open(&runtime(provider)?, &plan, &bytes, codes)?;
     let dtype = model.type_of(model.outputs()[0]).dtype;

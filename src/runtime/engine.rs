@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::artifact::Artifact;
 use super::decoder::Decoder;
 use super::locate::runtime;
+use super::replay::Launch;
 use super::rows::RowCopier;
 use super::session::{self, Placement, Products, SessionPlan};
 use super::specialise::specialise;
@@ -19,15 +20,16 @@ pub struct EngineOptions {
     /// Threads inside an operator; `None`: one for each physical core.
     pub threads: Option<usize>,
     pub weights: Weights,
+    pub launch: Launch,
 }
 
 /// How quantized weights take part in products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weights {
-    /// Unpacked inside the kernel, where ONNX Runtime can; activations as they are.
+    /// Unpacked inside the kernel, where ONNX Runtime can; activations as they are. On CUDA by its kernels for batches.
     Fused,
-    /// As [`Weights::Fused`], with activations rounded to 8 bits where the CPU's kernels are made for it: what any other
-    /// program gets that sets no options.
+    /// As [`Weights::Fused`], by the kernels that any other program gets that sets no options: on the CPU some round activations
+    /// to 8 bits, on CUDA they are made for single rows.
     FusedFast,
     /// Unpacked once when the session is made: the same numbers as [`Weights::Fused`] up to the order of sums, in the
     /// memory of a dense model.
@@ -96,12 +98,13 @@ impl Engine {
             weights: options.weights,
             placement: Placement::AllOnProvider,
             products: Products::F32,
+            launch: options.launch,
         };
         let what = artifact.graph.display().to_string();
         observe(LoadStage::Read);
         let session = session::open(&runtime, &plan, &graph.bytes, &what)?;
         observe(LoadStage::Ready);
-        let decoder = Decoder::new(session, options.provider)?;
+        let decoder = Decoder::new(session, options.provider, options.launch, graph.max_positions)?;
         let copier = RowCopier::new(&runtime, options.provider, &decoder.layout)?;
         Ok(Engine { artifact, provider: options.provider, decoder, copier, timings: Timings::default() })
     }

@@ -50,6 +50,8 @@ pub enum RuntimeError {
     Session { what: String, reason: String },
     #[error("ONNX Runtime failed while {doing}: {reason}")]
     Run { doing: &'static str, reason: String },
+    #[error("CUDA's driver failed while {doing}: {reason}")]
+    Driver { doing: &'static str, reason: String },
     #[error("out of memory while {doing}: {reason}")]
     OutOfMemory { doing: &'static str, reason: String },
     #[error("the tokenizer failed on {what}: {reason}")]
@@ -72,6 +74,7 @@ impl RuntimeError {
             | RuntimeError::Graph(_)
             | RuntimeError::Session { .. }
             | RuntimeError::Run { .. }
+            | RuntimeError::Driver { .. }
             | RuntimeError::OutOfMemory { .. }
             | RuntimeError::Encode { .. } => Fault::Failed,
         }

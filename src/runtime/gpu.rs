@@ -92,11 +92,16 @@ impl GpuMeter {
     /// Highest memory of this process that was seen in the calls so far, bytes. ONNX Runtime's arena gives nothing back,
     /// so calls between the runs miss nothing but scratch memory of libraries.
     pub fn memory_peak(&mut self) -> u64 {
-        if let Ok((used, is_own)) = self.memory() {
-            self.peak = self.peak.max(used);
-            self.sees_own |= is_own;
-        }
+        self.memory_now();
         self.peak
+    }
+
+    /// Memory of this process, bytes; 0 where NVML does not answer.
+    pub fn memory_now(&mut self) -> u64 {
+        let Ok((used, is_own)) = self.memory() else { return 0 };
+        self.peak = self.peak.max(used);
+        self.sees_own |= is_own;
+        used
     }
 
     /// This process's memory; where NVML does not list this process, as in containers that hide process ids, what is used

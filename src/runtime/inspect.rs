@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::locate::runtime;
 use super::session::{self, Placement, Products, SessionPlan};
-use super::{EngineOptions, RuntimeError};
+use super::{EngineOptions, Launch, RuntimeError};
 use crate::onnx::{Initializer, MODEL_FILE, Model, Node, Value, decode};
 
 /// How a weight takes part in its product.
@@ -93,9 +93,9 @@ struct Ran {
 /// Runs one token with an empty cache and returns the nodes that ran.
 fn profile(dir: &Path, path: &Path, options: &EngineOptions) -> Result<Vec<Ran>, RuntimeError> {
     let runtime = runtime(options.provider)?;
-    let EngineOptions { provider, threads, weights } = *options;
+    let EngineOptions { provider, threads, weights, .. } = *options;
     let (placement, products) = (Placement::CpuMayHelp, Products::F32);
-    let plan = SessionPlan { provider, threads, data: Some(dir), weights, placement, products };
+    let plan = SessionPlan { provider, threads, data: Some(dir), weights, placement, products, launch: Launch::Eager };
     let scratch = tempfile::tempdir().map_err(|source| RuntimeError::Read { path: std::env::temp_dir(), source })?;
     let what = path.display().to_string();
     let mut session = session::builder(&runtime, &plan)?

@@ -10,7 +10,7 @@ use ort::value::{Tensor, TensorElementType};
 use super::cache::{CacheLayout, KvCache};
 use super::locate::Runtime;
 use super::session::{self, Placement, Products, SessionPlan};
-use super::{ExecutionProvider, RuntimeError, Weights};
+use super::{ExecutionProvider, Launch, RuntimeError, Weights};
 use crate::onnx::{Dim, Graph, Type, Value, encode};
 use crate::tensor::DType;
 
@@ -35,6 +35,7 @@ impl RowCopier {
             weights: Weights::Fused,
             placement: Placement::CpuMayHelp,
             products: Products::F32,
+            launch: Launch::Eager,
         };
         let open = |graph: Result<Vec<u8>, RuntimeError>| session::open(runtime, &plan, &graph?, "a graph that copies rows");
         Ok(RowCopier {

@@ -17,7 +17,7 @@ use ort::value::{DynValue, Tensor, TensorElementType, TensorRef};
 
 use super::locate::{Runtime, runtime};
 use super::session::{self, Placement, Products, SessionPlan};
-use super::{ExecutionProvider, RuntimeError, Weights};
+use super::{ExecutionProvider, Launch, RuntimeError, Weights};
 use crate::onnx::{Model, encode};
 
 /// Opens stages on one execution provider.
@@ -75,6 +75,7 @@ impl Stages {
             weights: Weights::Fused,
             placement: Placement::AllOnProvider,
             products: Products::Tf32,
+            launch: Launch::Eager,
         };
         let refused = |error: ort::Error<_>| RuntimeError::session("a session option")(error);
         // Stages take turns: threads that spin while they wait would take the cores from the one that works.

@@ -44,6 +44,8 @@ impl Steps for EngineSteps<'_> {
             refuse_beyond(needed.saturating_add(scratch), available())?;
         }
         let mut cache = self.engine.decoder.cache(rows, capacity)?;
+        // Its steps are taken over and over.
+        cache.steps_before_recording = 0;
         self.engine.copier.clear(&self.engine.decoder.layout, &mut cache)?;
         self.cache = Some(cache);
         Ok(())

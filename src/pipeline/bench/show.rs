@@ -74,7 +74,12 @@ impl BenchReport {
     /// What is said once, above the table.
     fn headline(&self) -> String {
         let record = &self.record;
-        let mut said = vec![format!("{} on the {}", self.artifact.display(), record.ep.to_uppercase())];
+        let device = match (&self.gpu, record.ep.as_str()) {
+            (Some(gpu), _) => gpu.clone(),
+            (None, "cpu") => "the CPU".to_owned(),
+            (None, ep) => ep.to_uppercase(),
+        };
+        let mut said = vec![format!("{} on {device}", self.artifact.display())];
         let threads = if record.threads == 1 { "thread" } else { "threads" };
         said.extend((record.ep == "cpu").then(|| format!("{} {threads}", record.threads)));
         said.push(format!("{} on the disk", size(record.model_bytes)));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::MethodLabel;
 use crate::eval::coqa::Protocol;
 use crate::pipeline::plan::{RecipeChoice, Request};
-use crate::pipeline::{RuntimeChoice, Weights};
+use crate::pipeline::{Launch, RuntimeChoice, Weights};
 use crate::recipe::Recipe;
 use crate::record::BenchSettings;
 use crate::tensor::DType;
@@ -63,7 +63,7 @@ impl Device {
 
     /// To run an artifact there.
     pub fn runtime(&self, weights: Weights) -> RuntimeChoice {
-        RuntimeChoice { cuda: self.cuda, threads: self.threads, weights }
+        RuntimeChoice { cuda: self.cuda, threads: self.threads, weights, launch: Launch::Replayed }
     }
 }
 

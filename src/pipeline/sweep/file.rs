@@ -89,6 +89,8 @@ struct BenchWords {
     min_repeats: Option<usize>,
     max_repeats: Option<usize>,
     confidence: Option<f64>,
+    /// Of a sweep on CUDA; means nothing on the CPU.
+    cuda_graph: Option<bool>,
 }
 
 /// What the command line says in place of the file.
@@ -159,7 +161,7 @@ impl SweepFile {
         if text.is_some() && coqa.is_none() {
             return Err(SweepError::TextAlone { file: path.display().to_string() });
         }
-        let bench = words.bench.as_ref().filter(|_| !overrides.no_bench).map(|bench| bench.settings());
+        let bench = words.bench.as_ref().filter(|_| !overrides.no_bench).map(|bench| bench.settings(cuda));
         refuse_senseless(path, coqa.as_ref(), text.as_ref(), bench.as_ref())?;
         Ok(Ask {
             model,
@@ -227,8 +229,8 @@ impl SweepFile {
 }
 
 impl BenchWords {
-    fn settings(&self) -> BenchSettings {
-        let default = bench_settings();
+    fn settings(&self, cuda: bool) -> BenchSettings {
+        let default = bench_settings(cuda);
         BenchSettings {
             batches: self.batches.clone().unwrap_or(default.batches),
             prompts: self.prompts.clone().unwrap_or(default.prompts),
@@ -237,7 +239,7 @@ impl BenchWords {
             min_repeats: self.min_repeats.unwrap_or(default.min_repeats),
             max_repeats: self.max_repeats.unwrap_or(default.max_repeats),
             confidence: self.confidence.unwrap_or(default.confidence),
-            cuda_graph: default.cuda_graph,
+            cuda_graph: cuda && self.cuda_graph.unwrap_or(default.cuda_graph),
         }
     }
 }
@@ -365,7 +367,7 @@ mod tests {
         let ask = sweep.ask(path, "r".into(), Overrides::default()).unwrap();
         assert_eq!((ask.model.as_str(), ask.device.cuda, ask.device.f32), ("/nowhere/./m", true, false));
         let bench = ask.measure.bench.unwrap();
-        assert_eq!((bench.batches, bench.prompts, bench.cuda_graph), (vec![1, 4], vec![128], false));
+        assert_eq!((bench.batches, bench.prompts, bench.cuda_graph), (vec![1, 4], vec![128], true));
         assert_eq!(ask.measure.coqa.unwrap().data, "/nowhere/./q.json");
         let overrides = Overrides {
             model: Some("org/name".into()),

@@ -1,0 +1,146 @@
+//! Decoding steps that are recorded once and replayed: CUDA graphs. A step of a small model is computed sooner than the host
+//! can launch its kernels one by one.
+//!
+//! ONNX Runtime records the run of a number (`gpu_graph_id`) and replays it whenever that number comes again. A recording reads
+//! and writes the addresses of the run that was recorded, so it has inputs and outputs of its own on the device, belongs to one
+//! cache, and ends with it.
+
+use std::sync::{Arc, Weak};
+
+use ort::AsPointer;
+use ort::memory::Allocator;
+use ort::session::{IoBinding, RunOptions, Session};
+use ort::value::Tensor;
+
+use super::RuntimeError;
+use super::cache::{CacheLayout, KvCache};
+use super::decoder::{index, run_in_place};
+use super::device_memory::DeviceMemory;
+use super::specialise::{INPUT_IDS, NEXT_TOKENS, POSITIONS, SEQLENS_K, TOTAL_SEQUENCE_LENGTH};
+
+/// How the host sets a decoding step going on a GPU; on the CPU there is one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Launch {
+    /// Kernel by kernel.
+    Eager,
+    /// Kernel by kernel at first; when a cache has seen some steps they are recorded, and replayed from then on.
+    Replayed,
+}
+
+/// Number of a run that is not recorded.
+const EAGER: i32 = -1;
+
+/// Makes recordings of a session's runs, and drops those that nobody can replay any more.
+pub(super) struct Recorder {
+    memory: DeviceMemory,
+    eager: RunOptions,
+    /// Numbers of recordings, each alive as long as its [`Recording`].
+    made: Vec<(i32, Weak<()>)>,
+    /// Number of the last recording; ONNX Runtime keeps 0 for itself.
+    last: i32,
+}
+
+/// One decoding step of one cache.
+pub(super) struct Recording {
+    /// The cache, and what is below.
+    binding: IoBinding,
+    options: RunOptions,
+    /// `[rows, 1]`
+    ids: Tensor<i64>,
+    /// `[rows]`
+    seqlens_k: Tensor<i32>,
+    /// `[rows, 1]`
+    next: Tensor<i64>,
+    _alive: Arc<()>,
+}
+
+impl Recorder {
+    /// For a session that was made to be recorded.
+    pub fn new() -> Result<Recorder, RuntimeError> {
+        Ok(Recorder { memory: DeviceMemory::open()?, eager: numbered(EAGER)?, made: Vec::new(), last: 0 })
+    }
+
+    /// For runs that are not to be recorded.
+    pub fn eager(&self) -> &RunOptions {
+        &self.eager
+    }
+
+    /// A step of `cache`, not yet run. `total` is the most positions that a row may ever have: the host reads the number while
+    /// it records and never again.
+    pub fn prepare(
+        &mut self,
+        session: &mut Session,
+        allocator: &Allocator,
+        layout: &CacheLayout,
+        cache: &mut KvCache,
+        total: usize,
+    ) -> Result<Recording, RuntimeError> {
+        self.forget(session);
+        self.last += 1;
+        let (options, alive) = (numbered(self.last)?, Arc::new(()));
+        self.made.push((self.last, Arc::downgrade(&alive)));
+        let rows = cache.rows;
+        let prepared = || {
+            let mut binding = session.create_binding()?;
+            cache.bind(layout, &mut binding)?;
+            let ids = Tensor::<i64>::new(allocator, [rows, 1])?;
+            let seqlens_k = Tensor::<i32>::new(allocator, [rows])?;
+            let mut next = Tensor::<i64>::new(allocator, [rows, 1])?;
+            binding.bind_input(INPUT_IDS, &ids)?;
+            binding.bind_input(SEQLENS_K, &seqlens_k)?;
+            binding.bind_input(TOTAL_SEQUENCE_LENGTH, &Tensor::from_array(([0usize; 0], vec![index(total)]))?)?;
+            // A step reads one token, so the first place of each row is the one whose output is wanted.
+            binding.bind_input(POSITIONS, &Tensor::from_array(([rows, 1, 1], vec![0i64; rows]))?)?;
+            binding.bind_output(NEXT_TOKENS, &mut next)?;
+            Ok(Recording { binding, options, ids, seqlens_k, next, _alive: alive })
+        };
+        prepared().map_err(RuntimeError::run::<()>("preparing a CUDA graph"))
+    }
+
+    /// Reads one token into each row behind the `past` tokens that are there, and returns the greedy next tokens. The first
+    /// call runs the step several times and records it: what a step writes does not depend on what it wrote before.
+    pub fn step(
+        &self,
+        session: &mut Session,
+        step: &mut Recording,
+        ids: &[u32],
+        past: &[usize],
+    ) -> Result<Vec<u32>, RuntimeError> {
+        let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+        let seqlens_k: Vec<i32> = past.iter().map(|&past| index(past)).collect();
+        self.memory.write(&mut step.ids, &ids)?;
+        self.memory.write(&mut step.seqlens_k, &seqlens_k)?;
+        self.memory.settle()?;
+        run_in_place(session, &step.binding, Some(&step.options)).map_err(RuntimeError::run::<()>("replaying a CUDA graph"))?;
+        // An ArgMax over the vocabulary, whose size is a u32 in config.json.
+        Ok(self.memory.read(&step.next)?.into_iter().map(|token| token as u32).collect())
+    }
+
+    /// Drops recordings whose cache is gone.
+    fn forget(&mut self, session: &mut Session) {
+        self.made.retain(|(number, alive)| {
+            let is_alive = alive.strong_count() > 0;
+            if !is_alive {
+                // SAFETY: the exclusive borrow keeps every run of the session away. The status is handed over, and freed, once.
+                let released = unsafe {
+                    let status = (ort::api().SessionReleaseCapturedGraph)(session.ptr().cast_mut(), *number);
+                    ort::Error::<()>::result_from_status(status)
+                };
+                // Recordings belong to a thread: another one's ends with its thread, and one that was never run is none.
+                if let Err(error) = released {
+                    tracing::debug!("CUDA graph {number} was not released: {error}");
+                }
+            }
+            is_alive
+        });
+    }
+}
+
+fn numbered(number: i32) -> Result<RunOptions, RuntimeError> {
+    let options = || {
+        let mut options = RunOptions::new()?;
+        options.set("gpu_graph_id", number.to_string())?;
+        Ok(options)
+    };
+    options().map_err(RuntimeError::run::<()>("numbering a run"))
+}
