@@ -28,7 +28,7 @@ pub(super) mod work;
 pub mod worker;
 
 pub use builtin::builtin_names;
-pub use child::{Ending, News, Worker};
+pub use child::{Ending, News, Share, Worker};
 pub use error::ExperimentError;
 pub use job::{CoqaMeasure, Device, Job, Measure, ProtocolName, ScoringWeights, TextMeasure};
 pub use named::{Experiment, MethodLabel, placed};

@@ -38,6 +38,19 @@ pub enum News {
     Gone(std::io::Result<ExitStatus>),
 }
 
+/// How many threads rayon takes, where it is set.
+const RAYON_THREADS: &str = "RAYON_NUM_THREADS";
+
+/// What a worker has of the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// The only GPU that it sees; all where none is named.
+    pub device: Option<String>,
+    /// Workers that the processor's cores are shared between: two that each ran as many threads as there are cores would
+    /// hinder each other more than they help.
+    pub of: usize,
+}
+
 /// A worker that runs.
 pub struct Worker {
     /// Its end is the worker's.
@@ -48,17 +61,16 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker on `task`; `listen` is called on another thread. `device` is the only GPU that it will see.
-    pub fn start(
-        task: &Task,
-        device: Option<&str>,
-        log: Stdio,
-        listen: impl Fn(News) + Send + 'static,
-    ) -> anyhow::Result<Worker> {
+    /// Starts a worker on `task` with its share of the machine; `listen` is called on another thread.
+    pub fn start(task: &Task, share: &Share, log: Stdio, listen: impl Fn(News) + Send + 'static) -> anyhow::Result<Worker> {
         let mut command = Command::new(own_program()?);
         command.arg0("qonnx").arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
-        if let Some(device) = device {
+        if let Some(device) = &share.device {
             command.env("CUDA_VISIBLE_DEVICES", device);
+        }
+        if share.of > 1 && std::env::var_os(RAYON_THREADS).is_none() {
+            let cores = thread::available_parallelism().map_or(1, usize::from);
+            command.env(RAYON_THREADS, (cores / share.of).max(1).to_string());
         }
         let mut process = command.spawn().context("a worker process cannot be started")?;
         let mut lifeline = process.stdin.take().context("stdin is piped")?;
@@ -128,7 +140,7 @@ impl Worker {
 /// Runs `task` to its end and hears all that it says; the worker and its exit status tell how it went.
 pub fn attend(task: &Task, log: Stdio, mut heard: impl FnMut(Event)) -> anyhow::Result<(Worker, std::io::Result<ExitStatus>)> {
     let (send, news) = mpsc::channel();
-    let mut worker = Worker::start(task, None, log, move |news| {
+    let mut worker = Worker::start(task, &Share { device: None, of: 1 }, log, move |news| {
         // Nobody listens any more only when this process ends.
         let _ = send.send(news);
     })?;

@@ -11,7 +11,7 @@ use anyhow::Context;
 
 use super::board::{Board, State};
 use super::plan::{Before, SweepPlan};
-use crate::pipeline::experiment::{Ending, Event, Job, News, Task, Worker, has_artifact, is_disk_full, work};
+use crate::pipeline::experiment::{Ending, Event, Job, News, Share, Task, Worker, has_artifact, is_disk_full, work};
 use crate::pipeline::interrupt;
 use crate::record::RunRecord;
 
@@ -37,8 +37,7 @@ enum Item {
 
 /// What runs on one device.
 struct Slot {
-    /// The only GPU that it sees.
-    device: Option<String>,
+    share: Share,
     running: Option<(Item, Worker, Instant)>,
 }
 
@@ -60,10 +59,11 @@ impl<'a> Queue<'a> {
     pub fn new(plan: &'a SweepPlan, open: &[usize], board: Board, devices: Vec<Option<String>>) -> anyhow::Result<Queue<'a>> {
         let folder = work::root(&plan.results)?;
         let (sender, news) = mpsc::channel();
+        let of = devices.len();
         let mut queue = Queue {
             plan,
             board,
-            slots: devices.into_iter().map(|device| Slot { device, running: None }).collect(),
+            slots: devices.into_iter().map(|device| Slot { share: Share { device, of }, running: None }).collect(),
             waiting: open.iter().map(|&row| Item::Experiment(row)).collect(),
             folder,
             halt: None,
@@ -174,7 +174,7 @@ impl<'a> Queue<'a> {
             // Nobody listens any more only when the sweep has ended.
             let _ = send.send((slot, news));
         };
-        let worker = Worker::start(&task, self.slots[slot].device.as_deref(), Stdio::from(log), listen)?;
+        let worker = Worker::start(&task, &self.slots[slot].share, Stdio::from(log), listen)?;
         let since = Instant::now();
         self.slots[slot].running = Some((item, worker, since));
         if let Item::Experiment(row) = item {
