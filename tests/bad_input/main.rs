@@ -180,6 +180,8 @@ fn flags() {
         ("plan {in}", &["model.safetensors", "only an empty folder"]),
         ("generate {artifact} hello --max-new-tokens 0", &["--max-new-tokens", "whole number from 1 on"]),
         ("generate {artifact} hello --max-new-tokens 9000", &["9000 new ones", "context of 8192"]),
+        ("generate {artifact} hello --no-cuda-graph", &["--no-cuda-graph is of CUDA", "--ep cuda"]),
+        ("bench {artifact} --no-cuda-graph", &["--no-cuda-graph is of CUDA", "--ep cuda"]),
         ("generate {artifact} hello --threads 0", &["--threads", "whole number from 1 on"]),
         ("generate {artifact} hello --max-new-tokens many", &["--max-new-tokens", "many"]),
         ("generate {artifact} hello --ep tpu", &["--ep", "tpu", "cpu, cuda"]),

@@ -51,6 +51,11 @@ pub struct Share {
     pub of: usize,
 }
 
+/// Threads of each of `of` workers on so many cores, where there are several.
+fn threads(cores: usize, of: usize) -> Option<usize> {
+    (of > 1).then(|| (cores / of).max(1))
+}
+
 /// A worker that runs.
 pub struct Worker {
     /// Its end is the worker's.
@@ -68,9 +73,9 @@ impl Worker {
         if let Some(device) = &share.device {
             command.env("CUDA_VISIBLE_DEVICES", device);
         }
-        if share.of > 1 && std::env::var_os(RAYON_THREADS).is_none() {
-            let cores = thread::available_parallelism().map_or(1, usize::from);
-            command.env(RAYON_THREADS, (cores / share.of).max(1).to_string());
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        if let (Some(threads), None) = (threads(cores, share.of), std::env::var_os(RAYON_THREADS)) {
+            command.env(RAYON_THREADS, threads.to_string());
         }
         let mut process = command.spawn().context("a worker process cannot be started")?;
         let mut lifeline = process.stdin.take().context("stdin is piped")?;
@@ -185,6 +190,11 @@ fn death(status: std::io::Result<ExitStatus>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cores_are_shared_between_those_that_run_at_once() {
+        assert_eq!([threads(32, 1), threads(32, 2), threads(3, 2), threads(2, 4)], [None, Some(16), Some(1), Some(1)]);
+    }
 
     #[test]
     fn a_death_is_told_by_its_signal() {

@@ -369,6 +369,13 @@ mod tests {
         let bench = ask.measure.bench.unwrap();
         assert_eq!((bench.batches, bench.prompts, bench.cuda_graph), (vec![1, 4], vec![128], true));
         assert_eq!(ask.measure.coqa.unwrap().data, "/nowhere/./q.json");
+        let graph = |text: &str, cuda: Option<bool>| {
+            let overrides = Overrides { cuda, ..Overrides::default() };
+            let ask = SweepFile::parse("s.toml", text).unwrap().ask(path, "r".into(), overrides).unwrap();
+            ask.measure.bench.unwrap().cuda_graph
+        };
+        let launched = text.replace("batches", "cuda_graph = false, batches");
+        assert_eq!((graph(text, None), graph(&launched, None), graph(text, Some(false))), (true, false, false));
         let overrides = Overrides {
             model: Some("org/name".into()),
             coqa: Some("mine.json".into()),

@@ -64,7 +64,7 @@ impl<'a> Queue<'a> {
             plan,
             board,
             slots: devices.into_iter().map(|device| Slot { share: Share { device, of }, running: None }).collect(),
-            waiting: open.iter().map(|&row| Item::Experiment(row)).collect(),
+            waiting: order(open, of, |row| plan.rows[row].seconds).into_iter().map(Item::Experiment).collect(),
             folder,
             halt: None,
             sender,
@@ -242,6 +242,16 @@ impl<'a> Queue<'a> {
     }
 }
 
+/// In which order the experiments `open` are begun, where `at_once` of them run: as they come, one after the other; beside
+/// each other the baseline first and then the longest first, so that nothing long is left to one slot at the end (Graham 1969).
+fn order(open: &[usize], at_once: usize, seconds: impl Fn(usize) -> f64) -> Vec<usize> {
+    let mut order = open.to_vec();
+    if at_once > 1 {
+        order.sort_by(|&a, &b| (a != 0).cmp(&(b != 0)).then(seconds(b).total_cmp(&seconds(a))));
+    }
+    order
+}
+
 /// What an experiment's process says.
 fn log_file(results: &Path, name: &str) -> anyhow::Result<File> {
     let folder = results.join("logs");
@@ -270,6 +280,14 @@ fn prune(folder: &Path, most: u64) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn beside_each_other_the_longest_come_first_after_the_baseline() {
+        let seconds = |row: usize| [1.0, 5.0, 9.0, 5.0, 7.0][row];
+        assert_eq!(order(&[0, 1, 2, 3, 4], 1, seconds), [0, 1, 2, 3, 4]);
+        assert_eq!(order(&[0, 1, 2, 3, 4], 2, seconds), [0, 2, 4, 1, 3]);
+        assert_eq!(order(&[1, 3, 4], 2, seconds), [4, 1, 3]);
+    }
 
     #[test]
     fn the_oldest_statistics_stay_within_the_bound() {
