@@ -10,7 +10,7 @@ use super::{Launch, RuntimeChoice, UsageError, Weights, memory};
 use crate::bench::{Bench, Gauge, Progress, WallClock, warnings, with_bandwidth};
 use crate::onnx::{DATA_FILE, MODEL_FILE};
 use crate::record::{BenchPoint, BenchRecord, BenchSettings, Manifest, Outcome, PowerRecord, WeightRecord};
-use crate::runtime::{self, GpuMeter, LoadStage};
+use crate::runtime::{self, ExecutionProvider, GpuMeter, LoadStage};
 
 mod show;
 
@@ -64,7 +64,8 @@ pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> anyhow::Res
         LoadStage::Ready => weights_memory.1 = gauge.memory_now(),
     })?;
     let load_seconds = begun.elapsed().as_secs_f64();
-    tracing::debug!("device memory before the session is made and after: {weights_memory:?} bytes");
+    let idle = idle_memory(provider, &mut gauge)?;
+    tracing::debug!("memory before the session is made and after: {weights_memory:?} bytes, of which any session takes {idle}");
     let mut points = Bench {
         model: &mut engine.steps(),
         clock: &WallClock::start(),
@@ -90,7 +91,7 @@ pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> anyhow::Res
             ep: provider.to_string(),
             threads,
             model_bytes: model_bytes(artifact)?,
-            weights_memory_bytes: Some(weights_memory.1.saturating_sub(weights_memory.0)).filter(|&bytes| bytes > 0),
+            weights_memory_bytes: Some(weights_memory.1.saturating_sub(weights_memory.0 + idle)).filter(|&bytes| bytes > 0),
             load_seconds,
             peak_rss_bytes,
             peak_device_bytes,
@@ -100,6 +101,19 @@ pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> anyhow::Res
             warnings: said,
         },
     })
+}
+
+/// What a session takes of the GPU's memory whatever its model is: handles and workspaces of CUDA's libraries. On the CPU that
+/// is little, and does not come back.
+fn idle_memory(provider: ExecutionProvider, gauge: &mut Meters) -> anyhow::Result<u64> {
+    if provider == ExecutionProvider::Cpu {
+        return Ok(0);
+    }
+    let before = gauge.memory_now();
+    let session = runtime::idle(provider)?;
+    let taken = gauge.memory_now().saturating_sub(before);
+    drop(session);
+    Ok(taken)
 }
 
 /// Writes the graph that is measured to `file`, so that other programs can run the same: the artifact's own with lengths

@@ -11,7 +11,8 @@ pub struct BenchRecord {
     pub threads: usize,
     /// `model.onnx` and its external data, bytes on the disk.
     pub model_bytes: u64,
-    /// What the weights take once the session is made: resident memory on the CPU, device memory on CUDA.
+    /// What the weights take once the session is made: resident memory on the CPU; on CUDA device memory, less what a session of
+    /// next to nothing takes.
     pub weights_memory_bytes: Option<u64>,
     /// From opening the folder to a session that can run, seconds.
     pub load_seconds: f64,

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use ort::session::Session;
 use ort::value::Tensor;
 
 use super::cache::device_allocator;
@@ -46,6 +47,19 @@ pub fn start(provider: ExecutionProvider) -> Result<(), RuntimeError> {
     }
 }
 
+/// A session of next to nothing.
+pub struct Idle {
+    _session: Session,
+}
+
+/// Makes one, so that what any session takes of the device's memory can be told from what a model does.
+///
+/// # Errors
+/// ONNX Runtime's own message.
+pub fn idle(provider: ExecutionProvider) -> Result<Idle, RuntimeError> {
+    Ok(Idle { _session: copier(provider, 1 << 10)? })
+}
+
 fn on_cpu(bytes: usize, threads: usize) -> f64 {
     let from = vec![1u8; bytes];
     let mut to = vec![0u8; bytes];
@@ -62,7 +76,7 @@ fn on_cpu(bytes: usize, threads: usize) -> f64 {
     .expect("copying slices of one length does not fail")
 }
 
-fn on_device(provider: ExecutionProvider, elements: usize) -> Result<f64, RuntimeError> {
+fn copier(provider: ExecutionProvider, elements: usize) -> Result<Session, RuntimeError> {
     let plan = SessionPlan {
         provider,
         threads: Some(1),
@@ -73,7 +87,11 @@ fn on_device(provider: ExecutionProvider, elements: usize) -> Result<f64, Runtim
         launch: Launch::Eager,
     };
     let graph = copy_graph(elements)?;
-    let mut session = session::open(&runtime(provider)?, &plan, &graph, "a graph that copies memory")?;
+    session::open(&runtime(provider)?, &plan, &graph, "a graph that copies memory")
+}
+
+fn on_device(provider: ExecutionProvider, elements: usize) -> Result<f64, RuntimeError> {
+    let mut session = copier(provider, elements)?;
     let allocator = device_allocator(&session, provider)?;
     let failed = RuntimeError::run::<()>;
     let doing = "measuring copy bandwidth";

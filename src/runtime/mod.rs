@@ -34,7 +34,7 @@ mod stage;
 mod steps;
 mod text;
 
-pub use bandwidth::{copy_bandwidth, start};
+pub use bandwidth::{Idle, copy_bandwidth, idle, start};
 pub use dequantize::dequantize;
 pub use doctor::{Doctor, Gpu, Library, SharedLibrary, doctor};
 pub use engine::{Engine, EngineOptions, LoadStage, Timings, Weights};
