@@ -20,7 +20,7 @@ summary() { # FILE
     python3 - "$1" <<'PYTHON'
 import json, os, sys
 report = json.load(open(sys.argv[1]))
-load, weights, copies = report["load_seconds"], report["weights_memory_bytes"] or 0, report["copy_bytes_per_second"] or 0
+load, weights, copies = report["load_seconds"], (report["weights_memory_bytes"] or 0) - (report.get("idle_session_bytes") or 0), report["copy_bytes_per_second"] or 0
 print(f"{os.path.basename(sys.argv[1])}: loaded in {load:.1f} s, weights {weights / 1e9:.2f} GB, copies {copies / 1e12:.2f} TB/s, "
       f"{'with' if report['settings']['cuda_graph'] else 'without'} a CUDA graph")
 for point in report["points"]:

@@ -14,7 +14,7 @@ and qonnx runs the library that lies in it.
 Also timed, for information: the artifact's own graph in the naive loop (`session.run`, logits to the host, argmax there,
 caches passed back and forth).
 
-usage: honest_timing.py QONNX DIR [--ep cpu|cuda] [--no-cuda-graph] [--batch 1,16] [--prompt 128] [--gen 32] [--turns 3]
+usage: honest_timing.py QONNX DIR [--ep cpu|cuda] [--no-cuda-graph] [--weights stock|fused] [--batch 1,16] [--prompt 128] [--gen 32] [--turns 3]
                         [--repeats 10] [--threads N] [--slice SECONDS] [--bar 0.03] [--json OUT]
 Exit code 1 if a ratio of medians is farther from 1 than the bar. On a machine that does other work too, the ratio of the
 10th percentiles, printed beside it, is disturbed less. On the CPU both sides run with glibc's huge pages, unless
@@ -54,6 +54,8 @@ class Package:
     def __init__(self, args):
         import onnxruntime as ort
         entries = {"session.model_external_initializers_file_folder_path": args.dir}
+        if args.weights == "fused":
+            entries |= {"session.qdq_matmulnbits_accuracy_level": "0"} | ({"ep.cuda.fpa_intb_gemm": "1"} if args.ep == "cuda" else {})
         if args.ep == "cuda":
             entries |= {"session.use_device_allocator_for_initializers": "1", "session.disable_cpu_ep_fallback": "1"}
         self.ort, self.device, self.replays = ort, args.ep, args.replays
@@ -170,7 +172,7 @@ def stock_command(args, graph, kind):
 
 
 def shared_flags(args):
-    return (["--threads", str(args.threads)] if args.threads else []) + (["--no-cuda-graph"] if args.no_cuda_graph else [])
+    return (["--threads", str(args.threads)] if args.threads else []) + (["--no-cuda-graph"] if args.no_cuda_graph else []) + ["--weights", args.weights]
 
 
 def stock_points(out):
@@ -224,7 +226,7 @@ def main():
     numbers = lambda text: [int(number) for number in text.split(",")]
     parser = argparse.ArgumentParser()
     parser.add_argument("qonnx"); parser.add_argument("dir"); parser.add_argument("--ep", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--no-cuda-graph", action="store_true")
+    parser.add_argument("--no-cuda-graph", action="store_true"); parser.add_argument("--weights", choices=("stock", "fused"), default="stock")
     parser.add_argument("--batch", type=numbers, default=[1, 16]); parser.add_argument("--prompt", type=numbers, default=[128])
     parser.add_argument("--gen", type=int, default=32); parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=10); parser.add_argument("--threads", type=int)
@@ -237,7 +239,9 @@ def main():
     # Both sides run the package's own library.
     import glob, onnxruntime
     found = glob.glob(os.path.join(os.path.dirname(onnxruntime.__file__), "capi", "libonnxruntime.so.*"))
-    os.environ["ORT_DYLIB_PATH"] = found[0] if found else os.environ["ORT_DYLIB_PATH"]
+    if not found:
+        sys.exit("the onnxruntime package brings no libonnxruntime.so for qonnx to load; install onnxruntime-gpu for CUDA")
+    os.environ["ORT_DYLIB_PATH"] = found[0]
     if args.ep == "cpu":
         # Where a process's small pages happen to lie moves a decoding step by 5 % and more; both sides get huge ones.
         os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")

@@ -182,6 +182,9 @@ struct RuntimeArgs {
     /// CPU threads [default: one per physical core].
     #[arg(long, value_parser = positive)]
     threads: Option<usize>,
+    /// On CUDA: launch decoding steps one by one instead of replaying them from a CUDA graph.
+    #[arg(long)]
+    no_cuda_graph: bool,
 }
 
 impl RuntimeArgs {
@@ -189,25 +192,17 @@ impl RuntimeArgs {
         matches!(self.ep, EpArg::Cuda)
     }
 
-    /// As [`Self::options`], with steps launched as the flag says.
-    fn launched(&self, weights: Weights, launch: &LaunchArgs) -> Result<RuntimeChoice, UsageError> {
-        match (launch.no_cuda_graph, self.is_cuda()) {
+    fn launch(&self) -> Result<Launch, UsageError> {
+        match (self.no_cuda_graph, self.is_cuda()) {
             (true, false) => Err(UsageError::GraphOfCpu),
-            (true, true) => Ok(RuntimeChoice { launch: Launch::Eager, ..self.options(weights) }),
-            (false, _) => Ok(self.options(weights)),
+            (true, true) => Ok(Launch::Eager),
+            (false, _) => Ok(Launch::Replayed),
         }
     }
 
-    fn options(&self, weights: Weights) -> RuntimeChoice {
-        RuntimeChoice { cuda: matches!(self.ep, EpArg::Cuda), threads: self.threads, weights, launch: Launch::Replayed }
+    fn options(&self, weights: Weights) -> Result<RuntimeChoice, UsageError> {
+        Ok(RuntimeChoice { cuda: self.is_cuda(), threads: self.threads, weights, launch: self.launch()? })
     }
-}
-
-#[derive(Args)]
-struct LaunchArgs {
-    /// On CUDA: launch decoding steps kernel by kernel instead of replaying them as a CUDA graph.
-    #[arg(long)]
-    no_cuda_graph: bool,
 }
 
 #[derive(Args)]
@@ -228,8 +223,6 @@ struct GenerateArgs {
     stop: Vec<String>,
     #[command(flatten)]
     runtime: RuntimeArgs,
-    #[command(flatten)]
-    launch: LaunchArgs,
     /// One JSON object on stdout and nothing else there.
     #[arg(long)]
     json: bool,
@@ -312,13 +305,13 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Sweep(args) => sweep::run(args),
         Command::Worker => pipeline::experiment::worker::run().map(|()| ExitCode::SUCCESS),
         Command::Inspect(args) => {
-            let report = inspect::run(&args.artifact, &args.runtime.options(Weights::Fused))?;
+            let report = inspect::run(&args.artifact, &args.runtime.options(Weights::Fused)?)?;
             let fused = report.every_weight_fused();
             emit(&report, args.json)?;
             Ok(verdict(fused))
         }
         Command::Verify(args) => {
-            let report = verify::run(&args.artifact, &args.runtime.options(Weights::Fused))?;
+            let report = verify::run(&args.artifact, &args.runtime.options(Weights::Fused)?)?;
             let passed = report.passed();
             emit(&report, args.json)?;
             Ok(verdict(passed))
@@ -354,7 +347,7 @@ fn run_generate(args: GenerateArgs) -> anyhow::Result<ExitCode> {
         prompt: if args.prompt == "-" { prompt_from_stdin()? } else { args.prompt },
         max_new_tokens: args.max_new_tokens,
         stop: args.stop,
-        runtime: args.runtime.launched(Weights::FusedFast, &args.launch)?,
+        runtime: args.runtime.options(Weights::FusedFast)?,
     };
     if args.json {
         return emit(&generate::run(&request, &mut |_| ())?, true);

@@ -45,7 +45,7 @@ fn the_first_visible_gpu_is_metered() {
 fn memory_is_this_process_s_own_and_energy_is_per_token() {
     load();
     let mut busy = GpuMeter::open_first_of(Some("1")).unwrap();
-    assert_eq!((busy.memory_now(), busy.memory_peak()), (3 * GIB, 3 * GIB), "another process has 1 GiB beside it");
+    assert_eq!((busy.memory_now(), busy.memory_peak()), (Some(3 * GIB), 3 * GIB), "another process has 1 GiB beside it");
     assert!(busy.start_energy());
     busy.observe();
     let power = busy.stop_energy(5).expect("it was started");

@@ -263,7 +263,7 @@ fn answers_end_at_the_stop_string_at_the_end_of_sequence_and_at_the_limit() {
 fn replayed_steps_choose_what_launched_ones_do() {
     let (bar, mut replaying, mut launching) = (bar(), engine(), load(Launch::Eager));
     let options = GenerateOptions { max_new_tokens: 96, stop: Vec::new() };
-    let (mut same, mut prompts, mut lengths) = (0, 0, Vec::new());
+    let (mut same, mut prompts, mut replayed, mut lengths) = (0, 0, 0, Vec::new());
     for story in stories().iter().take(6) {
         // A passage is gone on with for long, a question is answered in a few words.
         let passage = story[0].prompt.split("\n\nQ:").next().expect("a prompt has a beginning");
@@ -271,11 +271,14 @@ fn replayed_steps_choose_what_launched_ones_do() {
         let texts = [&passage[..half], passage, story[0].prompt.as_str(), story[1].prompt.as_str()];
         let ids: Vec<Vec<u32>> = texts.iter().map(|text| replaying.encode(text).expect("it was encoded before")).collect();
         let (one, other) = (ask(&mut replaying, &ids, &options), ask(&mut launching, &ids, &options));
+        replayed += replaying.timings().replayed_steps;
+        assert_eq!(launching.timings().replayed_steps, 0);
         same += one.iter().zip(&other).filter(|(one, other)| one.ids == other.ids).count();
         lengths.extend(one.iter().map(|completion| completion.ids.len()));
         prompts += ids.len();
     }
-    println!("{same} of {prompts} continuations are the same, of {lengths:?} tokens");
+    println!("{same} of {prompts} continuations are the same, of {lengths:?} tokens; {replayed} steps were replayed");
+    assert_eq!(replayed > 0, bar.provider == ExecutionProvider::Cuda);
     assert!(lengths.iter().filter(|&&length| length > 40).count() >= 6, "steps are recorded after sixteen: {lengths:?}");
     assert!(lengths.iter().any(|&length| length < 60), "some rows leave the batch: {lengths:?}");
     assert!(same as f64 >= bar.same_in_batch * prompts as f64, "{same} of {prompts}");

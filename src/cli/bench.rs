@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use qonnx::pipeline::{Launch, UsageError, Weights, bench, evaluate};
 use qonnx::record::BenchSettings;
 
-use super::{LaunchArgs, RuntimeArgs, at_least, emit, positive, print, verdict};
+use super::{RuntimeArgs, at_least, emit, positive, print, verdict};
 
 #[derive(Clone, Copy, ValueEnum)]
 enum WeightsArg {
@@ -46,7 +46,7 @@ pub struct BenchArgs {
     /// New tokens of each sequence.
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least_two)]
     r#gen: usize,
-    /// Runs before the first that counts.
+    /// Runs before the first that counts; without any, the first step of each point on CUDA is also the one that records its graph.
     #[arg(long, value_name = "N", default_value_t = 2)]
     warmup: usize,
     /// Repeats of each point at least; fewer than six give no 95 % interval.
@@ -63,8 +63,6 @@ pub struct BenchArgs {
     weights: WeightsArg,
     #[command(flatten)]
     runtime: RuntimeArgs,
-    #[command(flatten)]
-    launch: LaunchArgs,
     /// Also write one line a point to this file; `-` writes them to stdout instead of the table.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
@@ -101,7 +99,7 @@ pub fn run_bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
         WeightsArg::Fused => Weights::Fused,
         WeightsArg::Dequantized => Weights::Dequantized,
     };
-    let runtime = args.runtime.launched(weights, &args.launch)?;
+    let runtime = args.runtime.options(weights)?;
     let request = bench::Request {
         artifact: args.artifact,
         runtime,

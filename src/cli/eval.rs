@@ -103,7 +103,7 @@ pub fn refuse_foreign_flags(task: TaskArg, given: &ArgMatches) -> Result<(), pip
 }
 
 pub fn run_eval(args: EvalArgs) -> anyhow::Result<ExitCode> {
-    let runtime = args.runtime.options(args.weights.weights().weights());
+    let runtime = args.runtime.options(args.weights.weights().weights())?;
     let windows = || -> anyhow::Result<evaluate::Windows> {
         let text = args.text.clone().ok_or(pipeline::UsageError::TextMissing)?;
         Ok(evaluate::Windows { text, window: args.window, limit: args.windows })

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
 use clap::Args;
+use qonnx::pipeline::Launch;
 use qonnx::pipeline::experiment::{
     self, Ask, CoqaMeasure, Device, EMBEDDED_MODEL, EMBEDDED_QUESTIONS, EMBEDDED_TEXT, ExperimentError, Measure, ProtocolName,
     ScoringWeights, TextMeasure,
@@ -97,12 +98,12 @@ pub struct AskArgs {
 }
 
 impl AskArgs {
-    fn ask(self, baseline: String, keep: bool) -> Result<Ask, ExperimentError> {
+    fn ask(self, baseline: String, keep: bool) -> anyhow::Result<Ask> {
         let is_embedded = self.model.is_none();
         if is_embedded && !Path::new(EMBEDDED_MODEL).is_dir() {
-            return Err(ExperimentError::NoModel);
+            return Err(ExperimentError::NoModel.into());
         }
-        let cuda = self.runtime.is_cuda();
+        let (cuda, eager) = (self.runtime.is_cuda(), self.runtime.launch()? == Launch::Eager);
         let coqa = CoqaMeasure {
             data: self.coqa.unwrap_or_else(|| if is_embedded { EMBEDDED_QUESTIONS } else { "EleutherAI/coqa" }.to_owned()),
             protocol: match self.protocol {
@@ -121,7 +122,7 @@ impl AskArgs {
                 batches: self.bench_batch,
                 prompts: self.bench_prompt,
                 new_tokens: self.bench_gen,
-                ..experiment::bench_settings(cuda)
+                ..experiment::bench_settings(cuda && !eager)
             }),
             weights: self.weights.map_or(ScoringWeights::of(cuda), ScoringArg::weights),
         };
@@ -129,7 +130,7 @@ impl AskArgs {
         Ok(Ask {
             model: self.model.unwrap_or_else(|| EMBEDDED_MODEL.to_owned()),
             results: self.results,
-            device: Device { cuda, threads: self.runtime.threads, f32 },
+            device: Device { cuda, threads: self.runtime.threads, f32, eager },
             measure,
             calibration: self.calibration,
             baseline,

@@ -58,14 +58,12 @@ pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> anyhow::Res
     let provider = choice.options().provider;
     let begun = Instant::now();
     runtime::start(provider)?;
-    let mut weights_memory = (0, 0);
+    let mut weights_memory = (None, None);
     let mut engine = choice.load_observed(artifact, &manifest, &mut |stage| match stage {
         LoadStage::Read => weights_memory.0 = gauge.memory_now(),
         LoadStage::Ready => weights_memory.1 = gauge.memory_now(),
     })?;
     let load_seconds = begun.elapsed().as_secs_f64();
-    let idle = idle_memory(provider, &mut gauge)?;
-    tracing::debug!("memory before the session is made and after: {weights_memory:?} bytes, of which any session takes {idle}");
     let mut points = Bench {
         model: &mut engine.steps(),
         clock: &WallClock::start(),
@@ -76,6 +74,10 @@ pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> anyhow::Res
     .grid(progress);
     let (peak_rss_bytes, peak_device_bytes) = (memory::peak_resident(), gauge.device_peak());
     drop(engine);
+    let idle_session_bytes = idle_memory(provider, &mut gauge)?;
+    tracing::debug!(
+        "memory before the session was made and after: {weights_memory:?} bytes; of any session: {idle_session_bytes:?}"
+    );
     let threads = choice.threads.unwrap_or_else(num_cpus::get_physical);
     let mut said = about_weights(choice, &manifest);
     let bandwidth = runtime::copy_bandwidth(provider, threads).map_err(|error| said.push(error.to_string())).ok();
@@ -91,7 +93,8 @@ pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> anyhow::Res
             ep: provider.to_string(),
             threads,
             model_bytes: model_bytes(artifact)?,
-            weights_memory_bytes: Some(weights_memory.1.saturating_sub(weights_memory.0 + idle)).filter(|&bytes| bytes > 0),
+            weights_memory_bytes: taken(weights_memory.0, weights_memory.1).filter(|&bytes| bytes > 0),
+            idle_session_bytes,
             load_seconds,
             peak_rss_bytes,
             peak_device_bytes,
@@ -105,15 +108,19 @@ pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> anyhow::Res
 
 /// What a session takes of the GPU's memory whatever its model is: handles and workspaces of CUDA's libraries. On the CPU that
 /// is little, and does not come back.
-fn idle_memory(provider: ExecutionProvider, gauge: &mut Meters) -> anyhow::Result<u64> {
+fn idle_memory(provider: ExecutionProvider, gauge: &mut Meters) -> anyhow::Result<Option<u64>> {
     if provider == ExecutionProvider::Cpu {
-        return Ok(0);
+        return Ok(None);
     }
     let before = gauge.memory_now();
     let session = runtime::idle(provider)?;
-    let taken = gauge.memory_now().saturating_sub(before);
+    let after = gauge.memory_now();
     drop(session);
-    Ok(taken)
+    Ok(taken(before, after))
+}
+
+fn taken(before: Option<u64>, after: Option<u64>) -> Option<u64> {
+    Some(after?.saturating_sub(before?))
 }
 
 /// Writes the graph that is measured to `file`, so that other programs can run the same: the artifact's own with lengths
@@ -190,12 +197,12 @@ impl Meters {
         }
     }
 
-    /// Of the process on the device that the model runs on; 0 where nothing tells.
-    fn memory_now(&mut self) -> u64 {
+    /// Of the process on the device that the model runs on, where something tells.
+    fn memory_now(&mut self) -> Option<u64> {
         match self {
-            Meters::Cpu => memory::resident(),
+            Meters::Cpu => Some(memory::resident()),
             Meters::Gpu(meter) => meter.memory_now(),
-            Meters::Blind(_) => 0,
+            Meters::Blind(_) => None,
         }
     }
 

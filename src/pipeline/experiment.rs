@@ -42,9 +42,8 @@ pub const EMBEDDED_MODEL: &str = "fixtures/tiny-coqa";
 pub const EMBEDDED_QUESTIONS: &str = "fixtures/tiny-coqa/coqa-mini.json";
 pub const EMBEDDED_TEXT: &str = "fixtures/tiny-coqa/perplexity.txt";
 
-/// How a benchmark samples unless told otherwise: a grid of one point, enough for a median within 2 %. On CUDA decoding steps
-/// are replayed from a CUDA graph.
-pub fn bench_settings(cuda: bool) -> BenchSettings {
+/// How a benchmark samples unless told otherwise: a grid of one point, enough for a median within 2 %.
+pub fn bench_settings(cuda_graph: bool) -> BenchSettings {
     BenchSettings {
         batches: vec![1],
         prompts: vec![128],
@@ -53,7 +52,7 @@ pub fn bench_settings(cuda: bool) -> BenchSettings {
         min_repeats: 6,
         max_repeats: 30,
         confidence: 0.02,
-        cuda_graph: cuda,
+        cuda_graph,
     }
 }
 

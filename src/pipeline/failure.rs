@@ -56,7 +56,7 @@ pub enum UsageError {
     ResultsUnlisted { folder: String, reason: std::io::Error },
     #[error("--csv - writes to stdout, and so does {flag}; give --csv a file, or leave {flag} out")]
     CsvBesides { flag: &'static str },
-    #[error("--no-cuda-graph is of CUDA; add --ep cuda, or leave it out")]
+    #[error("--no-cuda-graph works only on CUDA; add --ep cuda, or leave it out")]
     GraphOfCpu,
     #[error("the prompt on stdin is not UTF-8; convert it, for example with iconv")]
     PromptNotUtf8,

@@ -11,9 +11,11 @@ pub struct BenchRecord {
     pub threads: usize,
     /// `model.onnx` and its external data, bytes on the disk.
     pub model_bytes: u64,
-    /// What the weights take once the session is made: resident memory on the CPU; on CUDA device memory, less what a session of
-    /// next to nothing takes.
+    /// What making the session took: resident memory on the CPU, device memory on CUDA.
     pub weights_memory_bytes: Option<u64>,
+    /// What making a session of next to nothing takes of the device's memory; CUDA only, absent in records of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_session_bytes: Option<u64>,
     /// From opening the folder to a session that can run, seconds.
     pub load_seconds: f64,
     /// Highest resident memory of the process, bytes (`VmHWM`).
@@ -26,6 +28,13 @@ pub struct BenchRecord {
     pub points: Vec<BenchPoint>,
     /// What a reader of the numbers has to know: throttling, few samples, outliers.
     pub warnings: Vec<String>,
+}
+
+impl BenchRecord {
+    /// What the weights take once the session is made, bytes.
+    pub fn weights_memory(&self) -> Option<u64> {
+        Some(self.weights_memory_bytes?.saturating_sub(self.idle_session_bytes.unwrap_or(0)))
+    }
 }
 
 /// How it was measured.

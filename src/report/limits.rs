@@ -37,7 +37,8 @@ pub fn limits(study: &Study) -> Vec<String> {
         )
     }));
     limits.extend(heavy(study));
-    let rounds_activations = |row: &Row| row.bench().is_some_and(|bench| bench.ep == "cpu") && !row.is_baseline();
+    let rounds_activations =
+        |row: &Row| row.bench().is_some_and(|bench| bench.ep == "cpu") && row.bits().is_some_and(|bits| bits < 16.0);
     if study.rows.iter().any(rounds_activations) {
         limits.push(
             "On the CPU times are of the kernels that any program gets, which may round activations to 8 bits; F1 was scored with \
@@ -162,11 +163,13 @@ mod tests {
         let mut other = experiment("a", 4.0, -0.01, 0.05, 200.0);
         other.record.environment.onnxruntime = Some("1.99.0".into());
         other.record.program.dirty = true;
+        other.record.benchmarks.as_mut().unwrap().settings.cuda_graph = true;
         let said = unequal_conditions(&study(vec![baseline(), other])).unwrap();
         assert!(
             said.contains("qonnx (0.1.0") && said.contains("with changes); ONNX Runtime (") && said.contains("1.99.0)"),
             "{said}"
         );
+        assert!(said.contains("decoding steps (launched one by one, replayed from a CUDA graph)"), "{said}");
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl Row {
 
     /// Bytes of the weights once a session is made.
     pub fn weights_memory(&self) -> Option<u64> {
-        self.bench().and_then(|bench| bench.weights_memory_bytes)
+        self.bench().and_then(BenchRecord::weights_memory)
     }
 
     pub fn bench(&self) -> Option<&BenchRecord> {

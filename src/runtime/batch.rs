@@ -187,6 +187,7 @@ impl Call<'_, '_> {
         let past: Vec<usize> = (0..slots.len()).map(|slot| live(slot).map_or(0, |row| row.length)).collect();
         let next = self.engine.decoder.decode(cache, &ids, &past)?;
         self.engine.timings.decode_steps += 1;
+        self.engine.timings.replayed_steps += usize::from(cache.recording.is_some());
         for (&prompt, token) in slots.iter().zip(next) {
             if self.rows[prompt].reason.is_none() {
                 self.rows[prompt].length += 1;

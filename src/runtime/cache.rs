@@ -68,8 +68,10 @@ pub(super) struct KvCache {
     pub tensors: Vec<DynTensor>,
     /// Binds every tensor to the decoder, as past and as present.
     pub binding: IoBinding,
-    /// Decoding steps that are launched kernel by kernel before one is recorded: a recording costs about as much.
+    /// Decoding steps that are launched kernel by kernel before one is recorded: a recording costs about as much. Whoever takes
+    /// a cache's steps over and over sets it to 0.
     pub steps_before_recording: usize,
+    /// Replayed only while nothing else that was allocated since is in use: see [`super::replay`].
     pub recording: Option<Recording>,
 }
 

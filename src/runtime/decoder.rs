@@ -72,7 +72,11 @@ impl Decoder {
 
     /// A cache whose contents are whatever was there.
     pub fn cache(&self, rows: usize, capacity: usize) -> Result<KvCache, RuntimeError> {
-        KvCache::new(&self.session, &self.allocator, &self.layout, rows, capacity)
+        let mut cache = KvCache::new(&self.session, &self.allocator, &self.layout, rows, capacity)?;
+        if self.recorder.as_ref().is_some_and(|recorder| !recorder.has_room()) {
+            cache.steps_before_recording = usize::MAX;
+        }
+        Ok(cache)
     }
 
     /// Reads `ids` into the one row of `cache` behind the `past` tokens that are there, and returns the greedy next
@@ -108,7 +112,7 @@ impl Decoder {
         if let Some(recorder) = &mut self.recorder {
             if cache.recording.is_none() && cache.steps_before_recording == 0 {
                 let total = cache.capacity.min(self.max_positions);
-                let prepared = recorder.prepare(&mut self.session, &self.allocator, &self.layout, cache, total)?;
+                let prepared = recorder.prepare(&self.session, &self.allocator, &self.layout, cache, total)?;
                 cache.recording = Some(prepared);
             }
             if let Some(recording) = &mut cache.recording {

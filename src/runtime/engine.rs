@@ -56,6 +56,8 @@ pub struct Timings {
     pub new_tokens: usize,
     /// Runs of the model that produced one token for each row.
     pub decode_steps: usize,
+    /// Those of them that were replayed from a CUDA graph.
+    pub replayed_steps: usize,
     /// Reading prompts and copying their cache to the rows.
     pub prefill: Duration,
     /// Everything after the first tokens.

@@ -96,12 +96,12 @@ impl GpuMeter {
         self.peak
     }
 
-    /// Memory of this process, bytes; 0 where NVML does not answer.
-    pub fn memory_now(&mut self) -> u64 {
-        let Ok((used, is_own)) = self.memory() else { return 0 };
+    /// Memory of this process, bytes; `None` where NVML does not answer.
+    pub fn memory_now(&mut self) -> Option<u64> {
+        let (used, is_own) = self.memory().ok()?;
         self.peak = self.peak.max(used);
         self.sees_own |= is_own;
-        used
+        Some(used)
     }
 
     /// This process's memory; where NVML does not list this process, as in containers that hide process ids, what is used

@@ -2,12 +2,10 @@
 //! can launch its kernels one by one.
 //!
 //! ONNX Runtime records the run of a number (`gpu_graph_id`) and replays it whenever that number comes again. A recording reads
-//! and writes the addresses of the run that was recorded, so it has inputs and outputs of its own on the device, belongs to one
-//! cache, and ends with it.
+//! and writes the addresses of the run that was recorded, so it has inputs and outputs of its own on the device, and belongs to
+//! one cache. Its scratch memory went back to the arena when it was recorded: whoever replays it must hold nothing that was
+//! allocated since then and is still to be read, other caches least of all.
 
-use std::sync::{Arc, Weak};
-
-use ort::AsPointer;
 use ort::memory::Allocator;
 use ort::session::{IoBinding, RunOptions, Session};
 use ort::value::Tensor;
@@ -30,12 +28,14 @@ pub enum Launch {
 /// Number of a run that is not recorded.
 const EAGER: i32 = -1;
 
-/// Makes recordings of a session's runs, and drops those that nobody can replay any more.
+/// Recordings of a session after which caches are no longer recorded unasked: ONNX Runtime's CUDA provider keeps every graph
+/// until the session ends, some hundred kilobytes of a model with a few hundred nodes.
+const MOST_UNASKED: i32 = 64;
+
+/// Makes recordings of a session's runs.
 pub(super) struct Recorder {
     memory: DeviceMemory,
     eager: RunOptions,
-    /// Numbers of recordings, each alive as long as its [`Recording`].
-    made: Vec<(i32, Weak<()>)>,
     /// Number of the last recording; ONNX Runtime keeps 0 for itself.
     last: i32,
 }
@@ -51,13 +51,12 @@ pub(super) struct Recording {
     seqlens_k: Tensor<i32>,
     /// `[rows, 1]`
     next: Tensor<i64>,
-    _alive: Arc<()>,
 }
 
 impl Recorder {
     /// For a session that was made to be recorded.
     pub fn new() -> Result<Recorder, RuntimeError> {
-        Ok(Recorder { memory: DeviceMemory::open()?, eager: numbered(EAGER)?, made: Vec::new(), last: 0 })
+        Ok(Recorder { memory: DeviceMemory::open()?, eager: numbered(EAGER)?, last: 0 })
     }
 
     /// For runs that are not to be recorded.
@@ -65,20 +64,23 @@ impl Recorder {
         &self.eager
     }
 
+    /// Whether a cache whose user did not ask for it is worth a recording.
+    pub fn has_room(&self) -> bool {
+        self.last < MOST_UNASKED
+    }
+
     /// A step of `cache`, not yet run. `total` is the most positions that a row may ever have: the host reads the number while
     /// it records and never again.
     pub fn prepare(
         &mut self,
-        session: &mut Session,
+        session: &Session,
         allocator: &Allocator,
         layout: &CacheLayout,
         cache: &mut KvCache,
         total: usize,
     ) -> Result<Recording, RuntimeError> {
-        self.forget(session);
         self.last += 1;
-        let (options, alive) = (numbered(self.last)?, Arc::new(()));
-        self.made.push((self.last, Arc::downgrade(&alive)));
+        let options = numbered(self.last)?;
         let rows = cache.rows;
         let prepared = || {
             let mut binding = session.create_binding()?;
@@ -92,7 +94,7 @@ impl Recorder {
             // A step reads one token, so the first place of each row is the one whose output is wanted.
             binding.bind_input(POSITIONS, &Tensor::from_array(([rows, 1, 1], vec![0i64; rows]))?)?;
             binding.bind_output(NEXT_TOKENS, &mut next)?;
-            Ok(Recording { binding, options, ids, seqlens_k, next, _alive: alive })
+            Ok(Recording { binding, options, ids, seqlens_k, next })
         };
         prepared().map_err(RuntimeError::run::<()>("preparing a CUDA graph"))
     }
@@ -111,28 +113,10 @@ impl Recorder {
         self.memory.write(&mut step.ids, &ids)?;
         self.memory.write(&mut step.seqlens_k, &seqlens_k)?;
         self.memory.settle()?;
-        run_in_place(session, &step.binding, Some(&step.options)).map_err(RuntimeError::run::<()>("replaying a CUDA graph"))?;
+        run_in_place(session, &step.binding, Some(&step.options))
+            .map_err(RuntimeError::run::<()>("recording or replaying a CUDA graph"))?;
         // An ArgMax over the vocabulary, whose size is a u32 in config.json.
         Ok(self.memory.read(&step.next)?.into_iter().map(|token| token as u32).collect())
-    }
-
-    /// Drops recordings whose cache is gone.
-    fn forget(&mut self, session: &mut Session) {
-        self.made.retain(|(number, alive)| {
-            let is_alive = alive.strong_count() > 0;
-            if !is_alive {
-                // SAFETY: the exclusive borrow keeps every run of the session away. The status is handed over, and freed, once.
-                let released = unsafe {
-                    let status = (ort::api().SessionReleaseCapturedGraph)(session.ptr().cast_mut(), *number);
-                    ort::Error::<()>::result_from_status(status)
-                };
-                // Recordings belong to a thread: another one's ends with its thread, and one that was never run is none.
-                if let Err(error) = released {
-                    tracing::debug!("CUDA graph {number} was not released: {error}");
-                }
-            }
-            is_alive
-        });
     }
 }
 

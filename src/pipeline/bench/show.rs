@@ -83,7 +83,7 @@ impl BenchReport {
         let threads = if record.threads == 1 { "thread" } else { "threads" };
         said.extend((record.ep == "cpu").then(|| format!("{} {threads}", record.threads)));
         said.push(format!("{} on the disk", size(record.model_bytes)));
-        said.extend(record.weights_memory_bytes.map(|bytes| format!("{} in memory", size(bytes))));
+        said.extend(record.weights_memory().map(|bytes| format!("{} in memory", size(bytes))));
         said.push(format!("loaded in {:.2} s", record.load_seconds));
         said.extend(record.copy_bytes_per_second.map(|rate| format!("copies {:.1} GB/s", rate / 1e9)));
         said.join(", ")

@@ -46,8 +46,8 @@ const RAYON_THREADS: &str = "RAYON_NUM_THREADS";
 pub struct Share {
     /// The only GPU that it sees; all where none is named.
     pub device: Option<String>,
-    /// Workers that the processor's cores are shared between: two that each ran as many threads as there are cores would
-    /// hinder each other more than they help.
+    /// Workers that the processor's cores are shared between, for rounding and what else rayon runs: two that each took all of
+    /// them would hinder each other more than they help. ONNX Runtime's threads are the job's own.
     pub of: usize,
 }
 

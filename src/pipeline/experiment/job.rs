@@ -48,6 +48,9 @@ pub struct Device {
     pub threads: Option<usize>,
     /// Activations in f32 instead of f16.
     pub f32: bool,
+    /// On CUDA: decoding steps are launched one by one instead of replayed from a CUDA graph.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub eager: bool,
 }
 
 impl Device {
@@ -63,7 +66,8 @@ impl Device {
 
     /// To run an artifact there.
     pub fn runtime(&self, weights: Weights) -> RuntimeChoice {
-        RuntimeChoice { cuda: self.cuda, threads: self.threads, weights, launch: Launch::Replayed }
+        let launch = if self.eager { Launch::Eager } else { Launch::Replayed };
+        RuntimeChoice { cuda: self.cuda, threads: self.threads, weights, launch }
     }
 }
 

@@ -89,7 +89,7 @@ struct BenchWords {
     min_repeats: Option<usize>,
     max_repeats: Option<usize>,
     confidence: Option<f64>,
-    /// Of a sweep on CUDA; means nothing on the CPU.
+    /// Of every decoding step of a sweep on CUDA, those that are scored too.
     cuda_graph: Option<bool>,
 }
 
@@ -161,12 +161,18 @@ impl SweepFile {
         if text.is_some() && coqa.is_none() {
             return Err(SweepError::TextAlone { file: path.display().to_string() });
         }
-        let bench = words.bench.as_ref().filter(|_| !overrides.no_bench).map(|bench| bench.settings(cuda));
+        let graph = words.bench.as_ref().and_then(|bench| bench.cuda_graph);
+        if graph == Some(true) && !cuda {
+            let (what, expected) = ("bench cuda_graph", "true on CUDA only");
+            return Err(SweepError::Senseless { file: path.display().to_string(), what, expected });
+        }
+        let eager = cuda && graph == Some(false);
+        let bench = words.bench.as_ref().filter(|_| !overrides.no_bench).map(|bench| bench.settings(cuda && !eager));
         refuse_senseless(path, coqa.as_ref(), text.as_ref(), bench.as_ref())?;
         Ok(Ask {
             model,
             results,
-            device: Device { cuda, threads: overrides.threads, f32 },
+            device: Device { cuda, threads: overrides.threads, f32, eager },
             measure: Measure { coqa, text, bench, weights: words.weights.unwrap_or(ScoringWeights::of(cuda)) },
             calibration: overrides.calibration.or(self.calibration.as_deref().map(beside)),
             baseline: self.baseline()?,
@@ -229,8 +235,8 @@ impl SweepFile {
 }
 
 impl BenchWords {
-    fn settings(&self, cuda: bool) -> BenchSettings {
-        let default = bench_settings(cuda);
+    fn settings(&self, cuda_graph: bool) -> BenchSettings {
+        let default = bench_settings(cuda_graph);
         BenchSettings {
             batches: self.batches.clone().unwrap_or(default.batches),
             prompts: self.prompts.clone().unwrap_or(default.prompts),
@@ -239,7 +245,7 @@ impl BenchWords {
             min_repeats: self.min_repeats.unwrap_or(default.min_repeats),
             max_repeats: self.max_repeats.unwrap_or(default.max_repeats),
             confidence: self.confidence.unwrap_or(default.confidence),
-            cuda_graph: cuda && self.cuda_graph.unwrap_or(default.cuda_graph),
+            cuda_graph,
         }
     }
 }
@@ -311,6 +317,7 @@ mod tests {
             ("bench = { prompts = [0] }".to_owned(), "bench prompts"),
             ("bench = { confidence = nan }".to_owned(), "bench confidence"),
             ("bench = { max_repeats = 0 }".to_owned(), "bench max_repeats"),
+            ("bench = { cuda_graph = true }".to_owned(), "bench cuda_graph"),
         ];
         for (measure, expected) in cases {
             let error = ask(&measure).unwrap_err().to_string();
@@ -376,6 +383,7 @@ mod tests {
         };
         let launched = text.replace("batches", "cuda_graph = false, batches");
         assert_eq!((graph(text, None), graph(&launched, None), graph(text, Some(false))), (true, false, false));
+        assert!(SweepFile::parse("s.toml", &launched).unwrap().ask(path, "r".into(), Overrides::default()).unwrap().device.eager);
         let overrides = Overrides {
             model: Some("org/name".into()),
             coqa: Some("mine.json".into()),

@@ -37,7 +37,8 @@ enum Item {
 
 /// What runs on one device.
 struct Slot {
-    share: Share,
+    /// The only GPU that its workers see.
+    device: Option<String>,
     running: Option<(Item, Worker, Instant)>,
 }
 
@@ -47,6 +48,8 @@ pub struct Queue<'a> {
     board: Board,
     slots: Vec<Slot>,
     waiting: VecDeque<Item>,
+    /// Experiments that run beside each other at most.
+    at_once: usize,
     folder: PathBuf,
     halt: Option<Halt>,
     /// News by slot: what workers send to, and where it arrives.
@@ -59,12 +62,13 @@ impl<'a> Queue<'a> {
     pub fn new(plan: &'a SweepPlan, open: &[usize], board: Board, devices: Vec<Option<String>>) -> anyhow::Result<Queue<'a>> {
         let folder = work::root(&plan.results)?;
         let (sender, news) = mpsc::channel();
-        let of = devices.len();
+        let at_once = devices.len().min(open.len());
         let mut queue = Queue {
             plan,
             board,
-            slots: devices.into_iter().map(|device| Slot { share: Share { device, of }, running: None }).collect(),
-            waiting: order(open, of, |row| plan.rows[row].seconds).into_iter().map(Item::Experiment).collect(),
+            slots: devices.into_iter().map(|device| Slot { device, running: None }).collect(),
+            waiting: order(open, at_once, |row| plan.rows[row].seconds).into_iter().map(Item::Experiment).collect(),
+            at_once,
             folder,
             halt: None,
             sender,
@@ -174,7 +178,9 @@ impl<'a> Queue<'a> {
             // Nobody listens any more only when the sweep has ended.
             let _ = send.send((slot, news));
         };
-        let worker = Worker::start(&task, &self.slots[slot].share, Stdio::from(log), listen)?;
+        let of = if item == Item::Reference { 1 } else { self.at_once };
+        let share = Share { device: self.slots[slot].device.clone(), of };
+        let worker = Worker::start(&task, &share, Stdio::from(log), listen)?;
         let since = Instant::now();
         self.slots[slot].running = Some((item, worker, since));
         if let Item::Experiment(row) = item {
