@@ -262,7 +262,7 @@ fn answers_end_at_the_stop_string_at_the_end_of_sequence_and_at_the_limit() {
 #[test]
 fn replayed_steps_choose_what_launched_ones_do() {
     let (bar, mut replaying, mut launching) = (bar(), engine(), load(Launch::Eager));
-    let options = GenerateOptions { max_new_tokens: 96, stop: Vec::new() };
+    let options = GenerateOptions { max_new_tokens: 160, stop: Vec::new() };
     let (mut same, mut prompts, mut replayed, mut lengths) = (0, 0, 0, Vec::new());
     for story in stories().iter().take(6) {
         // A passage is gone on with for long, a question is answered in a few words.
@@ -279,7 +279,7 @@ fn replayed_steps_choose_what_launched_ones_do() {
     }
     println!("{same} of {prompts} continuations are the same, of {lengths:?} tokens; {replayed} steps were replayed");
     assert_eq!(replayed > 0, bar.provider == ExecutionProvider::Cuda);
-    assert!(lengths.iter().filter(|&&length| length > 40).count() >= 6, "steps are recorded after sixteen: {lengths:?}");
+    assert!(lengths.iter().filter(|&&length| length > 130).count() >= 6, "no continuation is long: {lengths:?}");
     assert!(lengths.iter().any(|&length| length < 60), "some rows leave the batch: {lengths:?}");
     assert!(same as f64 >= bar.same_in_batch * prompts as f64, "{same} of {prompts}");
 }
