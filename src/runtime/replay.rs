@@ -29,7 +29,7 @@ pub enum Launch {
 const EAGER: i32 = -1;
 
 /// Recordings of a session after which caches are no longer recorded unasked: ONNX Runtime's CUDA provider keeps every graph
-/// until the session ends, some hundred kilobytes of a model with a few hundred nodes.
+/// until the session ends. Calls of `generate` have no end, benchmarks do.
 const MOST_UNASKED: i32 = 64;
 
 /// Makes recordings of a session's runs.
