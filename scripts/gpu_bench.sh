@@ -6,7 +6,7 @@
 #   scripts/gpu_bench.sh QONNX OUT
 #
 # ORT_DYLIB_PATH and LD_LIBRARY_PATH lead to ONNX Runtime's CUDA build and CUDA's libraries. Needs python3 with numpy, and with
-# onnxruntime-gpu for the last part. Run from the repository's root; about eight minutes on an H100, 8 GB under OUT/work. Writes
+# onnxruntime-gpu for the last part. Run from the repository's root; under six minutes on an H100, 8 GB under OUT/work. Writes
 # OUT/<form>.json and .txt, OUT/doctor.txt, OUT/honest*.txt and .json.
 set -euo pipefail
 [ $# -eq 2 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }

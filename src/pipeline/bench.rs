@@ -74,12 +74,14 @@ pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> anyhow::Res
     .grid(progress);
     let (peak_rss_bytes, peak_device_bytes) = (memory::peak_resident(), gauge.device_peak());
     drop(engine);
-    let idle_session_bytes = idle_memory(provider, &mut gauge)?;
-    tracing::debug!(
-        "memory before the session was made and after: {weights_memory:?} bytes; of any session: {idle_session_bytes:?}"
-    );
     let threads = choice.threads.unwrap_or_else(num_cpus::get_physical);
     let mut said = about_weights(choice, &manifest);
+    // What follows is a yardstick: without it the measurements stand.
+    let idle = idle_memory(provider, &mut gauge);
+    let idle_session_bytes = idle.unwrap_or_else(|error| {
+        said.push(format!("the weights' memory counts what any session takes: {error}"));
+        None
+    });
     let bandwidth = runtime::copy_bandwidth(provider, threads).map_err(|error| said.push(error.to_string())).ok();
     if let Some(bandwidth) = bandwidth {
         with_bandwidth(&mut points, bandwidth);
@@ -108,7 +110,7 @@ pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> anyhow::Res
 
 /// What a session takes of the GPU's memory whatever its model is: handles and workspaces of CUDA's libraries. On the CPU that
 /// is little, and does not come back.
-fn idle_memory(provider: ExecutionProvider, gauge: &mut Meters) -> anyhow::Result<Option<u64>> {
+fn idle_memory(provider: ExecutionProvider, gauge: &mut Meters) -> Result<Option<u64>, runtime::RuntimeError> {
     if provider == ExecutionProvider::Cpu {
         return Ok(None);
     }
