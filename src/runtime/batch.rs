@@ -156,9 +156,9 @@ impl Call<'_, '_> {
         batch.add(self.engine, cache, &pairs)
     }
 
-    fn empty(&mut self, rows: usize, capacity: usize) -> Result<KvCache, RuntimeError> {
+    fn empty(&self, rows: usize, capacity: usize) -> Result<KvCache, RuntimeError> {
         let mut cache = self.engine.decoder.cache(rows, capacity)?;
-        self.engine.copier.clear(&self.engine.decoder.layout, &mut cache)?;
+        self.engine.decoder.clear(&mut cache)?;
         Ok(cache)
     }
 

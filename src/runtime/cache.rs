@@ -112,7 +112,37 @@ fn bind(layout: &CacheLayout, tensors: &mut [DynTensor], binding: &mut IoBinding
     Ok(())
 }
 
+/// Length of a tensor's memory.
+pub(super) fn bytes_of(tensor: &DynTensor) -> usize {
+    let element = tensor.dtype().tensor_type().expect("a tensor's type is a tensor's");
+    element.byte_size(tensor.shape().num_elements()).expect("a cache holds numbers, not strings")
+}
+
+/// Zeroes a tensor that lies in the host's memory.
+pub(super) fn zero_on_host(tensor: &mut DynTensor) {
+    let bytes = bytes_of(tensor);
+    // SAFETY: the tensor's memory is that long, and zero is a number of every type.
+    unsafe { tensor.data_ptr_mut().cast::<u8>().write_bytes(0, bytes) };
+}
+
 /// The capacity to allocate for sequences of up to `tokens`.
 pub(super) fn capacity_for(tokens: usize) -> usize {
     tokens.next_multiple_of(CAPACITY_STEP).max(CAPACITY_STEP)
+}
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+    use ort::value::Tensor;
+
+    use super::*;
+    use crate::runtime::locate;
+
+    #[test]
+    fn a_tensor_is_zeroed_to_its_end() {
+        let _runtime = locate::runtime(ExecutionProvider::Cpu).unwrap();
+        let mut tensor = Tensor::from_array(([2, 3], vec![f16::NAN; 6])).unwrap().upcast();
+        zero_on_host(&mut tensor);
+        assert_eq!(tensor.try_extract_tensor::<f16>().unwrap().1, [f16::ZERO; 6]);
+    }
 }

@@ -1,12 +1,15 @@
 //! One run of the specialised graph: tokens in, greedy next tokens or logits out, keys and values into the cache.
 
+use std::sync::Arc;
+
 use half::f16;
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, RunOptions, Session};
 use ort::value::{Tensor, TensorElementType};
 
-use super::cache::{CacheLayout, KvCache, device_allocator};
+use super::cache::{CacheLayout, KvCache, device_allocator, zero_on_host};
+use super::device_memory::DeviceMemory;
 use super::replay::{Launch, Recorder};
 use super::specialise::{INPUT_IDS, LOGITS, NEXT_TOKENS, POSITIONS, SEQLENS_K, TOTAL_SEQUENCE_LENGTH};
 use super::{ExecutionProvider, RuntimeError};
@@ -24,6 +27,8 @@ const fn chunk(provider: ExecutionProvider) -> usize {
 pub(super) struct Decoder {
     session: Session,
     allocator: Allocator,
+    /// Of the GPU, where the session runs on one.
+    memory: Option<Arc<DeviceMemory>>,
     /// Where logits are wanted.
     host: MemoryInfo<'static>,
     /// Where steps are recorded.
@@ -63,11 +68,12 @@ impl Decoder {
         let allocator = device_allocator(&session, provider)?;
         let host = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
             .map_err(RuntimeError::run("opening the host's memory"))?;
-        let recorder = match (provider, launch) {
-            (ExecutionProvider::Cuda, Launch::Replayed) => Some(Recorder::new()?),
+        let memory = (provider == ExecutionProvider::Cuda).then(DeviceMemory::open).transpose()?.map(Arc::new);
+        let recorder = match &memory {
+            Some(memory) if launch == Launch::Replayed => Some(Recorder::new(memory.clone())?),
             _ => None,
         };
-        Ok(Decoder { session, allocator, host, recorder, max_positions, layout, chunk: chunk(provider) })
+        Ok(Decoder { session, allocator, memory, host, recorder, max_positions, layout, chunk: chunk(provider) })
     }
 
     /// A cache whose contents are whatever was there.
@@ -77,6 +83,17 @@ impl Decoder {
             cache.steps_before_recording = usize::MAX;
         }
         Ok(cache)
+    }
+
+    /// Zeroes a cache. Attention kernels may multiply what lies behind a row's end by a weight of zero, and uninitialised
+    /// memory may hold NaN.
+    pub fn clear(&self, cache: &mut KvCache) -> Result<(), RuntimeError> {
+        let Some(memory) = &self.memory else {
+            cache.tensors.iter_mut().for_each(zero_on_host);
+            return Ok(());
+        };
+        cache.tensors.iter_mut().try_for_each(|tensor| memory.zero(tensor))?;
+        memory.settle()
     }
 
     /// Reads `ids` into the one row of `cache` behind the `past` tokens that are there, and returns the greedy next

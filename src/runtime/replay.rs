@@ -6,6 +6,8 @@
 //! one cache. Its scratch memory went back to the arena when it was recorded: whoever replays it must hold nothing that was
 //! allocated since then and is still to be read, other caches least of all.
 
+use std::sync::Arc;
+
 use ort::memory::Allocator;
 use ort::session::{IoBinding, RunOptions, Session};
 use ort::value::Tensor;
@@ -34,7 +36,7 @@ const MOST_UNASKED: i32 = 64;
 
 /// Makes recordings of a session's runs.
 pub(super) struct Recorder {
-    memory: DeviceMemory,
+    memory: Arc<DeviceMemory>,
     eager: RunOptions,
     /// Number of the last recording; ONNX Runtime keeps 0 for itself.
     last: i32,
@@ -55,8 +57,8 @@ pub(super) struct Recording {
 
 impl Recorder {
     /// For a session that was made to be recorded.
-    pub fn new() -> Result<Recorder, RuntimeError> {
-        Ok(Recorder { memory: DeviceMemory::open()?, eager: numbered(EAGER)?, last: 0 })
+    pub fn new(memory: Arc<DeviceMemory>) -> Result<Recorder, RuntimeError> {
+        Ok(Recorder { memory, eager: numbered(EAGER)?, last: 0 })
     }
 
     /// For runs that are not to be recorded.

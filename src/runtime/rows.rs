@@ -1,6 +1,6 @@
 //! Moving rows between caches: a story's prefix becomes the beginning of all its turns, finished rows leave the batch.
 //!
-//! Three tiny graphs on the model's own execution provider, so that the CPU and CUDA share one mechanism and nothing
+//! Two tiny graphs on the model's own execution provider, so that the CPU and CUDA share one mechanism and nothing
 //! passes through the host.
 
 use ort::session::IoBinding;
@@ -14,15 +14,12 @@ use super::{ExecutionProvider, Launch, RuntimeError, Weights};
 use crate::onnx::{Dim, Graph, Type, Value, encode};
 use crate::tensor::DType;
 
-/// The three graphs, as sessions.
+/// The two graphs, as sessions.
 pub(super) struct RowCopier {
     /// `to[i] = from[rows[i]]` for every row of `to`.
     select: Session,
     /// `to[places[i]] = from[rows[i]]`; the other rows of `to` stay.
     place: Session,
-    /// `to[..] = 0`.
-    clear: Session,
-    buffers: usize,
 }
 
 impl RowCopier {
@@ -38,12 +35,7 @@ impl RowCopier {
             launch: Launch::Eager,
         };
         let open = |graph: Result<Vec<u8>, RuntimeError>| session::open(runtime, &plan, &graph?, "a graph that copies rows");
-        Ok(RowCopier {
-            select: open(select_graph(layout))?,
-            place: open(place_graph(layout))?,
-            clear: open(clear_graph(layout))?,
-            buffers: layout.names.len(),
-        })
+        Ok(RowCopier { select: open(select_graph(layout))?, place: open(place_graph(layout))? })
     }
 
     /// Fills every row of `to` with a row of `from`; capacities are equal.
@@ -74,21 +66,6 @@ impl RowCopier {
             Ok(())
         };
         run(&mut self.place, bind)
-    }
-
-    /// Zeroes `to`. Attention kernels may multiply what lies behind a row's end by a weight of zero, and uninitialised
-    /// memory may hold NaN.
-    pub fn clear(&mut self, layout: &CacheLayout, to: &mut KvCache) -> Result<(), RuntimeError> {
-        let shape = [to.rows, layout.kv_heads, to.capacity, layout.head_dim];
-        let buffers = self.buffers;
-        let bind = |binding: &mut IoBinding| {
-            binding.bind_input("shape", &indices([4], &shape)?)?;
-            for (buffer, to) in (0..buffers).zip(&mut to.tensors) {
-                binding.bind_output(format!("out.{buffer}"), to)?;
-            }
-            Ok(())
-        };
-        run(&mut self.clear, bind)
     }
 }
 
@@ -124,17 +101,6 @@ fn place_graph(layout: &CacheLayout) -> Result<Vec<u8>, RuntimeError> {
         let from = graph.input(&format!("from.{buffer}"), cache_type(layout, "from_rows"));
         let to = graph.input(&format!("to.{buffer}"), cache_type(layout, "to_rows"));
         graph.rename(op.scatter_nd(to, places, op.gather(from, rows)), &format!("out.{buffer}"))
-    });
-    serialize(graph, &outputs)
-}
-
-fn clear_graph(layout: &CacheLayout) -> Result<Vec<u8>, RuntimeError> {
-    let graph = Graph::new("clear rows");
-    let shape = graph.input("shape", Type::new(DType::I64, [4.into()]));
-    let dtype = cache_dtype(layout);
-    let zero = graph.constant("zero", dtype, &[1, 1, 1, 1], vec![0; dtype.bytes_of(1)]);
-    let outputs = each_buffer(layout, |buffer| {
-        graph.rename(graph.at("clear").expand(zero, shape, cache_type(layout, "rows").shape), &format!("out.{buffer}"))
     });
     serialize(graph, &outputs)
 }

@@ -26,7 +26,7 @@ impl Score for Engine {
             return Err(GenerateError::EmptyPrompt { row: 0 });
         }
         let mut cache = self.decoder.cache(1, capacity_for(ids.len()))?;
-        self.copier.clear(&self.decoder.layout, &mut cache)?;
+        self.decoder.clear(&mut cache)?;
         for (chunk, first) in ids.chunks(POSITIONS).zip((0..).step_by(POSITIONS)) {
             let logits = self.decoder.logits(&mut cache, chunk, first)?;
             let shape = (chunk.len(), logits.len() / chunk.len());

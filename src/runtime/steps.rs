@@ -46,7 +46,7 @@ impl Steps for EngineSteps<'_> {
         let mut cache = self.engine.decoder.cache(rows, capacity)?;
         // Its steps are taken over and over.
         cache.steps_before_recording = 0;
-        self.engine.copier.clear(&self.engine.decoder.layout, &mut cache)?;
+        self.engine.decoder.clear(&mut cache)?;
         self.cache = Some(cache);
         Ok(())
     }
