@@ -32,14 +32,20 @@ pub struct BenchReport {
     pub record: BenchRecord,
 }
 
-/// A bar on stderr for `progress` of [`run`].
+/// A bar on stderr for `progress` of [`run`], and with `-v` a line when a point begins: `scripts/honest_timing.py` waits for it.
 pub fn bar() -> impl FnMut(Progress) {
     const STEPS: f64 = 1000.0;
     let bar = super::progress::share(STEPS as u64, "bench");
+    let mut begun = 0;
     move |now| {
         bar.set_position((now.done * STEPS) as u64);
         let Progress { points, of, batch, prompt_tokens, .. } = now;
-        bar.set_message(format!("point {} of {of}: batch {batch}, prompt {prompt_tokens}", points + 1));
+        let point = format!("point {} of {of}: batch {batch}, prompt {prompt_tokens}", points + 1);
+        if begun == points {
+            bar.suspend(|| tracing::info!("{point}"));
+            begun += 1;
+        }
+        bar.set_message(point);
     }
 }
 

@@ -88,8 +88,8 @@ fn entries(plan: &SessionPlan<'_>) -> Vec<(&'static str, String)> {
     }
     if plan.provider == ExecutionProvider::Cuda {
         if plan.weights == Weights::Fused {
-            // Kernels for batches, of INT4 and INT8 in groups of 32. Measured on an H100, INT4 of Llama-3.2-1B's shape: a step
-            // of 16 rows takes 2.3 ms instead of 3.4, one of a single row 1.6 instead of 1.2 (results/gpu-bench).
+            // Kernels for batches, of INT4 and INT8 in groups of 32. Measured on an H200, INT4 of Llama-3.2-1B's shape: a step
+            // of 16 rows takes 2.3 ms instead of 3.3, one of a single row 1.5 instead of 1.1 (results/gpu-bench).
             entries.push(("ep.cuda.fpa_intb_gemm", "1".to_owned()));
         }
         // Exactly as much memory as the weights take, instead of the arena's powers of two.

@@ -1,0 +1,101 @@
+//! `scripts/honest_timing.py`: that it measures both sides and how it judges. Nothing here asserts how long anything takes.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn script(arguments: &[&str]) -> Output {
+    let python = std::env::var_os("QONNX_PYTHON")
+        .expect("QONNX_PYTHON is not set; run `export QONNX_PYTHON=$(scripts/python-env.sh)`, or all tests by scripts/test.sh");
+    let script = Path::new(ROOT).join("scripts/honest_timing.py");
+    Command::new(python).arg(script).args(arguments).output().expect("QONNX_PYTHON can be run")
+}
+
+fn export(folder: &Path) -> String {
+    let target = folder.join("int4").to_str().expect("temporary folders have plain names").to_owned();
+    let model = Path::new(ROOT).join("fixtures/tiny-coqa");
+    let exported = Command::new(env!("CARGO_BIN_EXE_qonnx"))
+        .arg("export")
+        .arg(model)
+        .args(["--bits", "4", "--dtype", "f32", "-o", &target])
+        .output()
+        .expect("qonnx starts");
+    assert!(exported.status.success(), "{}", String::from_utf8_lossy(&exported.stderr));
+    target
+}
+
+fn both(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn processes_that_take_turns_measure_every_point() {
+    let folder = tempfile::tempdir().unwrap();
+    let artifact = export(folder.path());
+    let report = folder.path().join("report.json");
+    let common = [env!("CARGO_BIN_EXE_qonnx"), &artifact, "--gen", "8", "--repeats", "6", "--threads", "1", "--slice", "0.1"];
+    let grid = ["--batch", "2,1", "--prompt", "16", "--turns", "2", "--bar", "1000", "--json", report.to_str().unwrap()];
+    let output = script(&[&common[..], &grid].concat());
+    let (said, errors) = both(&output);
+    assert!(output.status.success(), "{said}{errors}");
+    let report: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    let names = rows.iter().map(|row| (row["batch"].as_u64().unwrap(), row["what"].as_str().unwrap()));
+    assert_eq!(names.collect::<Vec<_>>(), [(1, "prefill"), (1, "decode"), (2, "prefill"), (2, "decode")]);
+    for row in rows {
+        let mut turns: Vec<f64> =
+            row["ratio_of_each_turn"].as_array().unwrap().iter().map(|ratio| ratio.as_f64().unwrap()).collect();
+        turns.sort_by(f64::total_cmp);
+        assert_eq!(turns.len(), 2);
+        assert!((row["ratio"].as_f64().unwrap() - f64::midpoint(turns[0], turns[1])).abs() < 1e-12, "{row}");
+        assert!(["qonnx_ms", "stock_ms", "naive_ms"].iter().all(|side| row[side].as_f64().unwrap() > 0.0), "{row}");
+    }
+
+    let output = script(&[&common[..], &["--batch", "1", "--prompt", "100000", "--turns", "1"]].concat());
+    let (said, errors) = both(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}{errors}");
+    assert!(errors.contains("exit code 2; its own message is above"), "{errors}");
+}
+
+#[test]
+fn turns_of_several_runs_are_judged_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let first = "A on cuda with a CUDA graph, 3 turns each, medians in ms; bar ±3%\n\
+                 \x20   1    128  prefill     3.1     3.9   0.794   1.006      7.194  0.985 0.860 0.817   beyond the bar\n\
+                 \x20  16    128  decode      3.1     3.9   0.990               1.006      7.194  1.042 1.036 1.040\n";
+    let second = "A on cuda with a CUDA graph, 4 turns each, medians in ms; bar ±3%\n\
+                  \x20   1    128  prefill     3.1     3.9   1.050   1.006      7.194  1.240 1.029 1.028 0.990   beyond the bar\n\
+                  A on cpu, 1 turns each, medians in ms; bar ±3%\n\
+                  \x20   1    128  prefill     3.1     3.9   1.010   1.006      7.194  1.010";
+    let output = script(&["--over", &file("first", first), &file("second", second)]);
+    let (said, errors) = both(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}{errors}");
+    let rows: Vec<String> = said.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    // Seven turns: 2 · (½)⁷ = 1.6 % lie outside the whole range, and 2 · 8 · (½)⁷ = 12.5 % without its ends.
+    assert_eq!(
+        rows,
+        [
+            "cuda with a CUDA graph 1 128 prefill 7 0.990 0.817-1.240 0.922 to 1.028",
+            "cuda with a CUDA graph 16 128 decode 3 1.040 1.038 to 1.041 beyond the bar",
+            "cpu 1 128 prefill 1 1.010 1.010 to 1.010",
+        ]
+    );
+}
+
+#[test]
+fn the_committed_runs_are_within_the_bar() {
+    let output = script(&["--over", &format!("{ROOT}/results/gpu-bench/honest-runs.txt")]);
+    let (said, errors) = both(&output);
+    assert!(output.status.success(), "{said}{errors}");
+    // Prefill and decoding at batch 1 and 16, with a CUDA graph and without.
+    assert_eq!(said.lines().count(), 1 + 8, "{said}");
+}
