@@ -1,16 +1,14 @@
 #!/usr/bin/env bash
 # Speed, memory and energy on a CUDA machine: a checkpoint of Llama-3.2-1B's shape with random weights as f16, INT8, INT4 (groups
 # of 32), INT2 (groups of 32) and NF4, each at batch 1, 4, 16 and prompts of 128 and 512 tokens; f16 and INT4 without a CUDA graph
-# too, INT4 also by ONNX Runtime's kernels for batches; then whether the times are honest, with and without a CUDA graph
-# and with the kernels for batches.
+# too, INT4 also by ONNX Runtime's kernels for batches. Whether the times are honest: scripts/gpu_honest.sh.
 #
 #   scripts/gpu_bench.sh QONNX OUT
 #
-# ORT_DYLIB_PATH and LD_LIBRARY_PATH lead to ONNX Runtime's CUDA build and CUDA's libraries. Needs python3 with numpy, and with
-# onnxruntime-gpu for the last part. Run from the repository's root; under ten minutes on an H100, 8 GB under OUT/work. Writes
-# OUT/<form>.json and .txt, OUT/doctor.txt, OUT/honest*.txt and .json.
+# ORT_DYLIB_PATH and LD_LIBRARY_PATH lead to ONNX Runtime's CUDA build and CUDA's libraries. Needs python3 with numpy. Run from
+# the repository's root; under five minutes on an H200, 8 GB under OUT/work. Writes OUT/<form>.json and .txt, OUT/doctor.txt.
 set -euo pipefail
-[ $# -eq 2 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -eq 2 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2; }
 qonnx=$1 out=$2 work=$2/work model=$2/work/llama1b
 mkdir -p "$work"
 "$qonnx" doctor >"$out/doctor.txt" || true
@@ -58,13 +56,4 @@ for name in f16 int4-g32; do
 done
 "$qonnx" bench "$work/int4-g32" --ep cuda --weights fused --batch 1,2,4,8,16 --prompt 128 --gen 64 --max-repeats 20 --json >"$out/int4-g32-fused.json"
 summary "$out/int4-g32-fused.json" | tee "$out/int4-g32-fused.txt"
-honest() { # NAME FLAGS…
-    local name=$1
-    shift
-    python3 scripts/honest_timing.py "$qonnx" "$work/int4-g32" --ep cuda "$@" --batch 1,16 --prompt 128 --gen 64 --repeats 30 \
-        --json "$out/$name.json" 2>&1 | tee "$out/$name.txt" || echo "$name: beyond the bar, or failed"
-}
-honest honest
-honest honest-eager --no-cuda-graph
-honest honest-fused --weights fused --turns 1
 rm -r "$work"
