@@ -7,8 +7,8 @@
 #   scripts/gpu_honest.sh target/release/qonnx /tmp/honest results/gpu-bench/honest-eager.txt --no-cuda-graph
 #
 # FLAGS are honest_timing.py's; OUTPUT is what it prints, for `honest_timing.py --over`, which ends this script and its exit
-# code. Needs what scripts/gpu_bench.sh needs, and python3 with onnxruntime-gpu. Run from the repository's root; under ten
-# minutes on an H200, 4 GB in WORK, which is used again.
+# code. Needs what scripts/gpu_bench.sh needs, and python3 with onnxruntime-gpu. Run from the repository's root; some ten
+# minutes on an H200 (reckoned, not measured), 4 GB in WORK, which is used again.
 set -euo pipefail
 [ $# -ge 3 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; }
 qonnx=$1 work=$2 output=$3
@@ -20,8 +20,8 @@ if [ ! -e "$work/int4-g32" ]; then
 fi
 honest() { # FLAGS…
     echo "\$ scripts/honest_timing.py QONNX INT4_G32 $*"
-    # Its exit code is of these turns alone.
-    python3 scripts/honest_timing.py "$qonnx" "$work/int4-g32" "$@" || [ $? -eq 1 ]
+    # 3: not within by these turns alone.
+    python3 scripts/honest_timing.py "$qonnx" "$work/int4-g32" "$@" || [ $? -eq 3 ]
     echo
 }
 {

@@ -20,12 +20,12 @@ usage: honest_timing.py QONNX DIR [--ep cpu|cuda] [--no-cuda-graph] [--weights s
 A turn's ratio is that of both processes' medians. A process is fast or slow as a whole, so a turn is one sample however many
 repeats it has: many short turns say more than few long ones. Verdict: the 95 % interval of the turns' median ratio lies within
 the bar, beyond it, or across it (undecided: more turns). Fewer than six turns have no interval, and are undecided.
-Exit code 0 if all points are within. The ratio of the 10th percentiles of all samples is printed beside it: on a machine that
+Exit code 0 if all points are within, 3 if not. The ratio of the 10th percentiles of all samples is printed beside it: on a machine that
 does other work too it is disturbed less. On the CPU both sides run with glibc's huge pages, unless GLIBC_TUNABLES says otherwise.
 
 On CUDA the two processes of a turn work in alternation, --slice seconds each (0.2; take_turns.py). A sample that a stop falls
-into is an outlier, so a slice should be some twenty samples long or more; medians do not mind the few that are hit. --slice 0,
-the default on the CPU, runs them one after the other. Where cores differ, `taskset -c 0-3 scripts/honest_timing.py ...` gives
+into is an outlier, so a slice should be ten samples long or more; medians do not mind the few that are hit. --slice 0, the
+default on the CPU, runs them one after the other. Where cores differ, `taskset -c 0-3 scripts/honest_timing.py ...` gives
 both sides the same ones.
 """
 import argparse, json, math, os, re, signal, statistics, subprocess, sys, tempfile
@@ -34,6 +34,8 @@ from take_turns import take_turns
 
 NAIVE_REPEATS = 3
 SLICE_ON_CUDA = 0.2
+SAMPLES_A_SLICE = 10
+NOT_WITHIN = 3
 
 
 def shared_flags(args):
@@ -84,13 +86,15 @@ def measure(args):
         alone([args.qonnx, "bench", args.dir, "--ep", args.ep, "--json", "--save-graph", graph, "--gen", "2", "--batch", "1",
                "--prompt", "8", "--warmup", "0", "--min-repeats", "1", "--max-repeats", "1"])
         for turn in range(args.turns):
-            commands = [our_command(args), stock_command(args, graph)]
+            commands = {"qonnx": our_command(args), "stock": stock_command(args, graph)}
+            order = sorted(commands, reverse=turn % 2 == 1)  # neither is always the first
             if args.slice:
-                ours, stock = take_turns(commands, args.slice, len(set(args.batch)) * len(set(args.prompt)))
+                said = take_turns([commands[side] for side in order], args.slice, len(set(args.batch)) * len(set(args.prompt)))
             else:
-                ours, stock = map(alone, commands)
-            turns["qonnx"].append(our_points(ours))
-            turns["stock"].append(stock_points(stock))
+                said = [alone(commands[side]) for side in order]
+            said = dict(zip(order, said))
+            turns["qonnx"].append(our_points(said["qonnx"]))
+            turns["stock"].append(stock_points(said["stock"]))
             if turn == 0:
                 turns["naive"].append(stock_points(alone(naive_command(args, graph))))
             print(f"turn {turn + 1} of {args.turns} done", file=sys.stderr)
@@ -131,21 +135,27 @@ def shown(ci95):
 
 def show(args, rows):
     how = (" with a CUDA graph" if args.replays else "") + (", fused weights" if args.weights == "fused" else "")
-    print(f"{args.dir} on {args.ep}{how}, {args.turns} turns each, medians in ms; bar ±{args.bar:.0%}\n")
+    how += f", {args.threads} threads" if args.threads else ""
+    print(f"{args.dir} on {args.ep}{how}, {args.gen} new tokens, {args.turns} turns each, medians in ms; bar ±{100 * args.bar:g}%\n")
     print(f"{'batch':>5} {'prompt':>6}  {'':7} {'qonnx':>9} {'stock':>9} {'ratio':>7} {'95 %':>11}  {'':9} {'at p10':>7}  {'naive':>9}  ratio of each turn")
     for row in rows:
         each = " ".join(f"{ratio:.3f}" for ratio in row["ratio_of_each_turn"])
         print(f"{row['batch']:>5} {row['prompt']:>6}  {row['what']:7} {row['qonnx_ms']:9.3f} {row['stock_ms']:9.3f} {row['ratio']:7.3f} {shown(row['ci95'])}  "
               f"{row['verdict']:9} {row['ratio_of_10th_percentiles']:7.3f}  {row['naive_ms']:9.3f}  {each}")
+    longest = max(row["stock_ms"] for row in rows) / 1e3
+    if 0 < args.slice < SAMPLES_A_SLICE * longest:
+        print(f"\na slice of {args.slice:g} s is too short for samples of {longest:.3g} s, many of which a stop falls into: --slice {SAMPLES_A_SLICE * longest:.2g}, or 0")
 
 
 def over_runs(files):
     """The verdict over the turns of several runs, from what each printed."""
-    turns, run = {}, None
+    turns = {}
+    if len(set(map(os.path.realpath, files))) < len(files):
+        sys.exit("a file is named twice: its turns would count twice")
     for file in files:
         run = None
         for line in open(file):
-            if header := re.search(r"^(.*), \d+ turns each.*bar ±(\d+)%", line):
+            if header := re.search(r"^(.*), \d+ turns each.*bar ±([\d.]+)%", line):
                 run = header.groups()
             elif run and (row := re.match(r" *(\d+) +(\d+)  (prefill|decode) ", line)):
                 each = re.split(r" {2,}", line.rstrip().removesuffix("   beyond the bar"))[-1]
@@ -156,11 +166,11 @@ def over_runs(files):
     print(f"{'':{wide}} {'batch':>5} {'prompt':>6}  {'':7} {'turns':>5} {'ratio':>7} {'95 %':>11}  {'':9} half of the turns")
     verdicts = set()
     for (run, bar, batch, prompt, what), each in turns.items():
-        judged = verdict(each, int(bar) / 100)
+        judged = verdict(each, float(bar) / 100)
         verdicts.add(judged["verdict"])
         low, high = np.percentile(each, [25, 75])
         print(f"{run:{wide}} {batch:>5} {prompt:>6}  {what:7} {len(each):>5} {judged['ratio']:7.3f} {shown(judged['ci95'])}  {judged['verdict']:9} {low:.3f} to {high:.3f}")
-    sys.exit(0 if verdicts == {"within"} else 1)
+    sys.exit(0 if verdicts == {"within"} else NOT_WITHIN)
 
 
 def arguments():
@@ -173,6 +183,8 @@ def arguments():
     parser.add_argument("--repeats", type=int, default=10); parser.add_argument("--threads", type=int)
     parser.add_argument("--slice", type=float); parser.add_argument("--bar", type=float, default=0.03); parser.add_argument("--json")
     args = parser.parse_args()
+    if min(args.prompt) < 2:
+        parser.error("--prompt: a prompt of one token would be a step; give 2 or more")
     args.replays = args.ep == "cuda" and not args.no_cuda_graph
     if args.slice is None:
         args.slice = SLICE_ON_CUDA if args.ep == "cuda" else 0
@@ -190,7 +202,8 @@ def prepare_environment(ep):
     if ep == "cpu":
         # Where a process's small pages happen to lie moves a decoding step by 5 % and more; both sides get huge ones.
         os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no stopped process is left
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that no stopped process is left
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def main():
@@ -205,11 +218,12 @@ def main():
         report = {"artifact": args.dir, "ep": args.ep, "cuda_graph": args.replays, "weights": args.weights, "slice_seconds": args.slice,
                   "gen": args.gen, "repeats": args.repeats, "turns": args.turns, "bar": args.bar, "rows": rows}
         json.dump(report, open(args.json, "w"), indent=1)
-    sys.exit(0 if all(row["verdict"] == "within" for row in rows) else 1)
+    sys.exit(0 if all(row["verdict"] == "within" for row in rows) else NOT_WITHIN)
 
 
 if __name__ == "__main__":
     try:
         main()
     except subprocess.CalledProcessError as failed:
-        sys.exit(f"{' '.join(failed.cmd)}: exit code {failed.returncode}; its own message is above")
+        said = (failed.output or b"").decode(errors="replace")[-2000:]
+        sys.exit(f"{said}\n{' '.join(failed.cmd)}: exit code {failed.returncode}; what it said is above")

@@ -79,23 +79,33 @@ class Package:
         self.session.run_with_iobinding(run.binding, run.options)
         return run.tokens.read()
 
-    def run_anew(self, ids, past):
+    def run_anew(self, ids, past, total):
         """The same as a run that is launched, with nothing bound before."""
         rows, length = ids.shape
         binding, tokens = self.binding(), self.value(np.zeros((rows, 1), np.int64), "cpu")
-        binding.bind_cpu_input("input_ids", ids)
-        binding.bind_cpu_input("seqlens_k", np.full(rows, past + length - 1, np.int32))
-        binding.bind_cpu_input("total_sequence_length", np.array(past + length, np.int32))
-        binding.bind_cpu_input("positions", np.full((rows, 1, 1), length - 1, np.int64))
+        seqlens_k, positions = np.full(rows, past + length - 1, np.int32), np.full((rows, 1, 1), length - 1, np.int64)
+        inputs = {"input_ids": ids, "seqlens_k": seqlens_k, "total_sequence_length": np.array(total, np.int32), "positions": positions}
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, array)
         binding.bind_ortvalue_output("next_tokens", tokens)
         self.session.run_with_iobinding(binding, self.numbered(-1))
-        return tokens.numpy()
+        return tokens.numpy().copy()  # it shares memory that dies with this call
 
-    def check(self, ids, other_ids):
-        """What is written in place must reach the session: prompts one after the other give what each gives anew."""
-        for prompts in (ids, other_ids):
-            if not np.array_equal(self.run(prompts, 0), self.run_anew(prompts, 0)):
-                sys.exit("stock_loop.py: tokens differ from those of inputs that are bound anew")
+    def check(self, ids, other_ids, steps):
+        """What is written in place must reach the session: two prompts, and steps behind the second, choose what they choose
+        with inputs that are bound anew."""
+        prompt = ids.shape[1]
+        self.compare(ids, 0, prompt)
+        tokens = self.compare(other_ids, 0, prompt)
+        for past in range(prompt, min(prompt + steps, self.capacity)):
+            tokens = self.compare(tokens, past, self.capacity if self.replays else past + 1)
+
+    def compare(self, ids, past, total):
+        ids = ids.copy()  # the run may write over its own earlier tokens
+        tokens = self.run(ids, past).copy()
+        if not np.array_equal(tokens, self.run_anew(ids, past, total)):
+            sys.exit(f"stock_loop.py: tokens after position {past} differ from those of inputs that are bound anew")
+        return tokens
 
     def launched(self, rows, length):
         run = Run(self, rows, length, self.numbered(-1), tokens_on="cpu")
@@ -135,16 +145,17 @@ class Tensor:
 
 class Run:
     """What runs of one shape read and write, bound once and written in place, as qonnx does where it replays steps. Where it
-    launches them it binds tensors anew, which costs it a few µs and would cost the interpreter some tens more."""
+    launches them it binds tensors anew, which costs an interpreter more."""
 
     def __init__(self, package, rows, length, options, tokens_on):
         self.options, self.binding = options, package.binding()
         self.ids = Tensor(package, np.zeros((rows, length), np.int64), package.device)
         self.seqlens_k = Tensor(package, np.zeros(rows, np.int32), package.device)
+        self.positions = Tensor(package, np.full((rows, 1, 1), length - 1, np.int64), package.device)
         self.tokens = Tensor(package, np.zeros((rows, 1), np.int64), tokens_on)
         self.binding.bind_ortvalue_input("input_ids", self.ids.value)
         self.binding.bind_ortvalue_input("seqlens_k", self.seqlens_k.value)
-        self.binding.bind_ortvalue_input("positions", package.value(np.full((rows, 1, 1), length - 1, np.int64)))
+        self.binding.bind_ortvalue_input("positions", self.positions.value)
         self.binding.bind_ortvalue_output("next_tokens", self.tokens.value)
 
 
@@ -159,7 +170,7 @@ class Naive:
     def allocate(self, rows, capacity):
         self.caches = {}
 
-    def check(self, ids, other_ids):
+    def check(self, *_):
         pass
 
     def run(self, ids, past):
@@ -179,7 +190,7 @@ def sample(model, batch, prompt, new_tokens, repeats, vocabulary=256):
     """Milliseconds of each prefill and of each step; the loop of src/bench/point.rs."""
     model.allocate(batch, -(-(prompt + new_tokens - 1) // CAPACITY_STEP) * CAPACITY_STEP)
     ids, other_ids = np.random.default_rng(0).integers(3, vocabulary, (2, batch, prompt))
-    model.check(ids, other_ids)
+    model.check(ids, other_ids, min(3, new_tokens - 1))
     prefill, decode = [], []
 
     def timed(times, ids, past):

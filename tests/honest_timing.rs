@@ -42,7 +42,7 @@ fn processes_that_take_turns_measure_every_point() {
     let output = script(&[&common[..], &grid].concat());
     let (said, errors) = both(&output);
     // Two turns decide nothing.
-    assert_eq!(output.status.code(), Some(1), "{said}{errors}");
+    assert_eq!(output.status.code(), Some(3), "{said}{errors}");
     let report: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
     let rows = report["rows"].as_array().unwrap();
     let names = rows.iter().map(|row| (row["batch"].as_u64().unwrap(), row["what"].as_str().unwrap()));
@@ -56,23 +56,50 @@ fn processes_that_take_turns_measure_every_point() {
     let output = script(&[&common[..], &["--batch", "1", "--prompt", "100000", "--turns", "1"]].concat());
     let (said, errors) = both(&output);
     assert_eq!(output.status.code(), Some(1), "{said}{errors}");
-    assert!(errors.contains("exit code 2; its own message is above") && errors.contains("take 100008 positions"), "{errors}");
+    assert!(errors.contains("exit code 2; what it said is above") && errors.contains("take 100008 positions"), "{errors}");
+}
+
+/// Runs a Python program in which `turns(first, second)` are two processes that take turns of 50 ms at one point, each writing
+/// a text to stderr and then living for some seconds; ends with a line about children that are left.
+fn take_turns(program: &str) -> Output {
+    let python = std::env::var_os("QONNX_PYTHON").expect("QONNX_PYTHON is set, as above");
+    let before = "import os, subprocess, sys, time\n\
+                  sys.path.insert(0, sys.argv[1])\n\
+                  from take_turns import take_turns\n\
+                  def side(text, seconds, code=0):\n    \
+                      program = f'import sys, time; sys.stderr.buffer.write({text!r}); sys.stderr.flush(); time.sleep({seconds}); print(7); sys.exit({code})'\n    \
+                      return [sys.executable, '-c', program]\n\
+                  POINT = b'point 1 of 1: batch 1\\n'\n\
+                  turns = lambda first, second: take_turns([first, second], 0.05, 1)\n\
+                  try:\n    ";
+    let after = "\nfinally:\n    \
+                 try:\n        os.waitpid(-1, os.WNOHANG), print('a child is left')\n    \
+                 except ChildProcessError:\n        print('no child is left')";
+    let program = format!("{before}{program}{after}");
+    Command::new(python).args(["-c", &program, &format!("{ROOT}/scripts")]).output().expect("QONNX_PYTHON can be run")
 }
 
 #[test]
-fn sides_that_do_not_name_their_points_are_refused() {
-    let python = std::env::var_os("QONNX_PYTHON").expect("QONNX_PYTHON is set, as above");
-    let program = "import sys; sys.path.insert(0, sys.argv[1])\n\
-                   from take_turns import take_turns\n\
-                   say = lambda text: [sys.executable, '-c', f'import sys, time; sys.stderr.write({text!r}); time.sleep(0.3); print(7)']\n\
-                   named = say('point 1 of 1: batch 1\\n')\n\
-                   print(take_turns([named, named], 0.05, 1))\n\
-                   take_turns([named, say('\\xff at work')], 0.05, 1)";
-    let output =
-        Command::new(python).args(["-c", program, &format!("{ROOT}/scripts")]).output().expect("QONNX_PYTHON can be run");
+fn both_sides_are_heard_and_none_is_left() {
+    let (said, errors) = both(&take_turns("print(turns(side(POINT, 0.3), side(b'\\xff at work\\n' + POINT, 0.3)))"));
+    assert_eq!(said, "[b'7\\n', b'7\\n']\nno child is left\n", "{errors}");
+    assert!(errors.contains("at work"), "{errors}");
+}
+
+#[test]
+fn a_side_that_does_not_name_its_points_ends_the_run() {
+    let output = take_turns("turns(side(POINT, 600), side(b'', 0.1))");
     let (said, errors) = both(&output);
-    assert_eq!((output.status.code(), said.trim()), (Some(1), "[b'7\\n', b'7\\n']"), "{errors}");
+    assert_eq!((output.status.code(), said.as_str()), (Some(1), "no child is left\n"), "{errors}");
     assert!(errors.contains("named 0 of 1 points on stderr"), "{errors}");
+}
+
+#[test]
+fn a_side_that_fails_ends_the_run() {
+    let output = take_turns("turns(side(POINT, 600), side(POINT, 0.1, code=5))");
+    let (said, errors) = both(&output);
+    assert_eq!((output.status.code(), said.as_str()), (Some(1), "no child is left\n"), "{errors}");
+    assert!(errors.contains("returned non-zero exit status 5"), "{errors}");
 }
 
 #[test]
@@ -91,11 +118,12 @@ fn turns_of_several_runs_are_judged_together() {
                   \x20   1    128  prefill     3.1     3.9   1.050   1.006      7.194  1.240 1.029 1.028 0.990   beyond the bar\n\
                   \x20  16    128  prefill     3.1     3.9   0.990               undecided   1.006      7.194  1.000 0.970 1.005\n\
                   \x20  16    128  decode      3.1     3.9   0.990               undecided   1.006      7.194  1.041 1.038 1.050\n\
-                  A on cpu, 1 turns each, medians in ms; bar ±3%\n\
-                  \x20   1    128  prefill     3.1     3.9   1.010               undecided   1.006      7.194  1.010";
-    let output = script(&["--over", &file("first", first), &file("second", second)]);
+                  A on cpu, 6 turns each, medians in ms; bar ±0.5%\n\
+                  \x20   1    128  prefill     3.1     3.9   1.010               undecided   1.006      7.194  1.004 1.003 1.002 1.004 1.001 1.006";
+    let (first, second) = (file("first", first), file("second", second));
+    let output = script(&["--over", &first, &second]);
     let (said, errors) = both(&output);
-    assert_eq!(output.status.code(), Some(1), "{said}{errors}");
+    assert_eq!(output.status.code(), Some(3), "{said}{errors}");
     let rows: Vec<String> = said.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     // Of six or seven turns 2 · (½)⁶ = 3.1 % or 1.6 % lie outside the whole range, and without its ends more than 5 %.
     assert_eq!(
@@ -104,13 +132,16 @@ fn turns_of_several_runs_are_judged_together() {
             "A on cuda 1 128 prefill 7 0.990 0.817-1.240 undecided 0.922 to 1.028",
             "A on cuda 16 128 prefill 6 1.002 0.970-1.020 within 0.992 to 1.009",
             "A on cuda 16 128 decode 6 1.040 1.036-1.050 beyond 1.038 to 1.042",
-            "A on cpu 1 128 prefill 1 1.010 undecided 1.010 to 1.010",
+            "A on cpu 1 128 prefill 6 1.003 1.001-1.006 undecided 1.002 to 1.004",
         ]
     );
 
     let output = script(&["--over", &file("empty", "turn 1 of 3 done\n")]);
     assert_eq!(output.status.code(), Some(1));
     assert!(both(&output).1.contains("no output of honest_timing.py in"));
+    let output = script(&["--over", &first, &first]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(both(&output).1.contains("a file is named twice"));
 }
 
 #[test]
