@@ -135,7 +135,7 @@ def shown(ci95):
 
 def show(args, rows):
     how = (" with a CUDA graph" if args.replays else "") + (", fused weights" if args.weights == "fused" else "")
-    how += f", {args.threads} threads" if args.threads else ""
+    how += f", --threads {args.threads}" if args.threads else ""
     print(f"{args.dir} on {args.ep}{how}, {args.gen} new tokens, {args.turns} turns each, medians in ms; bar ±{100 * args.bar:g}%\n")
     print(f"{'batch':>5} {'prompt':>6}  {'':7} {'qonnx':>9} {'stock':>9} {'ratio':>7} {'95 %':>11}  {'':9} {'at p10':>7}  {'naive':>9}  ratio of each turn")
     for row in rows:
