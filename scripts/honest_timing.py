@@ -20,8 +20,9 @@ usage: honest_timing.py QONNX DIR [--ep cpu|cuda] [--no-cuda-graph] [--weights s
 A turn's ratio is that of both processes' medians. A process is fast or slow as a whole, so a turn is one sample however many
 repeats it has: many short turns say more than few long ones. Verdict: the 95 % interval of the turns' median ratio lies within
 the bar, beyond it, or across it (undecided: more turns). Fewer than six turns have no interval, and are undecided.
-Exit code 0 if all points are within, 3 if not. The ratio of the 10th percentiles of all samples is printed beside it: on a machine that
-does other work too it is disturbed less. On the CPU both sides run with glibc's huge pages, unless GLIBC_TUNABLES says otherwise.
+Exit code 0 if all points are within, 3 if not. The ratio of the 10th percentiles of all samples is printed beside it: on a
+machine that does other work too it is disturbed less. On the CPU both sides run with glibc's huge pages, unless GLIBC_TUNABLES
+says otherwise.
 
 On CUDA the two processes of a turn work in alternation, --slice seconds each (0.2; take_turns.py). A sample that a stop falls
 into is an outlier, so a slice should be ten samples long or more; medians do not mind the few that are hit. --slice 0, the
@@ -112,12 +113,13 @@ def compared(turns, point, what, bar):
 
 def verdict(ratios, bar):
     """What the turns' ratios say together; turns of one machine, which speak for that machine."""
-    low, high = interval(ratios) or (0, math.inf)
+    ci95 = interval(ratios)
+    low, high = ci95 or (0, math.inf)
     if 1 - bar <= low and high <= 1 + bar:
         said = "within"
     else:
         said = "beyond" if high < 1 - bar or 1 + bar < low else "undecided"
-    return {"ratio": statistics.median(ratios), "ci95": interval(ratios), "verdict": said}
+    return {"ratio": statistics.median(ratios), "ci95": ci95, "verdict": said}
 
 
 def interval(values):
@@ -158,7 +160,7 @@ def over_runs(files):
             if header := re.search(r"^(.*), \d+ turns each.*bar ±([\d.]+)%", line):
                 run = header.groups()
             elif run and (row := re.match(r" *(\d+) +(\d+)  (prefill|decode) ", line)):
-                each = re.split(r" {2,}", line.rstrip().removesuffix("   beyond the bar"))[-1]
+                each = re.split(r" {2,}", line.rstrip())[-1]
                 turns.setdefault((*run, int(row[1]), int(row[2]), row[3]), []).extend(map(float, each.split()))
     if not turns:
         sys.exit("no output of honest_timing.py in " + (", ".join(files) or "no file"))

@@ -1,30 +1,19 @@
 //! `scripts/honest_timing.py`: that it measures both sides and how it judges. Nothing here asserts how long anything takes.
 
-use std::path::Path;
-use std::process::{Command, Output};
+#[path = "support/python.rs"]
+mod python;
+#[path = "support/tiny.rs"]
+mod tiny;
 
+use std::process::Output;
+
+use python::python;
+use qonnx::recipe::FormatName;
+use qonnx::tensor::DType;
 use serde_json::Value;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
 fn script(arguments: &[&str]) -> Output {
-    let python = std::env::var_os("QONNX_PYTHON")
-        .expect("QONNX_PYTHON is not set; run `export QONNX_PYTHON=$(scripts/python-env.sh)`, or all tests by scripts/test.sh");
-    let script = Path::new(ROOT).join("scripts/honest_timing.py");
-    Command::new(python).arg(script).args(arguments).output().expect("QONNX_PYTHON can be run")
-}
-
-fn export(folder: &Path) -> String {
-    let target = folder.join("int4").to_str().expect("temporary folders have plain names").to_owned();
-    let model = Path::new(ROOT).join("fixtures/tiny-coqa");
-    let exported = Command::new(env!("CARGO_BIN_EXE_qonnx"))
-        .arg("export")
-        .arg(model)
-        .args(["--bits", "4", "--dtype", "f32", "-o", &target])
-        .output()
-        .expect("qonnx starts");
-    assert!(exported.status.success(), "{}", String::from_utf8_lossy(&exported.stderr));
-    target
+    python().arg(tiny::root().join("scripts/honest_timing.py")).args(arguments).output().expect("QONNX_PYTHON can be run")
 }
 
 fn both(output: &Output) -> (String, String) {
@@ -35,9 +24,21 @@ fn both(output: &Output) -> (String, String) {
 #[test]
 fn processes_that_take_turns_measure_every_point() {
     let folder = tempfile::tempdir().unwrap();
-    let artifact = export(folder.path());
+    let artifact = folder.path().join("int4");
+    tiny::export(&tiny::request(&tiny::model(), tiny::bits(FormatName::Int4), DType::F32), &artifact);
     let report = folder.path().join("report.json");
-    let common = [env!("CARGO_BIN_EXE_qonnx"), &artifact, "--gen", "8", "--repeats", "6", "--threads", "1", "--slice", "0.1"];
+    let common = [
+        env!("CARGO_BIN_EXE_qonnx"),
+        artifact.to_str().unwrap(),
+        "--gen",
+        "8",
+        "--repeats",
+        "6",
+        "--threads",
+        "1",
+        "--slice",
+        "0.1",
+    ];
     let grid = ["--batch", "2,1", "--prompt", "16", "--turns", "2", "--json", report.to_str().unwrap()];
     let output = script(&[&common[..], &grid].concat());
     let (said, errors) = both(&output);
@@ -62,8 +63,7 @@ fn processes_that_take_turns_measure_every_point() {
 /// Runs a Python program in which `turns(first, second)` are two processes that take turns of 50 ms at one point, each writing
 /// a text to stderr and then living for some seconds; ends with a line about children that are left.
 fn take_turns(program: &str) -> Output {
-    let python = std::env::var_os("QONNX_PYTHON").expect("QONNX_PYTHON is set, as above");
-    let before = "import os, subprocess, sys, time\n\
+    let before = "import os, sys\n\
                   sys.path.insert(0, sys.argv[1])\n\
                   from take_turns import take_turns\n\
                   def side(text, seconds, code=0):\n    \
@@ -76,7 +76,7 @@ fn take_turns(program: &str) -> Output {
                  try:\n        os.waitpid(-1, os.WNOHANG), print('a child is left')\n    \
                  except ChildProcessError:\n        print('no child is left')";
     let program = format!("{before}{program}{after}");
-    Command::new(python).args(["-c", &program, &format!("{ROOT}/scripts")]).output().expect("QONNX_PYTHON can be run")
+    python().args(["-c", &program]).arg(tiny::root().join("scripts")).output().expect("QONNX_PYTHON can be run")
 }
 
 #[test]
@@ -87,19 +87,14 @@ fn both_sides_are_heard_and_none_is_left() {
 }
 
 #[test]
-fn a_side_that_does_not_name_its_points_ends_the_run() {
-    let output = take_turns("turns(side(POINT, 600), side(b'', 0.1))");
-    let (said, errors) = both(&output);
-    assert_eq!((output.status.code(), said.as_str()), (Some(1), "no child is left\n"), "{errors}");
-    assert!(errors.contains("named 0 of 1 points on stderr"), "{errors}");
-}
-
-#[test]
-fn a_side_that_fails_ends_the_run() {
-    let output = take_turns("turns(side(POINT, 600), side(POINT, 0.1, code=5))");
-    let (said, errors) = both(&output);
-    assert_eq!((output.status.code(), said.as_str()), (Some(1), "no child is left\n"), "{errors}");
-    assert!(errors.contains("returned non-zero exit status 5"), "{errors}");
+fn a_side_that_fails_or_names_no_point_ends_the_run() {
+    let cases = [("b'', 0.1", "named 0 of 1 points on stderr"), ("POINT, 0.1, code=5", "returned non-zero exit status 5")];
+    for (second, expected) in cases {
+        let output = take_turns(&format!("turns(side(POINT, 600), side({second}))"));
+        let (said, errors) = both(&output);
+        assert_eq!((output.status.code(), said.as_str()), (Some(1), "no child is left\n"), "{errors}");
+        assert!(errors.contains(expected), "{errors}");
+    }
 }
 
 #[test]
@@ -111,11 +106,11 @@ fn turns_of_several_runs_are_judged_together() {
         path.to_str().unwrap().to_owned()
     };
     let first = "A on cuda, 3 turns each, medians in ms; bar ±3%\n\
-                 \x20   1    128  prefill     3.1     3.9   0.794   1.006      7.194  0.985 0.860 0.817   beyond the bar\n\
+                 \x20   1    128  prefill     3.1     3.9   0.794   1.006      7.194  0.985 0.860 0.817\n\
                  \x20  16    128  prefill     3.1     3.9   0.990               within      1.006      7.194  1.010 0.990 1.020\n\
                  \x20  16    128  decode      3.1     3.9   0.990               undecided   1.006      7.194  1.042 1.036 1.040\n";
     let second = "A on cuda, 4 turns each, medians in ms; bar ±3%\n\
-                  \x20   1    128  prefill     3.1     3.9   1.050   1.006      7.194  1.240 1.029 1.028 0.990   beyond the bar\n\
+                  \x20   1    128  prefill     3.1     3.9   1.050   1.006      7.194  1.240 1.029 1.028 0.990\n\
                   \x20  16    128  prefill     3.1     3.9   0.990               undecided   1.006      7.194  1.000 0.970 1.005\n\
                   \x20  16    128  decode      3.1     3.9   0.990               undecided   1.006      7.194  1.041 1.038 1.050\n\
                   A on cpu, 6 turns each, medians in ms; bar ±0.5%\n\
@@ -147,7 +142,8 @@ fn turns_of_several_runs_are_judged_together() {
 #[test]
 fn the_committed_runs_can_be_judged() {
     for file in ["honest-runs-1.txt", "honest-runs-2.txt"] {
-        let output = script(&["--over", &format!("{ROOT}/results/gpu-bench/{file}")]);
+        let path = tiny::root().join("results/gpu-bench").join(file);
+        let output = script(&["--over", path.to_str().unwrap()]);
         let (said, errors) = both(&output);
         // Prefill and decoding at batch 1 and 16, with a CUDA graph and without.
         assert_eq!(said.lines().count(), 1 + 8, "{said}{errors}");

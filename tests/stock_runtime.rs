@@ -1,11 +1,14 @@
 //! Artifacts in stock Python onnx and onnxruntime, which know nothing of qonnx.
 
+#[path = "support/python.rs"]
+mod python;
 #[path = "support/tiny.rs"]
 mod tiny;
 
 use std::path::Path;
 use std::process::Command;
 
+use python::python;
 use qonnx::generate::{Generate, GenerateOptions};
 use qonnx::pipeline::plan::{Method, RecipeFlags};
 use qonnx::recipe::{FormatName, GranularityName};
@@ -16,13 +19,6 @@ use serde_json::Value;
 const NEW_TOKENS: usize = 24;
 /// Seven linears in each of six layers.
 const LINEARS: u64 = 42;
-
-/// The Python that has the packages of scripts/python-requirements.txt.
-fn python() -> Command {
-    let path = std::env::var_os("QONNX_PYTHON")
-        .expect("QONNX_PYTHON is not set; run `export QONNX_PYTHON=$(scripts/python-env.sh)`, or all tests by scripts/test.sh");
-    Command::new(path)
-}
 
 /// Each kind of artifact: its name, its flags, and the products of quantized weights in it.
 fn kinds() -> Vec<(&'static str, RecipeFlags, u64)> {
