@@ -4,7 +4,7 @@
 //! modules of lower rows; `tests/tidy.rs` checks it:
 //!
 //! 1. [`fault`]
-//! 2. [`tensor`]
+//! 2. [`host`], [`tensor`]
 //! 3. [`checkpoint`], [`quant`], [`onnx`], [`recipe`], [`record`], [`generate`]
 //! 4. [`model`], [`eval`], [`runtime`], [`calib`], [`bench`], [`report`]
 //! 5. [`pipeline`]
@@ -18,6 +18,7 @@ pub mod checkpoint;
 pub mod eval;
 pub mod fault;
 pub mod generate;
+pub mod host;
 pub mod model;
 pub mod onnx;
 pub mod pipeline;

@@ -12,7 +12,7 @@ use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 /// A module uses lower rows only, never its own row or a higher one.
 const ROWS: &[&[&str]] = &[
     &["fault"],
-    &["tensor"],
+    &["host", "tensor"],
     &["checkpoint", "quant", "onnx", "recipe", "record", "generate"],
     &["model", "eval", "runtime", "calib", "bench", "report"],
     &["pipeline"],
