@@ -4,8 +4,8 @@
 //! modules of lower rows; `tests/tidy.rs` checks it:
 //!
 //! 1. [`fault`]
-//! 2. [`host`], [`tensor`]
-//! 3. [`checkpoint`], [`quant`], [`onnx`], [`recipe`], [`record`], [`generate`]
+//! 2. [`contract`], [`host`], [`tensor`]
+//! 3. [`checkpoint`], [`companions`], [`quant`], [`onnx`], [`recipe`], [`record`], [`generate`]
 //! 4. [`model`], [`eval`], [`runtime`], [`calib`], [`bench`], [`report`]
 //! 5. [`pipeline`]
 //!
@@ -15,6 +15,8 @@
 pub mod bench;
 pub mod calib;
 pub mod checkpoint;
+pub mod companions;
+pub mod contract;
 pub mod eval;
 pub mod fault;
 pub mod generate;

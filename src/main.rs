@@ -5,6 +5,7 @@ mod cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    qonnx::host::guard::quiet();
     match cli::run() {
         Ok(code) => code,
         Err(error) => {

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use super::builtin::builtin_sets;
 use crate::checkpoint::hub::HubError;
+use crate::companions::CompanionError;
 use crate::eval::coqa::DataError;
 use crate::fault::Fault;
 
@@ -32,6 +33,8 @@ pub enum SetError {
     Coqa(#[from] DataError),
     #[error(transparent)]
     Hub(#[from] HubError),
+    #[error(transparent)]
+    Companion(#[from] CompanionError),
     #[error("{}: cannot be read as {what} ({reason}); copy it from the model's repository again", path.display())]
     ModelFile { path: PathBuf, what: &'static str, reason: String },
     #[error("document {document} cannot be tokenized: {reason}; take it out of the source")]
@@ -77,8 +80,13 @@ impl SetError {
         match self {
             SetError::Hub(error) => error.fault(),
             SetError::Coqa(error) => error.fault(),
+            SetError::Companion(error) => error.fault(),
             SetError::Unreadable { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => Fault::BadInput,
+                io::ErrorKind::NotFound
+                | io::ErrorKind::IsADirectory
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::InvalidInput
+                | io::ErrorKind::InvalidData => Fault::BadInput,
                 _ => Fault::Failed,
             },
             _ => Fault::BadInput,

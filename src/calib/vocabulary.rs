@@ -3,21 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tokenizers::Tokenizer;
 
 use super::SetError;
 use super::chat::{ChatTemplate, Message};
-
-const TOKENIZER_FILE: &str = "tokenizer.json";
-const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
-const TEMPLATE_FILE: &str = "chat_template.jinja";
+use crate::companions::{SpecialTokens, Tokenizer};
+use crate::contract::{CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE};
+use crate::host::read;
 
 /// A model's tokenizer and the ids that its embedding has rows for.
 pub struct Vocabulary {
     model: PathBuf,
     tokenizer: Tokenizer,
-    /// BLAKE3 of `tokenizer.json`, hexadecimal.
-    tokenizer_hash: String,
     /// Rows of the token embedding.
     size: usize,
     template: Option<ChatTemplate>,
@@ -27,27 +23,15 @@ impl Vocabulary {
     /// Reads the tokenizer files of the model in folder `model`, whose embedding has `size` rows.
     ///
     /// # Errors
-    /// [`SetError::Unreadable`] or [`SetError::ModelFile`].
+    /// [`SetError::Companion`], [`SetError::Unreadable`] or [`SetError::ModelFile`].
     pub fn open(model: &Path, size: usize) -> Result<Vocabulary, SetError> {
-        let path = model.join(TOKENIZER_FILE);
-        let bytes = std::fs::read(&path).map_err(|source| SetError::Unreadable { file: path.display().to_string(), source })?;
-        let broken = |reason: String| SetError::ModelFile { path: path.clone(), what: "a tokenizer", reason };
-        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| broken(error.to_string()))?;
-        // What a tokenizer was last called with is saved in its file; documents come whole.
-        tokenizer.with_truncation(None).map_err(|error| broken(error.to_string()))?;
-        tokenizer.with_padding(None);
-        Ok(Vocabulary {
-            template: chat_template(model)?,
-            tokenizer_hash: blake3::hash(&bytes).to_hex().to_string(),
-            model: model.to_owned(),
-            tokenizer,
-            size,
-        })
+        let tokenizer = Tokenizer::open(&model.join(TOKENIZER_FILE))?;
+        Ok(Vocabulary { template: chat_template(model)?, model: model.to_owned(), tokenizer, size })
     }
 
     /// BLAKE3 of `tokenizer.json`, hexadecimal.
     pub fn tokenizer_hash(&self) -> &str {
-        &self.tokenizer_hash
+        self.tokenizer.hash()
     }
 
     /// Rows of the token embedding.
@@ -68,8 +52,7 @@ impl Vocabulary {
     }
 
     fn ids(&self, text: &str, special: bool, document: usize) -> Result<Vec<u32>, SetError> {
-        let encoding = self.tokenizer.encode_fast(text, special);
-        Ok(encoding.map_err(|error| SetError::Encode { document, reason: error.to_string() })?.get_ids().to_vec())
+        self.tokenizer.encode(text, special).map_err(|error| SetError::Encode { document, reason: error.to_string() })
     }
 
     /// The text of a sequence, special tokens left out.
@@ -95,20 +78,19 @@ fn chat_template(model: &Path) -> Result<Option<ChatTemplate>, SetError> {
         Value::Array(list) => named(list).unwrap_or(Value::Null),
         other => other.clone(),
     };
-    let own = model.join(TEMPLATE_FILE);
+    let own = model.join(CHAT_TEMPLATE_FILE);
     let (path, template) = match (optional(&own)?, inside) {
         (Some(template), _) => (own, template),
         (None, Value::String(template)) => (path, template),
         (None, _) => return Ok(None),
     };
-    // Hugging Face writes a string or an object with the string in it.
-    let special = |name: &str| config[name].as_str().or_else(|| config[name]["content"].as_str()).map(str::to_owned);
-    let compiled = ChatTemplate::new(template, special("bos_token"), special("eos_token"));
+    let SpecialTokens { bos, eos } = SpecialTokens::read(model)?;
+    let compiled = ChatTemplate::new(template, bos, eos);
     compiled.map(Some).map_err(|reason| SetError::ModelFile { path, what: "a chat template", reason })
 }
 
 fn optional(path: &Path) -> Result<Option<String>, SetError> {
-    match std::fs::read_to_string(path) {
+    match read::text(path, read::SETTINGS) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(SetError::Unreadable { file: path.display().to_string(), source }),

@@ -15,7 +15,7 @@ pub const TOKENIZER: u64 = 512 << 20;
 /// `/dev/zero` has none.
 ///
 /// # Errors
-/// As [`std::fs::read`]; [`ErrorKind::InvalidInput`] for what is no regular file, [`ErrorKind::FileTooLarge`] for a larger
+/// As [`std::fs::read`]; [`ErrorKind::InvalidInput`] for what is no regular file, [`ErrorKind::InvalidInput`] for a larger
 /// one. The message has no path.
 pub fn file(path: &Path, most: u64) -> Result<Vec<u8>> {
     let found = std::fs::metadata(path)?;
@@ -26,7 +26,7 @@ pub fn file(path: &Path, most: u64) -> Result<Vec<u8>> {
     // One byte more tells a file that is too large, or that grows while it is read.
     File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > most {
-        true => Err(Error::new(ErrorKind::FileTooLarge, format!("it has more than {most} bytes"))),
+        true => Err(Error::new(ErrorKind::InvalidInput, format!("it has more than {most} bytes"))),
         false => Ok(bytes),
     }
 }

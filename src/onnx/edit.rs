@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use super::ir::{Attribute, Dim, Domain, Node, Shape, Type, Typed, Value};
+use super::ir::{Attribute, Content, Dim, Domain, Node, Shape, Type, Typed, Value};
 use super::ir::{Initializer, Model};
 use crate::fault::Fault;
 use crate::tensor::DType;
@@ -87,25 +87,38 @@ impl Model {
             }
         }
         self.replace_dim_downstream(gathered, sequence, &chosen);
-        let node = onnx_node("GatherND", format!("{value}/GatherND"), vec![data, indices], gathered, [("batch_dims", 1)]);
+        let node = onnx_node("GatherND", format!("{value}/GatherND"), vec![data, indices], gathered, &[("batch_dims", 1)]);
         self.nodes.insert(first, node);
         self.inputs.push(indices);
         Ok(gathered)
     }
 
-    /// Adds the output `output`: the int64 index of the largest element on the last axis of `value`, the first of equals
-    /// (ArgMax-13).
+    /// Adds the output `output [..., 1]`: the int64 index of the largest element on the last axis of `value`, the first of
+    /// equals (ArgMax-13), or −1 where that element is not a number: NaN or infinite. ArgMax itself gives an index for NaN too.
     pub fn append_argmax(&mut self, value: &str, output: &str) -> Result<Value, EditError> {
         let data = self.named(value)?;
         let ty = self.type_of(data).clone();
         let Some((_, leading)) = ty.shape.0.split_last() else {
             return Err(EditError::Type { name: value.to_owned(), expected: "at least one axis", got: ty });
         };
-        let index = self.new_value(output, Type::new(DType::I64, Shape(leading.to_vec())))?;
-        let attributes = [("axis", -1), ("keepdims", 0)];
-        self.nodes.push(onnx_node("ArgMax", format!("{output}/ArgMax"), vec![data], index, attributes));
-        self.outputs.push(index);
-        Ok(index)
+        let shape = Shape([leading, &[Dim::Known(1)]].concat());
+        let mut value = |part: &str, dtype| self.new_value(&format!("{output}{part}"), Type::new(dtype, shape.clone()));
+        let [index, chosen] = [value(".largest", DType::I64)?, value("", DType::I64)?];
+        let [score, zero] = [value(".score", ty.dtype)?, value(".zero", ty.dtype)?];
+        let is_none = value(".is_none", DType::Bool)?;
+        let none = self.new_value(&format!("{output}.none"), Type::new(DType::I64, Shape(Vec::new())))?;
+        self.initializers.push(Initializer { value: none, content: Content::Inline((-1i64).to_le_bytes().to_vec()) });
+        let mut node = |op_type: &str, inputs, output_value, attributes: &[(&str, i64)]| {
+            self.nodes.push(onnx_node(op_type, format!("{output}/{op_type}"), inputs, output_value, attributes));
+        };
+        node("ArgMax", vec![data], index, &[("axis", -1), ("keepdims", 1)]);
+        node("GatherElements", vec![data, index], score, &[("axis", -1)]);
+        // Zero for every number, NaN for NaN and for the infinite.
+        node("Sub", vec![score, score], zero, &[]);
+        node("IsNaN", vec![zero], is_none, &[]);
+        node("Where", vec![is_none, none, index], chosen, &[]);
+        self.outputs.push(chosen);
+        Ok(chosen)
     }
 
     /// No longer gives that output.
@@ -195,20 +208,14 @@ impl Model {
     }
 }
 
-fn onnx_node<const N: usize>(
-    op_type: &str,
-    name: String,
-    inputs: Vec<Value>,
-    output: Value,
-    attributes: [(&str, i64); N],
-) -> Node {
+fn onnx_node(op_type: &str, name: String, inputs: Vec<Value>, output: Value, attributes: &[(&str, i64)]) -> Node {
     Node {
         name,
         domain: Domain::Onnx,
         op_type: op_type.to_owned(),
         inputs: inputs.into_iter().map(Some).collect(),
         outputs: vec![Some(output)],
-        attributes: attributes.into_iter().map(|(key, value)| (key.to_owned(), Attribute::Int(value))).collect(),
+        attributes: attributes.iter().map(|&(key, value)| (key.to_owned(), Attribute::Int(value))).collect(),
     }
 }
 
@@ -261,7 +268,7 @@ mod tests {
         model.append_argmax("logits", "next_token").expect("logits exist");
         model.drop_output("places").expect("it is an output");
         model.prune();
-        assert_eq!(op_types(&model), ["Mul", "GatherND", "Sigmoid", "ArgMax"]);
+        assert_eq!(op_types(&model), ["Mul", "GatherND", "Sigmoid", "ArgMax", "GatherElements", "Sub", "IsNaN", "Where"]);
         assert_eq!(names(&model, model.inputs()), ["x", "positions"]);
         assert_eq!(names(&model, model.outputs()), ["logits", "next_token"]);
         let shape = |name: &str| model.type_of(model.find(name).expect("it exists")).to_string();
@@ -269,7 +276,7 @@ mod tests {
         assert_eq!(shape("hidden.gathered"), "f32[batch, positions, 4]");
         assert_eq!(shape("positions"), "int64[batch, positions, 1]");
         assert_eq!(shape("logits"), "f32[batch, positions, 4]");
-        assert_eq!(shape("next_token"), "int64[batch, positions]");
+        assert_eq!(shape("next_token"), "int64[batch, positions, 1]");
         assert_eq!(names(&model, &[model.nodes()[2].inputs[0].expect("Sigmoid reads one value")]), ["hidden.gathered"]);
     }
 

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::table::table;
 use super::{RuntimeChoice, UsageError, Weights, hashing, progress, source};
 use crate::calib::{Vocabulary, refuse_recorded_leak, refuse_recorded_text};
+use crate::companions::GenerationSettings;
 use crate::eval::coqa::{self, AnswerLog, CoqaReport, Dataset, EvaluateOptions, Protocol};
 use crate::eval::windows::load_texts;
 use crate::eval::{CacheReader, EvalError, KlReport, PerplexityReport, Windows as TokenWindows};
@@ -44,6 +45,8 @@ pub struct CoqaScores {
     pub artifact: PathBuf,
     #[serde(flatten)]
     pub report: CoqaReport,
+    /// What else changed the answers: settings of generation_config.json.
+    pub notes: Vec<String>,
 }
 
 /// `qonnx eval --task coqa`.
@@ -57,25 +60,25 @@ pub fn coqa_watched(request: &CoqaRequest, watch: &mut dyn FnMut(&coqa::Progress
         return Err(UsageError::OfficialWithoutProtocol.into());
     }
     let model = fingerprint(&request.artifact)?;
-    let (report, lines) = if request.rescore { rescore(request)? } else { ask(request, model, watch)? };
+    let (report, lines, notes) = if request.rescore { rescore(request)? } else { ask(request, model, watch)? };
     if let Some(path) = &request.official_predictions {
         let answers = serde_json::to_string(&coqa::official_predictions(&lines))?;
         std::fs::write(path, answers).with_context(|| format!("{}: cannot be written", path.display()))?;
     }
-    Ok(CoqaScores { task: "coqa", artifact: request.artifact.clone(), report })
+    Ok(CoqaScores { task: "coqa", artifact: request.artifact.clone(), report, notes })
 }
 
-fn rescore(request: &CoqaRequest) -> anyhow::Result<(CoqaReport, Vec<coqa::QuestionLine>)> {
+/// Scores, the answers that they are of, and what changed the answers.
+type Scored = (CoqaReport, Vec<coqa::QuestionLine>, Vec<String>);
+
+fn rescore(request: &CoqaRequest) -> anyhow::Result<Scored> {
     let path = request.predictions.as_ref().ok_or(UsageError::PredictionsMissing)?;
     let lines = coqa::lines::read_lines(path)?;
-    Ok(coqa::rescore(&lines, &path.display().to_string())?)
+    let (report, lines) = coqa::rescore(&lines, &path.display().to_string())?;
+    Ok((report, lines, Vec::new()))
 }
 
-fn ask(
-    request: &CoqaRequest,
-    model: String,
-    watch: &mut dyn FnMut(&coqa::Progress),
-) -> anyhow::Result<(CoqaReport, Vec<coqa::QuestionLine>)> {
+fn ask(request: &CoqaRequest, model: String, watch: &mut dyn FnMut(&coqa::Progress)) -> anyhow::Result<Scored> {
     let written = [&request.predictions, &request.official_predictions];
     written.into_iter().flatten().try_for_each(|path| check_parent(path))?;
     let dataset = dataset(&request.data)?;
@@ -87,7 +90,14 @@ fn ask(
         None => AnswerLog::in_memory(),
     };
     let mut engine = scorer(&request.artifact, &request.runtime)?;
-    let options = EvaluateOptions { limit: request.limit, batch: request.batch, eos: engine.end_of_sequence_text(), model };
+    let notes = notes_on(engine.generation(), &request.protocol)?;
+    let options = EvaluateOptions {
+        limit: request.limit,
+        batch: request.batch,
+        eos: engine.end_of_sequence_text(),
+        max_new_tokens: engine.generation().max_new_tokens,
+        model,
+    };
     let bar = progress::count(0, "questions");
     let report = coqa::evaluate(&mut engine, &dataset, &request.protocol, &options, &mut log, &mut |now| {
         bar.set_length(now.total as u64);
@@ -96,7 +106,23 @@ fn ask(
         watch(&now);
     })?;
     bar.finish_and_clear();
-    Ok((report, log.lines().to_vec()))
+    Ok((report, log.lines().to_vec(), notes))
+}
+
+/// What of generation_config.json changes answers. A setting that lm-evaluation-harness would follow and this program does not
+/// is refused under the name of its protocol, which claims the same scores.
+fn notes_on(generation: &GenerationSettings, protocol: &Protocol) -> Result<Vec<String>, UsageError> {
+    let settings = generation.not_followed.join(", ");
+    if !settings.is_empty() && *protocol == Protocol::LM_EVAL {
+        return Err(UsageError::DecodingNotFollowed { settings });
+    }
+    let followed = (!generation.followed.is_empty())
+        .then(|| format!("answers were made under generation_config.json's {}", generation.followed.join(", ")));
+    let passed_over = (!settings.is_empty())
+        .then(|| format!("generation_config.json's {settings} would change answers in Hugging Face and was not followed"));
+    let notes: Vec<String> = followed.into_iter().chain(passed_over).collect();
+    notes.iter().for_each(|note| tracing::warn!("{note}"));
+    Ok(notes)
 }
 
 /// Refuses, before any work, a file that could not be created after it.
@@ -321,7 +347,7 @@ impl fmt::Display for CoqaScores {
         if report.truncated > 0 {
             write!(f, "\n\n{} prompts were longer than the context and lost their beginning", report.truncated)?;
         }
-        Ok(())
+        self.notes.iter().try_for_each(|note| write!(f, "\n\n{note}"))
     }
 }
 

@@ -20,6 +20,11 @@ pub enum UsageError {
     SeedOfNothing,
     #[error("{flag} means nothing to this recipe, which uses no statistics; leave it out, or choose --method gptq")]
     StatisticsFlag { flag: &'static str },
+    #[error(
+        "generation_config.json: {settings} would change lm-evaluation-harness's answers and is not followed here, so protocol lm-eval \
+         cannot claim its scores; remove it from the checkpoint's file and export again, or take --protocol official, which notes it"
+    )]
+    DecodingNotFollowed { settings: String },
     #[error("--official-predictions is for every turn; add --protocol official")]
     OfficialWithoutProtocol,
     #[error("--context {got}: the artifact covers {most} positions; ask for fewer, or raise --max-context")]
@@ -48,8 +53,6 @@ pub enum UsageError {
     ParentMissing { path: String },
     #[error("model {folder}: {file} is missing; give a folder with config.json, tokenizer.json and safetensors")]
     ModelFileMissing { folder: String, file: &'static str },
-    #[error("{path} is not JSON ({detail}); copy it from the model's repository again")]
-    ModelFileBroken { path: String, detail: String },
     #[error(
         "results {folder}: is no folder that can be listed ({reason}); give the one that `qonnx run` and `qonnx sweep` write to"
     )]
@@ -98,6 +101,7 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
         crate::record::RunRecordError,
         crate::report::ReportError,
         crate::runtime::RuntimeError,
+        crate::companions::CompanionError,
         crate::tensor::convert::ConvertError,
         crate::calib::CalibError,
         crate::calib::SetError,

@@ -112,6 +112,7 @@ impl Refused {
 /// Plans the export of the checkpoint whose headers `index` holds.
 pub fn plan(request: &Request, source: &Source, index: &Index) -> anyhow::Result<Plan> {
     let plan = with_facts(request, request.recipe()?, &Facts::default(), source, index)?;
+    source.check_companions()?;
     warn_of_leftovers(&plan.config, &plan.config.expected_tensors(), index);
     Ok(plan)
 }

@@ -5,23 +5,15 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use serde::de::IgnoredAny;
 
 use super::UsageError;
 use crate::checkpoint::Index;
 use crate::checkpoint::hub::{self, Bars, Hub, HubConfig, HubError, ModelHeaders};
+use crate::companions::{CompanionError, Companions};
+use crate::contract::{COMPANIONS, CONFIG_FILE, Companion};
+use crate::host::read;
 use crate::model::LlamaConfig;
 use crate::record::FileRecord;
-
-const CONFIG_FILE: &str = "config.json";
-/// Files beside the weights that an artifact carries along, and whether nothing runs without them.
-const COMPANIONS: [(&str, bool); 5] = [
-    (CONFIG_FILE, true),
-    ("generation_config.json", false),
-    ("tokenizer.json", true),
-    ("tokenizer_config.json", false),
-    ("special_tokens_map.json", false),
-];
 
 /// Where a model's files lie.
 pub struct Source {
@@ -73,15 +65,20 @@ impl Source {
         LlamaConfig::from_json(&String::from_utf8_lossy(&bytes)).with_context(|| path.display().to_string())
     }
 
-    /// The files that an artifact carries along, hashes not yet known; each is there if it is needed, and is JSON.
+    /// Reads what lies beside the weights as whoever runs the artifact will, so that nothing is made that nobody can use.
+    ///
+    /// # Errors
+    /// A file is missing or says what nothing can be made of. Of a model that is not here in whole, nothing is read.
+    pub fn check_companions(&self) -> Result<(), CompanionError> {
+        if self.is_whole { Companions::read(&self.dir).map(drop) } else { Ok(()) }
+    }
+
+    /// The files that an artifact carries along, hashes not yet known; each is there if it is needed.
     pub fn companions(&self) -> anyhow::Result<Vec<FileRecord>> {
         let mut found = Vec::new();
-        for (file, is_needed) in COMPANIONS {
+        for Companion { file, is_needed } in COMPANIONS {
             match self.read(file)? {
                 Some(bytes) => {
-                    let path = self.dir.join(file).display().to_string();
-                    let broken = |error: serde_json::Error| UsageError::ModelFileBroken { path, detail: error.to_string() };
-                    serde_json::from_slice::<IgnoredAny>(&bytes).map_err(broken)?;
                     found.push(FileRecord { file: file.to_owned(), bytes: bytes.len() as u64, blake3: "0".repeat(64) });
                 }
                 None if is_needed && self.is_whole => {
@@ -96,9 +93,9 @@ impl Source {
     /// A file of the model's folder; `None` if there is none.
     fn read(&self, file: &str) -> anyhow::Result<Option<Vec<u8>>> {
         let path = self.dir.join(file);
-        match fs::read(&path) {
+        match read::file(&path, read::TOKENIZER) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            read => Ok(Some(read.with_context(|| format!("{}: cannot be read", path.display()))?)),
+            found => Ok(Some(found.with_context(|| format!("{}: cannot be read", path.display()))?)),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The greedy decode loop: prompts are read once for all that share them, then every row gains a token per step.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::cache::{KvCache, capacity_for};
+use super::choosing::{Choice, Sequence, next_token};
 use super::engine::{Engine, Timings};
 use super::prefix::{Group, Member, groups};
 use super::text::TextStream;
@@ -21,7 +23,7 @@ impl Generate for Engine {
     }
 
     fn context_length(&self) -> usize {
-        self.artifact.context_length
+        self.artifact.beside.context_length
     }
 
     fn generate(
@@ -33,15 +35,18 @@ impl Generate for Engine {
         self.check(prompts, options)?;
         self.timings = Timings { prompt_tokens: prompts.iter().map(Vec::len).sum(), ..Timings::default() };
         // The tokenizer is lent to the rows while the sessions run.
-        let tokenizer = self.artifact.tokenizer.clone();
+        let tokenizer = self.artifact.beside.tokenizer.clone();
         let rows = prompts.iter().enumerate().map(|(prompt, ids)| Row {
             prompt,
+            ids,
             length: ids.len(),
             last: 0,
             text: TextStream::new(&tokenizer, &options.stop),
             reason: None,
         });
-        let mut call = Call { engine: self, options, observe, rows: rows.collect() };
+        self.decoder.wants_scores = !self.artifact.beside.generation.choosing.is_plain();
+        let stopping = tokenizer.special_with(&options.stop);
+        let mut call = Call { engine: self, options, observe, stopping, rows: rows.collect() };
         if options.max_new_tokens > 0 && !prompts.is_empty() {
             call.run(prompts)?;
         }
@@ -51,7 +56,7 @@ impl Generate for Engine {
 
 impl Engine {
     fn check(&self, prompts: &[Vec<u32>], options: &GenerateOptions) -> Result<(), GenerateError> {
-        let context = self.artifact.context_length;
+        let context = self.artifact.beside.context_length;
         for (row, ids) in prompts.iter().enumerate() {
             if ids.is_empty() {
                 return Err(GenerateError::EmptyPrompt { row });
@@ -68,6 +73,8 @@ impl Engine {
 /// One prompt on its way.
 struct Row<'a> {
     prompt: usize,
+    /// Of the prompt.
+    ids: &'a [u32],
     /// Tokens in the cache.
     length: usize,
     /// Newest token, not yet in the cache.
@@ -81,6 +88,8 @@ struct Call<'a, 'o> {
     engine: &'a mut Engine,
     options: &'a GenerateOptions,
     observe: &'a mut (dyn FnMut(Piece<'_>) + 'o),
+    /// Special tokens that have a stop string in their text: decoding leaves them out, so it is not found there.
+    stopping: BTreeSet<u32>,
     /// In the order of the prompts.
     rows: Vec<Row<'a>>,
 }
@@ -126,16 +135,17 @@ impl Call<'_, '_> {
         self.engine.timings.prefill_tokens += ids.len();
         for member in &ending {
             let end = ends.binary_search(&(member.shared - 1)).expect("ends holds the end of every ending member");
-            self.take(member.prompt, next[end])?;
+            self.take(member.prompt, next[end].clone())?;
         }
         let pairs: Vec<(usize, usize)> = ending.iter().map(|member| (0, member.prompt)).collect();
         for member in &branching {
             let mut branch = self.engine.decoder.cache(1, batch.capacity)?;
             self.engine.copier.select(&trunk, &[0], &mut branch)?;
             let own = &prompts[member.prompt][member.shared..];
-            let next = self.engine.decoder.prefill(&mut branch, own, member.shared, &[prompts[member.prompt].len() - 1])?;
+            let end = prompts[member.prompt].len() - 1;
+            let mut next = self.engine.decoder.prefill(&mut branch, own, member.shared, &[end])?;
             self.engine.timings.prefill_tokens += own.len();
-            self.take(member.prompt, next[0])?;
+            self.take(member.prompt, next.remove(0))?;
             batch.add(self.engine, branch, &[(0, member.prompt)])?;
         }
         batch.add(self.engine, trunk, &pairs)
@@ -198,21 +208,44 @@ impl Call<'_, '_> {
     }
 
     /// Gives a prompt its next token.
-    fn take(&mut self, prompt: usize, token: u32) -> Result<(), RuntimeError> {
+    fn take(&mut self, prompt: usize, choice: Choice) -> Result<(), RuntimeError> {
+        let token = self.token(prompt, choice)?;
+        let beside = &self.engine.artifact.beside;
         let row = &mut self.rows[prompt];
         self.engine.timings.new_tokens += 1;
         row.last = token;
-        if self.engine.artifact.end_of_sequence.contains(&token) {
-            row.reason = Some(StopReason::EndOfSequence);
+        let ends = beside.generation.eos.contains(&token);
+        if self.stopping.contains(&token) || (ends && beside.tokenizer.is_special(token)) {
+            row.reason = Some(if ends { StopReason::EndOfSequence } else { StopReason::StopString });
             return Ok(());
         }
         if row.text.push(token)? {
             row.reason = Some(StopReason::StopString);
+        } else if ends {
+            // A token that is not special has a text, which Hugging Face keeps.
+            row.reason = Some(StopReason::EndOfSequence);
         } else if row.text.ids().len() == self.options.max_new_tokens {
             row.reason = Some(StopReason::Length);
         }
         show(self.observe, row.prompt, row.text.show());
         Ok(())
+    }
+
+    /// The token that follows in a prompt's text.
+    fn token(&self, prompt: usize, choice: Choice) -> Result<u32, RuntimeError> {
+        let row = &self.rows[prompt];
+        let produced = row.text.ids();
+        let token = match choice {
+            Choice::Scores(mut scores) => {
+                let ids = [row.ids, produced].concat();
+                let sequence = Sequence { ids: &ids, prompt: row.ids.len(), max_new_tokens: self.options.max_new_tokens };
+                let generation = &self.engine.artifact.beside.generation;
+                next_token(&generation.choosing, &generation.eos, &mut scores, sequence)
+            }
+            other => other.largest(),
+        };
+        let position = row.ids.len() + produced.len() - 1;
+        token.ok_or_else(|| RuntimeError::NotANumber { prompt, position, activations: self.engine.decoder.layout.dtype() })
     }
 
     fn finish(self) -> Result<Vec<Completion>, RuntimeError> {

@@ -8,6 +8,7 @@ use ort::value::{DynTensor, TensorElementType, ValueType};
 
 use super::replay::Recording;
 use super::{ExecutionProvider, RuntimeError};
+use crate::tensor::DType;
 
 /// Capacities are multiples of this, so that calls of similar length reuse the arena's blocks.
 const CAPACITY_STEP: usize = 64;
@@ -43,6 +44,15 @@ impl CacheLayout {
             one.names.push((input.name().to_owned(), format!("present.{part}")));
         }
         layout
+    }
+
+    /// Element type of keys and values, which is that of the activations.
+    pub fn dtype(&self) -> DType {
+        match self.dtype {
+            TensorElementType::Float16 => DType::F16,
+            TensorElementType::Bfloat16 => DType::BF16,
+            _ => DType::F32,
+        }
     }
 
     /// Keys and values of one position, all layers.

@@ -9,6 +9,7 @@ use ort::session::{IoBinding, RunOptions, Session};
 use ort::value::{Tensor, TensorElementType};
 
 use super::cache::{CacheLayout, KvCache, device_allocator, zero_on_host};
+use super::choosing::Choice;
 use super::device_memory::DeviceMemory;
 use super::replay::{Launch, Recorder};
 use super::specialise::{INPUT_IDS, LOGITS, NEXT_TOKENS, POSITIONS, SEQLENS_K, TOTAL_SEQUENCE_LENGTH};
@@ -35,6 +36,8 @@ pub(super) struct Decoder {
     recorder: Option<Recorder>,
     /// Rows of the rotary tables: no position may lie behind them.
     max_positions: usize,
+    /// Whether the host chooses tokens by all scores, which then come to it after every run: nothing is replayed.
+    pub wants_scores: bool,
     pub layout: CacheLayout,
     pub chunk: usize,
 }
@@ -73,7 +76,8 @@ impl Decoder {
             Some(memory) if launch == Launch::Replayed => Some(Recorder::new(memory.clone())?),
             _ => None,
         };
-        Ok(Decoder { session, allocator, memory, host, recorder, max_positions, layout, chunk: chunk(provider) })
+        let chunk = chunk(provider);
+        Ok(Decoder { session, allocator, memory, host, recorder, max_positions, wants_scores: false, layout, chunk })
     }
 
     /// A cache whose contents are whatever was there.
@@ -96,9 +100,15 @@ impl Decoder {
         memory.settle()
     }
 
-    /// Reads `ids` into the one row of `cache` behind the `past` tokens that are there, and returns the greedy next
-    /// token after each of the places `ends` (ascending, counted from the row's beginning).
-    pub fn prefill(&mut self, cache: &mut KvCache, ids: &[u32], past: usize, ends: &[usize]) -> Result<Vec<u32>, RuntimeError> {
+    /// Reads `ids` into the one row of `cache` behind the `past` tokens that are there, and returns what follows
+    /// each of the places `ends` (ascending, counted from the row's beginning).
+    pub fn prefill(
+        &mut self,
+        cache: &mut KvCache,
+        ids: &[u32],
+        past: usize,
+        ends: &[usize],
+    ) -> Result<Vec<Choice>, RuntimeError> {
         let mut next = Vec::with_capacity(ends.len());
         for (chunk, start) in ids.chunks(self.chunk).zip((past..).step_by(self.chunk)) {
             let total = start + chunk.len();
@@ -106,14 +116,14 @@ impl Decoder {
             // A run without outputs is not worth a second graph: one is computed and dropped.
             let wanted: &[usize] = if inside.is_empty() { &[0] } else { &inside };
             let step = Step { ids: chunk, rows: 1, seqlens_k: vec![index(total - 1)], total, wanted };
-            let tokens = self.tokens(cache, &step)?;
-            next.extend(tokens.into_iter().take(inside.len()));
+            let choices = self.choices(cache, &step)?;
+            next.extend(choices.into_iter().take(inside.len()));
         }
         Ok(next)
     }
 
-    /// Reads one prompt into each row of an empty cache, padded on the right, and returns their greedy next tokens.
-    pub fn prefill_batch(&mut self, cache: &mut KvCache, prompts: &[&[u32]]) -> Result<Vec<u32>, RuntimeError> {
+    /// Reads one prompt into each row of an empty cache, padded on the right, and returns what follows each.
+    pub fn prefill_batch(&mut self, cache: &mut KvCache, prompts: &[&[u32]]) -> Result<Vec<Choice>, RuntimeError> {
         let length = prompts.iter().map(|ids| ids.len()).max().unwrap_or(0);
         let mut ids = vec![0; length * prompts.len()];
         for (row, prompt) in ids.chunks_mut(length).zip(prompts) {
@@ -121,12 +131,12 @@ impl Decoder {
         }
         let wanted: Vec<usize> = prompts.iter().map(|ids| ids.len() - 1).collect();
         let seqlens_k = prompts.iter().map(|ids| index(ids.len() - 1)).collect();
-        self.tokens(cache, &Step { ids: &ids, rows: prompts.len(), seqlens_k, total: length, wanted: &wanted })
+        self.choices(cache, &Step { ids: &ids, rows: prompts.len(), seqlens_k, total: length, wanted: &wanted })
     }
 
-    /// Reads one token into each row behind the `past` tokens that are there, and returns the greedy next tokens.
-    pub fn decode(&mut self, cache: &mut KvCache, ids: &[u32], past: &[usize]) -> Result<Vec<u32>, RuntimeError> {
-        if let Some(recorder) = &mut self.recorder {
+    /// Reads one token into each row behind the `past` tokens that are there, and returns what follows each.
+    pub fn decode(&mut self, cache: &mut KvCache, ids: &[u32], past: &[usize]) -> Result<Vec<Choice>, RuntimeError> {
+        if let Some(recorder) = self.recorder.as_mut().filter(|_| !self.wants_scores) {
             if cache.recording.is_none() && cache.steps_before_recording == 0 {
                 let total = cache.capacity.min(self.max_positions);
                 let prepared = recorder.prepare(&self.session, &self.allocator, &self.layout, cache, total)?;
@@ -139,7 +149,7 @@ impl Decoder {
         }
         let total = past.iter().max().map_or(1, |past| past + 1);
         let seqlens_k = past.iter().map(|&past| index(past)).collect();
-        self.tokens(cache, &Step { ids, rows: ids.len(), seqlens_k, total, wanted: &vec![0; ids.len()] })
+        self.choices(cache, &Step { ids, rows: ids.len(), seqlens_k, total, wanted: &vec![0; ids.len()] })
     }
 
     /// Reads `ids` into the one row of `cache` behind the `past` tokens that are there, and returns the logits after
@@ -148,8 +158,13 @@ impl Decoder {
         let wanted: Vec<usize> = (0..ids.len()).collect();
         let total = past + ids.len();
         let step = Step { ids, rows: 1, seqlens_k: vec![index(total - 1)], total, wanted: &wanted };
+        self.scores(cache, &step)
+    }
+
+    /// The logits at the wanted places, `[rows, n, vocab_size]`, row by row.
+    fn scores(&mut self, cache: &mut KvCache, step: &Step<'_>) -> Result<Vec<f32>, RuntimeError> {
         let mut inner = || {
-            bind(&mut cache.binding, &step)?;
+            bind(&mut cache.binding, step)?;
             // Bound anew for each run, so that its size may change.
             cache.binding.bind_output_to_device(LOGITS, &self.host)?;
             let outputs = match &self.recorder {
@@ -167,15 +182,20 @@ impl Decoder {
         inner().map_err(RuntimeError::run::<()>("running the model"))
     }
 
-    fn tokens(&mut self, cache: &mut KvCache, step: &Step<'_>) -> Result<Vec<u32>, RuntimeError> {
+    /// What follows the wanted places, `[rows, n]`, row by row.
+    fn choices(&mut self, cache: &mut KvCache, step: &Step<'_>) -> Result<Vec<Choice>, RuntimeError> {
+        if self.wants_scores {
+            let scores = self.scores(cache, step)?;
+            let vocab_size = scores.len() / step.wanted.len();
+            return Ok(scores.chunks(vocab_size).map(|scores| Choice::Scores(scores.to_vec())).collect());
+        }
         let mut inner = || {
             bind(&mut cache.binding, step)?;
-            let mut next = Tensor::<i64>::new(&Allocator::default(), [step.rows, step.wanted.len() / step.rows])?;
+            let mut next = Tensor::<i64>::new(&Allocator::default(), [step.rows, step.wanted.len() / step.rows, 1])?;
             cache.binding.bind_output(NEXT_TOKENS, &mut next)?;
             run_in_place(&mut self.session, &cache.binding, self.recorder.as_ref().map(Recorder::eager))?;
             let (_, tokens) = next.try_extract_tensor::<i64>()?;
-            // An ArgMax over the vocabulary, whose size is a u32 in config.json.
-            Ok(tokens.iter().map(|&token| token as u32).collect())
+            Ok(tokens.iter().copied().map(Choice::of).collect())
         };
         inner().map_err(RuntimeError::run::<()>("running the model"))
     }

@@ -11,6 +11,7 @@ use super::rows::RowCopier;
 use super::session::{self, Placement, Products, SessionPlan};
 use super::specialise::specialise;
 use super::{ExecutionProvider, RuntimeError};
+use crate::companions::GenerationSettings;
 use crate::generate::GenerateError;
 
 /// How an artifact is loaded.
@@ -91,7 +92,8 @@ impl Engine {
     ) -> Result<Engine, RuntimeError> {
         let mut artifact = Artifact::read(dir)?;
         let graph = specialise(&artifact.graph)?;
-        artifact.context_length = artifact.context_length.min(graph.max_positions);
+        let beside = &mut artifact.beside;
+        beside.context_length = beside.context_length.min(graph.max_positions);
         let runtime = runtime(options.provider)?;
         let plan = SessionPlan {
             provider: options.provider,
@@ -116,27 +118,26 @@ impl Engine {
         self.timings
     }
 
-    /// Token ids that end an answer.
-    pub fn end_of_sequence(&self) -> &[u32] {
-        &self.artifact.end_of_sequence
+    /// What ends answers and how their tokens are chosen.
+    pub fn generation(&self) -> &GenerationSettings {
+        &self.artifact.beside.generation
     }
 
-    /// Text of the first of them, which lm-evaluation-harness adds to its stop strings.
+    /// Text of the tokenizer's own end-of-sequence token, which lm-evaluation-harness adds to its stop strings.
     pub fn end_of_sequence_text(&self) -> Option<String> {
-        self.artifact.tokenizer.id_to_token(*self.artifact.end_of_sequence.first()?)
+        self.artifact.beside.special.eos.clone()
     }
 
     pub(super) fn ids_of(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, GenerateError> {
-        let encoding = self.artifact.tokenizer.encode_fast(text, add_special_tokens);
-        let encoding = encoding.map_err(|error| RuntimeError::Encode { what: "the prompt", reason: error.to_string() })?;
-        let ids = encoding.get_ids();
-        let beyond = self.artifact.vocab_size.and_then(|size| Some((ids.iter().position(|&id| id >= size)?, size)));
+        let tokenizer = &self.artifact.beside.tokenizer;
+        let ids = tokenizer.encode(text, add_special_tokens)?;
+        let beyond = self.artifact.beside.vocab_size.and_then(|size| Some((ids.iter().position(|&id| id >= size)?, size)));
         match beyond {
             Some((at, vocab_size)) => {
-                let token = self.artifact.tokenizer.id_to_token(ids[at]).unwrap_or_default();
+                let token = tokenizer.token_of(ids[at]).unwrap_or_default();
                 Err(GenerateError::TokenBeyondVocabulary { token, id: ids[at], vocab_size })
             }
-            None => Ok(ids.to_vec()),
+            None => Ok(ids),
         }
     }
 }

@@ -1,8 +1,10 @@
 use std::path::PathBuf;
 
 use super::ExecutionProvider;
+use crate::companions::CompanionError;
 use crate::fault::Fault;
 use crate::generate::GenerateError;
+use crate::tensor::DType;
 
 /// What can go wrong between an artifact's folder and its first token.
 #[derive(Debug, thiserror::Error)]
@@ -34,14 +36,14 @@ pub enum RuntimeError {
         #[source]
         source: std::io::Error,
     },
-    #[error("{path} is not the JSON expected there; export the artifact again", path = .path.display())]
-    Json {
+    #[error(transparent)]
+    Companion(#[from] CompanionError),
+    #[error("the profile that ONNX Runtime wrote to {path} is cut off; check the disk's space there", path = .path.display())]
+    Profile {
         path: PathBuf,
         #[source]
         source: serde_json::Error,
     },
-    #[error("{path} is not a tokenizer: {reason}; copy tokenizer.json from the checkpoint again", path = .path.display())]
-    Tokenizer { path: PathBuf, reason: String },
     #[error("{path} is not a decoder that qonnx wrote: {what}; export it again", path = .path.display())]
     Layout { path: PathBuf, what: String },
     #[error("a graph of the runtime could not be built")]
@@ -54,29 +56,31 @@ pub enum RuntimeError {
     Driver { doing: &'static str, reason: String },
     #[error("out of memory while {doing}: {reason}")]
     OutOfMemory { doing: &'static str, reason: String },
-    #[error("the tokenizer failed on {what}: {reason}")]
-    Encode { what: &'static str, reason: String },
+    #[error(
+        "prompt {prompt}: the model's output after position {position} is not a number (NaN or infinite){cause}",
+        cause = overflow(*.activations)
+    )]
+    NotANumber { prompt: usize, position: usize, activations: DType },
 }
 
 impl RuntimeError {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            RuntimeError::NotAnArtifact { .. }
-            | RuntimeError::Json { .. }
-            | RuntimeError::Tokenizer { .. }
-            | RuntimeError::Layout { .. } => Fault::BadInput,
+            RuntimeError::Companion(error) => error.fault(),
+            RuntimeError::NotAnArtifact { .. } | RuntimeError::Layout { .. } => Fault::BadInput,
             RuntimeError::LibraryMissing { .. }
             | RuntimeError::LibraryTooOld { .. }
             | RuntimeError::LibraryUnusable { .. }
             | RuntimeError::NoProvider { .. }
             | RuntimeError::Read { .. }
+            | RuntimeError::Profile { .. }
             | RuntimeError::Graph(_)
             | RuntimeError::Session { .. }
             | RuntimeError::Run { .. }
             | RuntimeError::Driver { .. }
             | RuntimeError::OutOfMemory { .. }
-            | RuntimeError::Encode { .. } => Fault::Failed,
+            | RuntimeError::NotANumber { .. } => Fault::Failed,
         }
     }
 
@@ -98,12 +102,26 @@ impl RuntimeError {
     }
 }
 
+impl From<CompanionError> for GenerateError {
+    fn from(error: CompanionError) -> GenerateError {
+        GenerateError::Backend(Box::new(error))
+    }
+}
+
 impl From<RuntimeError> for GenerateError {
     fn from(error: RuntimeError) -> GenerateError {
         match error {
             RuntimeError::OutOfMemory { .. } => GenerateError::OutOfMemory(Box::new(error)),
             _ => GenerateError::Backend(Box::new(error)),
         }
+    }
+}
+
+/// What is likely where activations of this type end in what is no number, and the way out.
+fn overflow(activations: DType) -> &'static str {
+    match activations {
+        DType::F16 => ": an activation left the range of f16 (65504); export again with --dtype f32",
+        _ => ": a weight or an activation is not; `qonnx verify` checks the weights",
     }
 }
 

@@ -108,7 +108,7 @@ fn profile(dir: &Path, path: &Path, options: &EngineOptions) -> Result<Vec<Ran>,
     let file = session.end_profiling().map_err(RuntimeError::run("writing the profile"))?;
     let path = Path::new(&file).to_owned();
     let text = std::fs::read(&path).map_err(|source| RuntimeError::Read { path: path.clone(), source })?;
-    read_profile(&text).map_err(|source| RuntimeError::Json { path, source })
+    read_profile(&text).map_err(|source| RuntimeError::Profile { path, source })
 }
 
 /// Zeros for every input: named axes are 1, but nothing is in the cache yet.

@@ -13,6 +13,7 @@ mod artifact;
 mod bandwidth;
 mod batch;
 mod cache;
+mod choosing;
 mod decoder;
 mod dequantize;
 mod device_memory;

@@ -14,6 +14,7 @@ use ort::value::Tensor;
 
 use super::RuntimeError;
 use super::cache::{CacheLayout, KvCache};
+use super::choosing::Choice;
 use super::decoder::{index, run_in_place};
 use super::device_memory::DeviceMemory;
 use super::specialise::{INPUT_IDS, NEXT_TOKENS, POSITIONS, SEQLENS_K, TOTAL_SEQUENCE_LENGTH};
@@ -51,7 +52,7 @@ pub(super) struct Recording {
     ids: Tensor<i64>,
     /// `[rows]`
     seqlens_k: Tensor<i32>,
-    /// `[rows, 1]`
+    /// `[rows, 1, 1]`
     next: Tensor<i64>,
 }
 
@@ -89,7 +90,7 @@ impl Recorder {
             cache.bind(layout, &mut binding)?;
             let ids = Tensor::<i64>::new(allocator, [rows, 1])?;
             let seqlens_k = Tensor::<i32>::new(allocator, [rows])?;
-            let mut next = Tensor::<i64>::new(allocator, [rows, 1])?;
+            let mut next = Tensor::<i64>::new(allocator, [rows, 1, 1])?;
             binding.bind_input(INPUT_IDS, &ids)?;
             binding.bind_input(SEQLENS_K, &seqlens_k)?;
             binding.bind_input(TOTAL_SEQUENCE_LENGTH, &Tensor::from_array(([0usize; 0], vec![index(total)]))?)?;
@@ -109,7 +110,7 @@ impl Recorder {
         step: &mut Recording,
         ids: &[u32],
         past: &[usize],
-    ) -> Result<Vec<u32>, RuntimeError> {
+    ) -> Result<Vec<Choice>, RuntimeError> {
         let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
         let seqlens_k: Vec<i32> = past.iter().map(|&past| index(past)).collect();
         self.memory.write(&mut step.ids, &ids)?;
@@ -117,8 +118,7 @@ impl Recorder {
         self.memory.settle()?;
         run_in_place(session, &step.binding, Some(&step.options))
             .map_err(RuntimeError::run::<()>("recording or replaying a CUDA graph"))?;
-        // An ArgMax over the vocabulary, whose size is a u32 in config.json.
-        Ok(self.memory.read(&step.next)?.into_iter().map(|token| token as u32).collect())
+        Ok(self.memory.read(&step.next)?.into_iter().map(Choice::of).collect())
     }
 }
 

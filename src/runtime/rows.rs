@@ -5,7 +5,7 @@
 
 use ort::session::IoBinding;
 use ort::session::Session;
-use ort::value::{Tensor, TensorElementType};
+use ort::value::Tensor;
 
 use super::cache::{CacheLayout, KvCache};
 use super::locate::Runtime;
@@ -111,15 +111,7 @@ fn each_buffer(layout: &CacheLayout, one: impl FnMut(usize) -> Value) -> Vec<Val
 
 fn cache_type(layout: &CacheLayout, rows: &str) -> Type {
     let shape: [Dim; 4] = [rows.into(), layout.kv_heads.into(), "capacity".into(), layout.head_dim.into()];
-    Type::new(cache_dtype(layout), shape)
-}
-
-fn cache_dtype(layout: &CacheLayout) -> DType {
-    match layout.dtype {
-        TensorElementType::Float16 => DType::F16,
-        TensorElementType::Bfloat16 => DType::BF16,
-        _ => DType::F32,
-    }
+    Type::new(layout.dtype(), shape)
 }
 
 fn serialize(graph: Graph, outputs: &[Value]) -> Result<Vec<u8>, RuntimeError> {

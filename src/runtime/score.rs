@@ -14,11 +14,11 @@ impl Score for Engine {
     }
 
     fn bos(&self) -> Option<u32> {
-        self.artifact.bos
+        self.artifact.beside.bos
     }
 
     fn logits(&mut self, ids: &[u32], visit: &mut dyn FnMut(usize, ArrayView2<'_, f32>)) -> Result<(), GenerateError> {
-        let context = self.artifact.context_length;
+        let context = self.artifact.beside.context_length;
         if ids.len() > context {
             return Err(GenerateError::PromptTooLong { row: 0, tokens: ids.len(), max_new_tokens: 0, context });
         }

@@ -3,7 +3,7 @@
 //! ```text
 //! artifact                                            decode loop
 //! input_ids, attention_mask, position_ids, past       input_ids, seqlens_k, total_sequence_length, positions, past
-//! → logits [batch, sequence, vocab], present          → logits [batch, n, vocab], next_tokens [batch, n], present
+//! → logits [batch, sequence, vocab], present          → logits [batch, n, vocab], next_tokens [batch, n, 1], present
 //! ```
 //!
 //! Lengths are inputs instead of sums over a mask, positions follow from them, and the LM head reads only the `n` places
@@ -25,7 +25,7 @@ pub(super) const TOTAL_SEQUENCE_LENGTH: &str = "total_sequence_length";
 pub(super) const POSITIONS: &str = "positions";
 /// `[rows, n, vocab_size]`
 pub(super) const LOGITS: &str = "logits";
-/// int64 `[rows, n]`
+/// int64 `[rows, n, 1]`: the token with the largest logit, −1 where that is no number.
 pub(super) const NEXT_TOKENS: &str = "next_tokens";
 
 /// Place of `position_ids` among the inputs of GroupQueryAttention.

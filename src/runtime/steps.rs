@@ -1,12 +1,14 @@
 //! The decode loop's runs one by one, for whoever times them: the same calls that [`Generate`](crate::generate::Generate)
 //! makes.
 
-use super::artifact::Width;
 use super::cache::{KvCache, capacity_for};
+use super::choosing::Choice;
 use super::engine::Engine;
 use super::memory::available;
 use super::{ExecutionProvider, RuntimeError};
+use crate::companions::Width;
 use crate::generate::{GenerateError, Steps};
+use crate::tensor::DType;
 
 /// An engine and the cache that its runs read and write.
 pub struct EngineSteps<'a> {
@@ -40,12 +42,13 @@ impl Steps for EngineSteps<'_> {
         if self.engine.provider == ExecutionProvider::Cpu {
             // Linux lends more memory than it has and ends a process that uses it; a GPU's driver refuses in time.
             let needed = self.cache_bytes(rows.saturating_mul(capacity));
-            let scratch = scratch_bytes(self.engine.artifact.width, rows as u64, prompt_tokens as u64);
+            let scratch = scratch_bytes(self.engine.artifact.beside.width, rows as u64, prompt_tokens as u64);
             refuse_beyond(needed.saturating_add(scratch), available())?;
         }
         let mut cache = self.engine.decoder.cache(rows, capacity)?;
         // Its steps are taken over and over.
         cache.steps_before_recording = 0;
+        self.engine.decoder.wants_scores = false;
         self.engine.decoder.clear(&mut cache)?;
         self.cache = Some(cache);
         Ok(())
@@ -62,13 +65,24 @@ impl Steps for EngineSteps<'_> {
     fn prefill(&mut self, prompts: &[Vec<u32>]) -> Result<Vec<u32>, GenerateError> {
         let (engine, cache) = self.cache()?;
         let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-        Ok(engine.decoder.prefill_batch(cache, &prompts)?)
+        let next = engine.decoder.prefill_batch(cache, &prompts)?;
+        Ok(numbers(next, engine.decoder.layout.dtype(), |row| prompts[row].len() - 1)?)
     }
 
     fn step(&mut self, tokens: &[u32], past: usize) -> Result<Vec<u32>, GenerateError> {
         let (engine, cache) = self.cache()?;
-        Ok(engine.decoder.decode(cache, tokens, &vec![past; tokens.len()])?)
+        let next = engine.decoder.decode(cache, tokens, &vec![past; tokens.len()])?;
+        Ok(numbers(next, engine.decoder.layout.dtype(), |_| past)?)
     }
+}
+
+/// The tokens with the largest logits, whatever `generation_config.json` says: a benchmark times the model.
+fn numbers(next: Vec<Choice>, activations: DType, position: impl Fn(usize) -> usize) -> Result<Vec<u32>, RuntimeError> {
+    let token = |(row, choice): (usize, Choice)| {
+        let none = || RuntimeError::NotANumber { prompt: row, position: position(row), activations };
+        choice.largest().ok_or_else(none)
+    };
+    next.into_iter().enumerate().map(token).collect()
 }
 
 /// What reading prompts takes beside the cache, about: of one layer in f32 the input, its norm, q k v, the attention's

@@ -1,8 +1,7 @@
 //! From produced token ids to text: when a stop string ends it, and how much of it may already be shown.
 
-use tokenizers::Tokenizer;
-
 use super::RuntimeError;
+use crate::companions::Tokenizer;
 
 /// One row's text while it is produced.
 pub(super) struct TextStream<'a> {
@@ -52,7 +51,7 @@ impl<'a> TextStream<'a> {
 }
 
 fn decode(tokenizer: &Tokenizer, ids: &[u32]) -> Result<String, RuntimeError> {
-    tokenizer.decode(ids, true).map_err(|error| RuntimeError::Encode { what: "produced tokens", reason: error.to_string() })
+    Ok(tokenizer.decode(ids, true)?)
 }
 
 /// `text.split(stop)[0]` for one stop string after the other, as lm-evaluation-harness cuts an answer.
@@ -120,17 +119,17 @@ mod tests {
     use tokenizers::models::wordlevel::WordLevel;
     use tokenizers::normalizers::Replace;
 
-    fn words(vocabulary: &[&str]) -> Tokenizer {
+    fn words(vocabulary: &[&str]) -> tokenizers::Tokenizer {
         let vocab = vocabulary.iter().zip(0..).map(|(word, id)| (word.to_string(), id)).collect();
         let model = WordLevel::builder().vocab(vocab).unk_token(vocabulary[0].to_owned()).build().unwrap();
-        Tokenizer::new(model)
+        tokenizers::Tokenizer::new(model)
     }
 
     /// Byte-level BPE's alphabet: `Ġ` is a space, `Ċ` a newline, `ð ŀ ĺ Ģ` the four bytes of 😀.
     fn byte_level() -> Tokenizer {
         let mut tokenizer = words(&["Yes", "Ġno", "Ċ", "Q", ":", "ðŁĺ", "Ģ", "Ã", "©"]);
         tokenizer.with_decoder(Some(ByteLevel::default()));
-        tokenizer
+        tokenizer.into()
     }
 
     /// Llama 2's decoder: `▁` is a space, the first one is stripped, `<0x..>` are bytes.
@@ -142,7 +141,7 @@ mod tests {
             Fuse::default().into(),
             Strip::new(' ', 1, 0).into(),
         ])));
-        tokenizer
+        tokenizer.into()
     }
 
     /// Pieces shown after each token, whether each token completed a stop string, and the final text.

@@ -18,6 +18,7 @@ use hf_hub::RepoType;
 
 use super::shards::{INDEX_FILE, SINGLE_FILE, WeightMap};
 use super::{CheckpointError, Index};
+use crate::contract::COMPANIONS;
 use cache::RepoCache;
 use client::{Client, Listing};
 pub use config::HubConfig;
@@ -26,11 +27,10 @@ pub use error::{HubError, TokenState};
 pub use progress::{Bars, Progress};
 pub use source::{RepoName, Source};
 
-const CONFIG_FILE: &str = "config.json";
-/// Files beside the weights that the program cannot do without.
-const REQUIRED: [&str; 2] = [CONFIG_FILE, "tokenizer.json"];
-/// Files beside the weights that a repository may lack.
-const OPTIONAL: [&str; 4] = ["tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja"];
+/// Files beside the weights that the program cannot do without, or that a repository may lack.
+fn beside(needed: bool) -> impl Iterator<Item = &'static str> {
+    COMPANIONS.into_iter().filter(move |companion| companion.is_needed == needed).map(|companion| companion.file)
+}
 
 /// What planning needs of a model.
 #[derive(Debug, Clone)]
@@ -184,14 +184,14 @@ impl Visit<'_> {
 
     /// Fetches configuration and tokenizer, and notes which optional files there are not.
     fn fetch_small(&mut self, listing: &Listing) -> Result<(), HubError> {
-        for file in REQUIRED {
+        for file in beside(true) {
             if !listing.files.iter().any(|f| f == file) {
                 let advice = "take a repository in transformers' form, with its fast tokenizer";
                 return Err(HubError::NoFile { repo: self.name.to_string(), file: file.into(), advice });
             }
             self.fetch(&listing.commit, file)?;
         }
-        for file in OPTIONAL {
+        for file in beside(false) {
             if listing.files.iter().any(|f| f == file) {
                 self.fetch(&listing.commit, file)?;
             } else {
@@ -208,15 +208,15 @@ impl Visit<'_> {
     /// Whether nothing of a model is left to ask the hub for.
     fn is_whole(&self, commit: &str) -> bool {
         let snapshot = self.cache.snapshot(commit);
-        let known = |file: &&str| snapshot.join(file).exists() || self.cache.is_absent(commit, file);
-        OPTIONAL.iter().all(known) && self.require_model(commit).is_ok()
+        let known = |file: &str| snapshot.join(file).exists() || self.cache.is_absent(commit, file);
+        beside(false).all(known) && self.require_model(commit).is_ok()
     }
 
     /// Refuses a cached commit that lacks a file which every model needs.
     fn require_model(&self, commit: &str) -> Result<(), HubError> {
         let snapshot = self.cache.snapshot(commit);
         let require = |file: &str| if snapshot.join(file).exists() { Ok(()) } else { Err(self.offline(file)) };
-        REQUIRED.into_iter().try_for_each(require)?;
+        beside(true).try_for_each(require)?;
         if snapshot.join(SINGLE_FILE).exists() {
             return Ok(());
         }

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::super::header::{Header, LENGTH_BYTES, header_bytes, parse_header};
 use super::client::{Listing, content_range, text};
-use super::{CONFIG_FILE, CheckpointError, HubError, INDEX_FILE, Index, Known, ModelHeaders, SINGLE_FILE, Visit, WeightMap};
+use super::{CheckpointError, HubError, INDEX_FILE, Index, Known, ModelHeaders, SINGLE_FILE, Visit, WeightMap};
+use crate::contract::CONFIG_FILE;
 
 /// Asked for first: holds the header of every real shard (an 8B model's takes 9 kB), so that one request is enough.
 const FIRST_BYTES: u64 = 64 << 10;

@@ -1,12 +1,11 @@
 //! Rows of a parquet file as JSON values: the hub stores CoQA so. Snappy or uncompressed, as the hub writes it.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use ::parquet::errors::ParquetError;
 use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value;
 
 use super::data_error::DataError;
+use crate::host::guard::guarded;
 
 /// The four bytes that begin and end a parquet file.
 pub const MAGIC: &[u8] = b"PAR1";
@@ -17,13 +16,7 @@ pub const MAGIC: &[u8] = b"PAR1";
 /// for what it is: a broken file.
 pub fn rows(bytes: &[u8], file: &str) -> Result<Vec<Value>, DataError> {
     let broken = |detail: String| DataError::Parquet { file: file.to_string(), detail };
-    match catch_unwind(AssertUnwindSafe(|| read_rows(bytes))) {
-        Ok(rows) => rows.map_err(|error| broken(error.to_string())),
-        Err(panic) => {
-            let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(broken(said.unwrap_or("its pages contradict its schema").to_string()))
-        }
-    }
+    guarded(|| read_rows(bytes)).map_err(broken)?.map_err(|error| broken(error.to_string()))
 }
 
 fn read_rows(bytes: &[u8]) -> Result<Vec<Value>, ParquetError> {

@@ -17,8 +17,11 @@ pub struct EvaluateOptions {
     pub limit: Option<usize>,
     /// Prompts a call. Stories go whole into one call: stories are added while they fit, a longer one goes alone.
     pub batch: usize,
-    /// Text of the end-of-sequence token, which HFLM adds to the stop strings.
+    /// Text of the tokenizer's end-of-sequence token, which HFLM adds to the stop strings.
     pub eos: Option<String>,
+    /// Most tokens of an answer where the model's generation config has its own; the protocol's otherwise. Prompts are cut
+    /// to leave room for the protocol's number all the same, as HFLM does.
+    pub max_new_tokens: Option<usize>,
     /// What the lines call the model, e.g. the artifact's hash.
     pub model: String,
 }
@@ -127,7 +130,8 @@ fn ask(
     let start = Instant::now();
     let prompts = encode_prompts(model, questions, protocol.max_new_tokens)?;
     let (ids, truncated): (Vec<Vec<u32>>, Vec<bool>) = prompts.into_iter().unzip();
-    let generate = GenerateOptions { max_new_tokens: protocol.max_new_tokens, stop: protocol.stop(options.eos.as_deref()) };
+    let max_new_tokens = options.max_new_tokens.unwrap_or(protocol.max_new_tokens);
+    let generate = GenerateOptions { max_new_tokens, stop: protocol.stop(options.eos.as_deref()) };
     let completions = model.generate(&ids, &generate, &mut |_| {})?;
     if completions.len() != questions.len() {
         return Err(EvalError::AnswerCount { expected: questions.len(), got: completions.len() });
@@ -203,7 +207,7 @@ mod tests {
     }
 
     fn options(batch: usize) -> EvaluateOptions {
-        EvaluateOptions { limit: None, batch, eos: Some("</s>".into()), model: "m".into() }
+        EvaluateOptions { limit: None, batch, eos: Some("</s>".into()), max_new_tokens: None, model: "m".into() }
     }
 
     /// Answers every turn right, but for story b, where it says "1".

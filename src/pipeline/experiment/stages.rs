@@ -252,6 +252,7 @@ impl Stages<'_> {
             let warning = format!("{} prompts were longer than the context and lost their beginning", report.truncated);
             self.record.warnings.push(warning);
         }
+        self.record.warnings.extend(scores.notes);
         // The scores stand whether they can be compared or not.
         match self.paired(&evaluation) {
             Ok(paired) => evaluation.paired = paired,

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Device, Experiment, Job, Measure, work};
 use crate::checkpoint::Index;
+use crate::contract::{COMPANIONS, Companion};
 use crate::pipeline::export::Options;
 use crate::pipeline::plan::{Facts, Plan, with_facts};
 use crate::pipeline::source::{self, Source};
@@ -205,11 +206,14 @@ impl Subject {
     }
 }
 
-/// BLAKE3 of a model by the hashes of its weight files: of these, of config.json and of tokenizer.json.
+/// BLAKE3 of a model by the hashes of its weight files: of these, and of the files beside them.
 pub fn model_blake3(source: &Source, weights: &[FileRecord]) -> anyhow::Result<String> {
     let mut hasher = blake3::Hasher::new();
-    for file in ["config.json", "tokenizer.json"] {
-        hasher.update(format!("{file} {}\n", hashing::of_file(&source.dir.join(file))?).as_bytes());
+    for Companion { file, is_needed } in COMPANIONS {
+        let path = source.dir.join(file);
+        if is_needed || path.exists() {
+            hasher.update(format!("{file} {}\n", hashing::of_file(&path)?).as_bytes());
+        }
     }
     for file in weights {
         hasher.update(format!("{} {}\n", file.file, file.blake3).as_bytes());

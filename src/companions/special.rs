@@ -1,0 +1,42 @@
+//! The special tokens that a tokenizer calls its own, by their texts.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::CompanionError;
+use super::json::{Keys, object};
+use crate::contract::{SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE};
+
+/// Texts of special tokens; `None` where the tokenizer has none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SpecialTokens {
+    pub bos: Option<String>,
+    pub eos: Option<String>,
+}
+
+impl SpecialTokens {
+    /// Reads them as transformers does: what `special_tokens_map.json` names wins over `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// One of the two files is there and is not what it should be.
+    pub fn read(dir: &Path) -> Result<SpecialTokens, CompanionError> {
+        let [map, config] = [SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE].map(|file| {
+            let path = dir.join(file);
+            object(&path).map(|found| (found.unwrap_or_default(), path))
+        });
+        let (map, config) = (map?, config?);
+        let text = |key: &str| -> Result<Option<String>, CompanionError> {
+            let of = |(object, path): &(Map<String, Value>, PathBuf)| {
+                Keys { object, path }.maybe(key, "a token's text or an object with its content", token)
+            };
+            Ok(of(&map)?.or(of(&config)?))
+        };
+        Ok(SpecialTokens { bos: text("bos_token")?, eos: text("eos_token")? })
+    }
+}
+
+/// Hugging Face writes a string or an object with the string in it.
+fn token(value: &Value) -> Option<String> {
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+}

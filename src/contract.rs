@@ -1,0 +1,32 @@
+//! Names that an artifact, the checkpoint it is made from and their readers share.
+
+/// Sizes and options of the model.
+pub const CONFIG_FILE: &str = "config.json";
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+/// Special tokens and, in older models, the chat template.
+pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
+/// What ends an answer and how tokens are chosen.
+pub const GENERATION_CONFIG_FILE: &str = "generation_config.json";
+/// Special tokens again; what it says wins over `tokenizer_config.json`.
+pub const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
+/// The chat template, where it has a file of its own.
+pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
+
+/// A file beside the weights that goes wherever the model goes: it is fetched from the hub, read by calibration, and lies in
+/// the artifact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Companion {
+    pub file: &'static str,
+    /// Whether nothing runs without it.
+    pub is_needed: bool,
+}
+
+/// Every companion, the one list for the hub, calibration and export.
+pub const COMPANIONS: [Companion; 6] = [
+    Companion { file: CONFIG_FILE, is_needed: true },
+    Companion { file: GENERATION_CONFIG_FILE, is_needed: false },
+    Companion { file: TOKENIZER_FILE, is_needed: true },
+    Companion { file: TOKENIZER_CONFIG_FILE, is_needed: false },
+    Companion { file: SPECIAL_TOKENS_FILE, is_needed: false },
+    Companion { file: CHAT_TEMPLATE_FILE, is_needed: false },
+];
