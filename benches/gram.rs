@@ -35,6 +35,7 @@ fn gram(criterion: &mut Criterion) {
             batch_tokens: None,
             scratch: folder.path().to_owned(),
             too_few_tokens: TooFewTokens::Refuse,
+            artifact: qonnx::tensor::DType::F32,
         };
         let sequences: Vec<Vec<u32>> =
             (0..TOKENS as u32 / 256).map(|start| (0..256).map(|i| (start + 7 * i) % 256).collect()).collect();

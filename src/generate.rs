@@ -57,6 +57,8 @@ pub enum GenerateError {
         "token {token:?} has id {id}, beyond the model's vocabulary of {vocab_size}; leave it out of the text, or export a checkpoint whose tokenizer is the model's own"
     )]
     TokenBeyondVocabulary { token: String, id: u32, vocab_size: u32 },
+    #[error("prompt {prompt}: the model's output after position {position} is not a number (NaN or infinite){advice}")]
+    NotANumber { prompt: usize, position: usize, advice: &'static str },
     #[error("the memory does not suffice")]
     OutOfMemory(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the backend failed")]
@@ -70,7 +72,7 @@ impl GenerateError {
             GenerateError::PromptTooLong { .. }
             | GenerateError::EmptyPrompt { .. }
             | GenerateError::TokenBeyondVocabulary { .. } => Fault::BadInput,
-            GenerateError::OutOfMemory(_) | GenerateError::Backend(_) => Fault::Failed,
+            GenerateError::NotANumber { .. } | GenerateError::OutOfMemory(_) | GenerateError::Backend(_) => Fault::Failed,
         }
     }
 }

@@ -54,6 +54,7 @@ fn options() -> StreamOptions {
         batch_tokens: None,
         scratch: std::env::temp_dir(),
         too_few_tokens: TooFewTokens::Refuse,
+        artifact: DType::F32,
     }
 }
 

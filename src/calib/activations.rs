@@ -151,12 +151,18 @@ impl Store {
     }
 
     /// Replaces the activations of batch `index`.
-    pub fn put(&mut self, index: usize, batch: &Batch, value: Resident) -> Result<(), CalibError> {
+    ///
+    /// Returns the largest magnitude of values that came to the host, 0 of others.
+    pub fn put(&mut self, index: usize, batch: &Batch, value: Resident) -> Result<f32, CalibError> {
         match self {
-            Store::Mapped(scratch) => scratch.put(batch, &value.floats().map_err(CalibError::Runtime)?),
+            Store::Mapped(scratch) => {
+                let values = value.floats().map_err(CalibError::Runtime)?;
+                scratch.put(batch, &values)?;
+                Ok(values.iter().fold(0.0, |largest, value| largest.max(value.abs())))
+            }
             Store::Resident(values) => {
                 values[index] = Some(Arc::new(value));
-                Ok(())
+                Ok(0.0)
             }
         }
     }

@@ -44,6 +44,7 @@ impl<'a> Stream<'a> {
             cfg: cfg.clone(),
             provider: options.provider,
             activation,
+            artifact: options.artifact,
             batches,
             lanes,
             statistics: Statistics::default(),

@@ -15,6 +15,8 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use half::f16;
+
 use super::CalibError;
 use super::activations::{Batch, Store};
 use super::statistics::{Statistics, Sums};
@@ -40,6 +42,8 @@ pub struct StreamOptions {
     /// with a reference.
     pub scratch: PathBuf,
     pub too_few_tokens: TooFewTokens,
+    /// Type of the activations that the artifact computes with, in which what is seen here must fit.
+    pub artifact: DType,
 }
 
 /// What happens when there are fewer tokens than an input has features.
@@ -69,6 +73,7 @@ pub struct Stream<'a> {
     pub(super) cfg: LlamaConfig,
     pub(super) provider: ExecutionProvider,
     pub(super) activation: DType,
+    pub(super) artifact: DType,
     pub(super) batches: Vec<Batch>,
     /// The quantized model's, and the unquantized one's where it runs beside.
     pub(super) lanes: Vec<Lane>,
@@ -275,15 +280,28 @@ impl<'a> Stream<'a> {
                 let mut outputs = bound.run(&operands, Target::Device).map_err(CalibError::ran(batch.tokens()))?.into_iter();
                 let mut output = || outputs.next().expect("a stage has the outputs that its graph lists");
                 if kind.adds() {
-                    lane.residual.put(index, batch, output())?;
+                    let largest = lane.residual.put(index, batch, output())?;
+                    fits(self.artifact, layer, largest, || "the residual stream".to_owned())?;
                 }
-                lane.input.put(index, batch, output())?;
+                let largest = lane.input.put(index, batch, output())?;
+                fits(self.artifact, layer, largest, || format!("the input of {}", next.input()))?;
                 done += 1;
                 report(&mut self.observe, Progress { layer, step: kind.name(), done, all })?;
             }
         }
         self.tap = next;
         Ok(())
+    }
+}
+
+/// Refuses activations that the artifact's type has no room for. What is infinite here already is refused with its channel
+/// when statistics are taken.
+fn fits(artifact: DType, layer: usize, largest: f32, what: impl Fn() -> String) -> Result<(), CalibError> {
+    match artifact {
+        DType::F16 if largest.is_finite() && largest > f16::MAX.to_f32() => {
+            Err(CalibError::BeyondF16 { layer, what: what(), largest })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -31,6 +31,11 @@ pub enum CalibError {
         advice = advice(*.beyond_f16)
     )]
     NotFinite { layer: usize, input: &'static str, channel: usize, beyond_f16: bool },
+    #[error(
+        "layer {layer}: {what} reaches {largest:.0} on the calibration set, and f16 ends at 65504: the artifact would answer with \
+         NaN; export with --dtype f32"
+    )]
+    BeyondF16 { layer: usize, what: String, largest: f32 },
     #[error("{weight} must have shape {expected:?}, got {got:?}; give it as [out_features, in_features]")]
     Shape { weight: &'static str, expected: Vec<usize>, got: Vec<usize> },
     #[error("{weight}: the model's configuration has {expected}, got {got}")]
@@ -75,6 +80,7 @@ impl CalibError {
             | CalibError::UnknownToken { .. }
             | CalibError::TooFewTokens { .. }
             | CalibError::NotFinite { .. }
+            | CalibError::BeyondF16 { .. }
             | CalibError::Shape { .. }
             | CalibError::Bias { .. } => Fault::BadInput,
             CalibError::Order { .. }

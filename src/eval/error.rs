@@ -44,7 +44,9 @@ pub enum EvalError {
     IdOutOfRange { window: usize, id: u32, vocab_size: usize },
     #[error("window {window}: logits for positions from {got}, expected from {expected}; the backend skipped or repeated some")]
     Positions { window: usize, expected: usize, got: usize },
-    #[error("window {window}, position {position}: the logits hold NaN or +infinity; the model is broken there")]
+    #[error(
+        "window {window}, position {position}: the logits hold NaN or +infinity; the model is broken there, or an activation left the range of f16 (65504): export again with --dtype f32"
+    )]
     NotFinite { window: usize, position: usize },
     #[error("vocabulary sizes differ: the reference has {reference}, the model {model}; compare models with one tokenizer")]
     VocabSize { reference: usize, model: usize },
@@ -70,9 +72,8 @@ impl EvalError {
         match self {
             EvalError::Data(error) => error.fault(),
             EvalError::Read { source, .. } if !is_wrong_path(source) => Fault::Failed,
-            EvalError::Model(GenerateError::PromptTooLong { .. } | GenerateError::EmptyPrompt { .. }) => Fault::BadInput,
-            EvalError::Model(GenerateError::Backend(_) | GenerateError::OutOfMemory(_))
-            | EvalError::Write { .. }
+            EvalError::Model(error) => error.fault(),
+            EvalError::Write { .. }
             | EvalError::AnswerCount { .. }
             | EvalError::Positions { .. }
             | EvalError::NotFinite { .. } => Fault::Failed,

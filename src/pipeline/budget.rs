@@ -29,6 +29,7 @@ use crate::quant::{Allocation, BudgetError, Choice, allocate};
 use crate::recipe::{BudgetRecipe, FormatName, Override, Recipe};
 use crate::record::{BudgetRecord, FileRecord};
 use crate::runtime::ExecutionProvider;
+use crate::tensor::DType;
 
 mod measure;
 mod menu;
@@ -62,6 +63,8 @@ pub struct Task<'a> {
     pub scratch: &'a Path,
     /// Where statistics are kept, and the hash of all that determines them but for their input.
     pub kept: Option<(Kept, blake3::Hash)>,
+    /// Type of the artifact's activations.
+    pub activation: DType,
     pub observe: Observe<'a>,
 }
 
@@ -147,6 +150,7 @@ pub fn chosen(
         threads: options.threads,
         scratch: beside.unwrap_or(Path::new(".")),
         kept: kept.map(|kept| (kept, keys.budget())),
+        activation: plan.activation,
         observe,
     };
     resolve(recipe, target, &task).map(Some)

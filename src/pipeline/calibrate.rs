@@ -165,6 +165,7 @@ impl Job<'_> {
             batch_tokens: None,
             scratch: scratch.to_owned(),
             too_few_tokens: TooFewTokens::Refuse,
+            artifact: self.plan.activation,
         }
     }
 }

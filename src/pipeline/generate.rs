@@ -40,7 +40,9 @@ pub fn run(request: &Request, show: &mut dyn FnMut(&str)) -> anyhow::Result<Gene
     let manifest = Manifest::load(&request.artifact)?;
     let mut engine = request.runtime.load(&request.artifact, &manifest)?;
     let prompt = engine.encode(&request.prompt)?;
-    let options = GenerateOptions { max_new_tokens: request.max_new_tokens, stop: request.stop.clone() };
+    // A chat ends with the tokenizer's own token, also where generation_config.json names another.
+    let stop = request.stop.iter().cloned().chain(engine.end_of_sequence_text()).collect();
+    let options = GenerateOptions { max_new_tokens: request.max_new_tokens, stop };
     let mut observe = |piece: Piece<'_>| show(piece.text);
     let completion = engine.generate(&[prompt], &options, &mut observe)?.remove(0);
     let timings = engine.timings();

@@ -112,6 +112,9 @@ impl From<RuntimeError> for GenerateError {
     fn from(error: RuntimeError) -> GenerateError {
         match error {
             RuntimeError::OutOfMemory { .. } => GenerateError::OutOfMemory(Box::new(error)),
+            RuntimeError::NotANumber { prompt, position, activations } => {
+                GenerateError::NotANumber { prompt, position, advice: overflow(activations) }
+            }
             _ => GenerateError::Backend(Box::new(error)),
         }
     }

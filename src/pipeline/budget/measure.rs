@@ -44,6 +44,7 @@ pub fn measure(menu: &Menu, decisions: &[Decision], task: &Task<'_>) -> anyhow::
         batch_tokens: None,
         scratch: task.scratch.to_owned(),
         too_few_tokens: TooFewTokens::Allow,
+        artifact: task.activation,
     };
     let seen = spread(task.sequences, STATISTICS_TOKENS, usize::MAX);
     let probed = spread(task.sequences, PROBE_TOKENS, PROBE_TOKENS / PROBE_SEQUENCES);

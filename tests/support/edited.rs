@@ -1,0 +1,63 @@
+//! The embedded model with something odd about it, in a folder of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use half::bf16;
+use safetensors::SafeTensors;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A copy of `fixtures/tiny-coqa` and room beside it.
+pub struct Edited(TempDir);
+
+impl Edited {
+    pub fn new() -> Edited {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let model = folder.path().join("model");
+        fs::create_dir(&model).expect("the place is ours");
+        for file in fs::read_dir(super::tiny::model()).expect("the fixture is there") {
+            let file = file.expect("readable");
+            fs::copy(file.path(), model.join(file.file_name())).expect("the place is ours");
+        }
+        Edited(folder)
+    }
+
+    /// A place beside the model.
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The checkpoint's folder.
+    pub fn model(&self) -> PathBuf {
+        self.at("model")
+    }
+
+    /// Changes a JSON file of the model.
+    pub fn json(&self, file: &str, change: impl FnOnce(&mut Value)) {
+        let path = self.model().join(file);
+        let mut value = serde_json::from_str(&read(&path)).expect("the fixture's files are JSON");
+        change(&mut value);
+        fs::write(path, value.to_string()).expect("the place is ours");
+    }
+
+    /// Changes a bf16 tensor in place: its values, row by row.
+    pub fn tensor(&self, name: &str, change: impl FnOnce(&mut [f32])) {
+        let path = self.model().join("model.safetensors");
+        let mut bytes = fs::read(&path).expect("the fixture has weights");
+        let (start, mut values) = {
+            let tensors = SafeTensors::deserialize(&bytes).expect("the fixture is safetensors");
+            let data = tensors.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}")).data();
+            let values = data.chunks_exact(2).map(|pair| bf16::from_le_bytes([pair[0], pair[1]]).to_f32());
+            (data.as_ptr() as usize - bytes.as_ptr() as usize, values.collect::<Vec<f32>>())
+        };
+        change(&mut values);
+        let changed = values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes());
+        bytes[start..].iter_mut().zip(changed).for_each(|(byte, new)| *byte = new);
+        fs::write(path, bytes).expect("the place is ours");
+    }
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
