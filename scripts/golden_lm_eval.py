@@ -106,7 +106,7 @@ def answers(folder, stories):
 
 
 def main():
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     stories = [hub_form(story) for story in json.load(open(MODEL / "coqa-mini.json"))["data"][:QUESTIONS]]
     golden = {"lm_eval": "0.4.13", "transformers": "5.17.0", "cases": []}
     for name, changes in CASES.items():
