@@ -105,9 +105,16 @@ enum EpArg {
     Cuda,
 }
 
+/// Most that any flag counts, so that no sum of counts is beyond a machine's words.
+const MOST: usize = i32::MAX as usize;
+
 fn at_least(least: usize, text: &str) -> Result<usize, String> {
-    let number = text.parse().ok().filter(|&number| number >= least);
-    number.ok_or_else(|| format!("expected a whole number from {least} on"))
+    within(least, MOST, text)
+}
+
+fn within(least: usize, most: usize, text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| format!("expected a whole number from {least} to {most}"))
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -125,9 +132,9 @@ struct PlanArgs {
     /// Sequences decoded together, for the VRAM estimate.
     #[arg(long, default_value_t = 1, value_parser = positive)]
     batch: usize,
-    /// Positions of each sequence, for the VRAM estimate.
-    #[arg(long, default_value_t = 2048, value_parser = positive)]
-    context: usize,
+    /// Positions of each sequence, for the VRAM estimate [default: 2048, or all of a model that has fewer].
+    #[arg(long, value_parser = positive)]
+    context: Option<usize>,
     /// One JSON object on stdout and nothing else there.
     #[arg(long)]
     json: bool,
@@ -167,7 +174,7 @@ struct ExportArgs {
     #[arg(long, value_enum, default_value = "cpu")]
     ep: EpArg,
     /// CPU threads of calibration [default: one per physical core].
-    #[arg(long, value_parser = positive)]
+    #[arg(long, value_parser = values::threads)]
     threads: Option<usize>,
     /// One JSON object on stdout and nothing else there.
     #[arg(long)]
@@ -180,7 +187,7 @@ struct RuntimeArgs {
     #[arg(long, value_enum, default_value = "cpu")]
     ep: EpArg,
     /// CPU threads [default: one per physical core].
-    #[arg(long, value_parser = positive)]
+    #[arg(long, value_parser = values::threads)]
     threads: Option<usize>,
     /// On CUDA: launch decoding steps one by one instead of replaying them from a CUDA graph.
     #[arg(long)]
@@ -274,6 +281,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     pipeline::logging(cli.verbose);
+    pipeline::bound_threads();
     match cli.command {
         Command::Plan(args) => {
             let report = plan::run(&args.model.request(), plan::Load { batch: args.batch, context: args.context })?;

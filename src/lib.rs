@@ -5,7 +5,7 @@
 //!
 //! 1. [`fault`]
 //! 2. [`contract`], [`host`], [`tensor`]
-//! 3. [`checkpoint`], [`companions`], [`quant`], [`onnx`], [`recipe`], [`record`], [`generate`]
+//! 3. [`checkpoint`], [`companions`], [`quant`], [`onnx`], [`recipe`], [`record`], [`generate`], [`settings`]
 //! 4. [`model`], [`eval`], [`runtime`], [`calib`], [`bench`], [`report`]
 //! 5. [`pipeline`]
 //!
@@ -29,4 +29,5 @@ pub mod recipe;
 pub mod record;
 pub mod report;
 pub mod runtime;
+pub mod settings;
 pub mod tensor;

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use globset::GlobMatcher;
+use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
 
 mod builtin;
@@ -128,7 +128,7 @@ impl Recipe {
         self.transform.and_then(|transform| transform.rotation)
     }
 
-    fn refuse_unmatched(&self, matchers: &[GlobMatcher], modules: &[Module]) -> Result<(), RecipeError> {
+    fn refuse_unmatched(&self, matchers: &[Regex], modules: &[Module]) -> Result<(), RecipeError> {
         match self.overrides.iter().zip(matchers).find(|(_, matcher)| !modules.iter().any(|module| module.matches(matcher))) {
             None => Ok(()),
             Some((over, _)) => Err(RecipeError::Unmatched {
@@ -140,8 +140,8 @@ impl Recipe {
 }
 
 impl Module {
-    fn matches(&self, matcher: &GlobMatcher) -> bool {
-        self.names.iter().any(|name| matcher.is_match(name))
+    fn matches(&self, matcher: &Regex) -> bool {
+        self.names.iter().any(|name| matcher.is_match(name.as_bytes()))
     }
 }
 

@@ -83,7 +83,7 @@ fn a_plan_says_how_many_bytes_there_will_be() {
             let request = tiny::request(&tiny::model(), flags.clone(), activation);
             let output = place.path().join(format!("{kind}-{activation}"));
             let exported = tiny::export(&request, &output);
-            let planned = plan::run(&request, Load { batch: 1, context: 128 }).expect("what is exported can be planned");
+            let planned = plan::run(&request, Load { batch: 1, context: Some(128) }).expect("what is exported can be planned");
             let real: usize = contents(&output).values().map(Vec::len).sum();
             assert_eq!(exported.artifact_bytes, real as u64);
             let off = (planned.artifact_bytes as f64 / real as f64 - 1.0).abs();

@@ -254,6 +254,23 @@ fn broken_folders_are_refused_by_name_and_cause() {
              file is the whole model, rename it to model.safetensors",
         ),
         (
+            "an adapter alone",
+            vec![("adapter_model.safetensors", valid("w")), ("adapter_config.json", b"{}".to_vec())],
+            "checkpoint DIR: neither model.safetensors nor model.safetensors.index.json is there, only adapter_config.json; that is \
+             an adapter; merge it into its base model (peft's merge_and_unload) and give that one",
+        ),
+        (
+            "a shard of two, and no index",
+            vec![("model-00002-of-00002.safetensors", valid("w"))],
+            "checkpoint DIR: model.safetensors.index.json is missing, and so is model-00001-of-00002.safetensors of the 2 shards that \
+             model-00002-of-00002.safetensors speaks of; download them",
+        ),
+        (
+            "index in UTF-16",
+            vec![(SHARD_INDEX, b"\xff\xfe{\0}\0".to_vec())],
+            "DIR/model.safetensors.index.json: it is UTF-16; save it as UTF-8; download it again",
+        ),
+        (
             "index not JSON",
             vec![(SHARD_INDEX, b"oops".to_vec())],
             "DIR/model.safetensors.index.json: not the JSON of a safetensors index (expected value at line 1 column 1), expected an \
@@ -274,22 +291,6 @@ fn broken_folders_are_refused_by_name_and_cause() {
             "missing shard",
             vec![index(r#"{"a":"1.safetensors","b":"2.safetensors"}"#), ("1.safetensors", valid("a"))],
             "DIR/model.safetensors.index.json: shard 2.safetensors is missing, which holds tensor b; download it",
-        ),
-        (
-            "absent tensor",
-            vec![index(r#"{"a":"1.safetensors","b":"1.safetensors"}"#), ("1.safetensors", valid("a"))],
-            "DIR/model.safetensors.index.json: tensor b should be in shard 1.safetensors, but that file does not have it; download \
-             both again",
-        ),
-        (
-            "tensors in each other's shards",
-            vec![
-                index(r#"{"a":"1.safetensors","b":"2.safetensors"}"#),
-                ("1.safetensors", valid("b")),
-                ("2.safetensors", valid("a")),
-            ],
-            "DIR/model.safetensors.index.json: tensor a should be in shard 1.safetensors, but that file does not have it; download \
-             both again",
         ),
         (
             "a tensor in two shards",
@@ -331,6 +332,46 @@ fn broken_folders_are_refused_by_name_and_cause() {
 }
 
 #[test]
+fn a_tensor_that_an_index_names_and_no_shard_has_is_refused_when_asked_for() {
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::write(dir.path().join("1.safetensors"), valid("a")).expect("written");
+    fs::write(dir.path().join("2.safetensors"), valid("c")).expect("written");
+    let map = r#"{"weight_map":{"a":"2.safetensors","b":"1.safetensors","c":"1.safetensors"}}"#;
+    fs::write(dir.path().join(SHARD_INDEX), map).expect("written");
+    let index = Index::open(dir.path()).expect("transformers reads it too, whichever shard a tensor is in");
+    assert_eq!((index.get("a").map(|a| a.file), index.get("c").map(|c| c.file)), (Some(0), Some(1)));
+    assert_eq!(index.unheld().collect::<Vec<_>>(), ["b"]);
+    let error = index.require("b").expect_err("no shard has it").to_string();
+    let says = "model.safetensors.index.json: tensor b should be in shard 1.safetensors, but that file does not have it";
+    assert!(error.contains(says), "{error}");
+}
+
+#[test]
+fn names_from_a_file_do_not_steer_the_terminal() {
+    let name = format!("\\u001b[2J\\u202e{}", "x".repeat(100_000));
+    let shape = format!("[{}0]", "1,".repeat(100_000));
+    let entry = |dtype: &str, shape: &str| {
+        file(&format!(r#"{{"{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[0,4]}}}}"#), 4)
+    };
+    let map = format!(r#"{{"weight_map":{{"{name}":"../{name}"}}}}"#).into_bytes();
+    let missing = format!(r#"{{"weight_map":{{"{name}":"{name}"}}}}"#).into_bytes();
+    let cases = [
+        (SINGLE, entry("Q", "[2]")),
+        (SINGLE, entry(&name, "[2]")),
+        (SINGLE, entry("BF16", &shape)),
+        (SINGLE, file(&format!(r#"{{"a":"{name}"}}"#), 0)),
+        (SHARD_INDEX, map),
+        (SHARD_INDEX, missing),
+        (SHARD_INDEX, format!(r#"{{"weight_map":{{"a":["{name}"]}}}}"#).into_bytes()),
+    ];
+    for (at, (file, bytes)) in cases.into_iter().enumerate() {
+        let message = refusal(&[(file, bytes)]);
+        let steers = |c: char| c.is_control() || c == '\u{202e}';
+        assert!(!message.contains(steers) && message.chars().count() < 1500, "{at}: {} characters", message.chars().count());
+    }
+}
+
+#[test]
 fn what_is_no_folder_or_no_file_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     let refused = |path: &Path| {
@@ -350,12 +391,12 @@ fn what_is_no_folder_or_no_file_is_refused() {
     fs::create_dir(dir.path().join(SHARD_INDEX)).expect("created");
     assert_eq!(
         refused(dir.path()),
-        "DIR/model.safetensors.index.json: expected a file, got a folder or a device; put the file itself there"
+        "DIR/model.safetensors.index.json: expected a file, got a folder, a FIFO or a device; put the file itself there"
     );
     fs::create_dir(dir.path().join(SINGLE)).expect("created");
     assert_eq!(
         refused(dir.path()),
-        "DIR/model.safetensors: expected a file, got a folder or a device; put the file itself there"
+        "DIR/model.safetensors: expected a file, got a folder, a FIFO or a device; put the file itself there"
     );
     fs::remove_dir(dir.path().join(SINGLE)).expect("removed");
     // 200 MB of nothing: a sparse file takes no disk, and its header no memory.

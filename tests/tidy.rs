@@ -13,7 +13,7 @@ use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 const ROWS: &[&[&str]] = &[
     &["fault"],
     &["contract", "host", "tensor"],
-    &["checkpoint", "companions", "quant", "onnx", "recipe", "record", "generate"],
+    &["checkpoint", "companions", "quant", "onnx", "recipe", "record", "generate", "settings"],
     &["model", "eval", "runtime", "calib", "bench", "report"],
     &["pipeline"],
     &["cli"],
@@ -22,6 +22,7 @@ const ROWS: &[&[&str]] = &[
 
 /// Uses within a row that are wanted.
 const EXCEPTIONS: &[(&str, &str)] = &[
+    ("companions", "settings"), // config.json has one reader of each of its facts
     ("record", "recipe"), // a record stores the recipe it was made by
     ("calib", "model"),   // statistics come from the model's own stages
     ("calib", "runtime"), // which the runtime runs

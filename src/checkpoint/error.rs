@@ -1,5 +1,5 @@
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::HeaderError;
 use crate::fault::Fault;
@@ -16,8 +16,16 @@ pub enum CheckpointError {
         dir.display()
     )]
     NoWeights { dir: PathBuf, found: String, advice: &'static str },
-    #[error("{}: expected a file, got a folder or a device; put the file itself there", file.display())]
+    #[error(
+        "checkpoint {}: model.safetensors.index.json is missing, and so is {missing} of the {count} shards that {found} speaks of; \
+         download them",
+        dir.display()
+    )]
+    ShardsIncomplete { dir: PathBuf, found: String, missing: String, count: usize },
+    #[error("{}: expected a file, got a folder, a FIFO or a device; put the file itself there", file.display())]
     NotAFile { file: PathBuf },
+    #[error("{}: {problem}; download it again", file.display())]
+    Unfit { file: PathBuf, problem: String },
     #[error("{}: cannot be read", file.display())]
     Read { file: PathBuf, source: io::Error },
     #[error("{}: {problem}", file.display())]
@@ -50,6 +58,17 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
+    /// Why the text `file` could not be read: what it is, or what the disk said.
+    pub(super) fn unread(file: &Path, source: io::Error) -> CheckpointError {
+        match source.kind() {
+            io::ErrorKind::InvalidInput => CheckpointError::NotAFile { file: file.into() },
+            io::ErrorKind::FileTooLarge | io::ErrorKind::InvalidData => {
+                CheckpointError::Unfit { file: file.into(), problem: source.to_string() }
+            }
+            _ => CheckpointError::Read { file: file.into(), source },
+        }
+    }
+
     /// Only a file that exists and cannot be read, or changes under us, is not the input's own fault.
     pub fn fault(&self) -> Fault {
         match self {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 
 use crate::fault::Fault;
+use crate::host::shown;
 use crate::tensor::DType;
 
 /// Bytes of the length field in front of the header.
@@ -39,10 +40,10 @@ pub enum HeaderError {
     NotJson { reason: String },
     #[error("tensor {tensor} appears twice in the header, expected once; write the file again")]
     Duplicate { tensor: String },
-    #[error("tensor {tensor}: element type {got:?} is unknown to safetensors; weights are read as F32, F16 or BF16")]
+    #[error("tensor {tensor}: element type \"{got}\" is unknown to safetensors; weights are read as F32, F16 or BF16")]
     UnknownDtype { tensor: String, got: String },
-    #[error("tensor {tensor}: shape {shape:?} overflows 64 bits; the header is damaged")]
-    ShapeOverflow { tensor: String, shape: Vec<usize> },
+    #[error("tensor {tensor}: shape {shape} overflows 64 bits; the header is damaged")]
+    ShapeOverflow { tensor: String, shape: String },
     #[error("tensor {tensor}: data_offsets start at {start} after their end {end}; the header is damaged")]
     Reversed { tensor: String, start: u64, end: u64 },
     #[error(
@@ -51,9 +52,9 @@ pub enum HeaderError {
     )]
     OutOfFile { tensor: String, end: u64, data: u64 },
     #[error(
-        "tensor {tensor}: {dtype} of shape {shape:?} takes {expected} bytes, but data_offsets span {got}; the header is damaged"
+        "tensor {tensor}: {dtype} of shape {shape} takes {expected} bytes, but data_offsets span {got}; the header is damaged"
     )]
-    Size { tensor: String, dtype: String, shape: Vec<usize>, expected: u64, got: u64 },
+    Size { tensor: String, dtype: String, shape: String, expected: u64, got: u64 },
     #[error(
         "tensors {first} and {second} overlap from byte {at} of the data on, expected disjoint ranges; the header is damaged"
     )]
@@ -129,11 +130,12 @@ pub fn parse_header(first: &[u8], file_bytes: u64) -> Result<Header, HeaderError
         return Err(HeaderError::PastEnd { header, file: first.len() as u64 });
     };
     let json = std::str::from_utf8(json).map_err(|e| HeaderError::NotUtf8 { at: e.valid_up_to() })?;
-    let Entries(mut entries) = serde_json::from_str(json).map_err(|e| HeaderError::NotJson { reason: e.to_string() })?;
+    let Entries(mut entries) =
+        serde_json::from_str(json).map_err(|e| HeaderError::NotJson { reason: shown(&e.to_string()).to_string() })?;
 
     entries.sort_by(|a, b| a.0.cmp(&b.0));
     if let Some(pair) = entries.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        return Err(HeaderError::Duplicate { tensor: pair[0].0.clone() });
+        return Err(HeaderError::Duplicate { tensor: shown(&pair[0].0).to_string() });
     }
     let data = file_bytes - end as u64;
     let mut tensors = Vec::with_capacity(entries.len());
@@ -152,8 +154,8 @@ pub fn parse_header(first: &[u8], file_bytes: u64) -> Result<Header, HeaderError
 
 /// One tensor for itself: known element type, offsets inside the data, as many bytes as the shape asks for.
 fn check_entry(name: &str, entry: &Entry, data: u64) -> Result<StoredDtype, HeaderError> {
-    let tensor = || name.to_owned();
-    let unknown = |_| HeaderError::UnknownDtype { tensor: tensor(), got: entry.dtype.clone() };
+    let tensor = || shown(name).to_string();
+    let unknown = |_| HeaderError::UnknownDtype { tensor: tensor(), got: shown(&entry.dtype).to_string() };
     let dtype: safetensors::Dtype = serde_json::from_value(serde_json::Value::String(entry.dtype.clone())).map_err(unknown)?;
 
     let (start, end) = entry.data_offsets;
@@ -165,14 +167,19 @@ fn check_entry(name: &str, entry: &Entry, data: u64) -> Result<StoredDtype, Head
     }
     let bits = entry.shape.iter().try_fold(dtype.bitsize() as u64, |bits, &dim| bits.checked_mul(dim as u64));
     let Some(bits) = bits else {
-        return Err(HeaderError::ShapeOverflow { tensor: tensor(), shape: entry.shape.clone() });
+        return Err(HeaderError::ShapeOverflow { tensor: tensor(), shape: shown_shape(&entry.shape) });
     };
     let expected = bits.div_ceil(8);
     if expected != end - start {
-        let (dtype, shape) = (entry.dtype.clone(), entry.shape.clone());
+        let (dtype, shape) = (entry.dtype.clone(), shown_shape(&entry.shape));
         return Err(HeaderError::Size { tensor: tensor(), dtype, shape, expected, got: end - start });
     }
     Ok(StoredDtype::of(dtype))
+}
+
+/// A shape may have a million dimensions.
+fn shown_shape(shape: &[usize]) -> String {
+    shown(&format!("{shape:?}")).to_string()
 }
 
 /// All tensors together: the ranges tile the data, each byte in exactly one of them.
@@ -183,7 +190,7 @@ fn check_coverage(tensors: &[(String, StoredDtype, Entry)], data: u64) -> Result
     let (mut covered, mut last) = (0, "");
     for (start, end, name) in order {
         if start < covered && start < end {
-            return Err(HeaderError::Overlap { first: last.to_owned(), second: name.to_owned(), at: start });
+            return Err(HeaderError::Overlap { first: shown(last).to_string(), second: shown(name).to_string(), at: start });
         }
         if start > covered {
             return Err(HeaderError::Hole { start: covered, end: start });

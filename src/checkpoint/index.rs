@@ -1,6 +1,6 @@
 //! What the headers of a checkpoint's files say: every tensor's name, element type, shape and place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::ops::Range;
@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use super::CheckpointError;
 use super::header::{Header, LENGTH_BYTES, StoredDtype, header_bytes, parse_header};
-use super::shards::{INDEX_FILE, SINGLE_FILE, WeightMap};
+use super::shards::{INDEX_FILE, Numbered, SINGLE_FILE, WeightMap};
+use super::{beside, prefix};
+use crate::host::shown;
 use crate::tensor::DType;
 
 /// One weight, as the headers describe it.
@@ -45,7 +47,8 @@ pub struct WeightFile {
 }
 
 /// Names, element types, shapes and places of all tensors, from headers alone and checked: ranges lie inside their
-/// files, do not overlap, and have the size of their shapes; no name comes twice; what a shard index names is there.
+/// files, do not overlap, and have the size of their shapes; no name comes twice. Names are those that transformers loads
+/// the tensors under.
 #[derive(Debug, Clone)]
 pub struct Index {
     dir: PathBuf,
@@ -53,6 +56,20 @@ pub struct Index {
     tensors: BTreeMap<String, TensorInfo>,
     /// Tensors of an element type that weights are not read from, and its name.
     others: BTreeMap<String, (usize, safetensors::Dtype)>,
+    /// The first tensor that is stored under another name, that name, and how many are.
+    renamed: Option<Renamed>,
+    /// Tensors that a shard index names and no shard has, with the shard where they should be.
+    unheld: BTreeMap<String, String>,
+}
+
+/// Tensors that are stored under other names than transformers loads them under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renamed {
+    /// The first one's name in its file.
+    pub stored: String,
+    /// The name it is loaded under.
+    pub name: String,
+    pub count: usize,
 }
 
 impl Index {
@@ -67,20 +84,15 @@ impl Index {
         }
         let index = dir.join(INDEX_FILE);
         if !is_there(&index) {
-            return Err(no_weights(dir));
+            return Index::from_headers(dir, read_headers(dir, &shards_by_number(dir)?)?, None);
         }
         let map = WeightMap::read(&index)?;
-        let mut headers = Vec::new();
-        for shard in map.shards() {
-            let path = dir.join(shard);
-            if !path.exists() {
-                let (shard, tensor) = (shard.to_owned(), map.tensor_of(shard).to_owned());
-                return Err(CheckpointError::ShardMissing { file: index, shard, tensor });
-            }
-            let (bytes, header) = read_header(&path)?;
-            headers.push((shard.to_owned(), bytes, header));
+        let shards: Vec<String> = map.shards().into_iter().map(str::to_owned).collect();
+        if let Some(shard) = shards.iter().find(|shard| !dir.join(shard).exists()) {
+            let [shard, tensor] = [shard, map.tensor_of(shard)].map(|name| shown(name).to_string());
+            return Err(CheckpointError::ShardMissing { file: index, shard, tensor });
         }
-        Index::from_headers(dir, headers, Some(&map))
+        Index::from_headers(dir, read_headers(dir, &shards)?, Some(&map))
     }
 
     /// Joins the headers of all files, `(name, bytes of the file, header)`. `dir` names the checkpoint in errors.
@@ -89,13 +101,17 @@ impl Index {
         headers: Vec<(String, u64, Header)>,
         map: Option<&WeightMap>,
     ) -> Result<Index, CheckpointError> {
-        let mut index = Index { dir: dir.into(), files: Vec::new(), tensors: BTreeMap::new(), others: BTreeMap::new() };
+        let (tensors, others, unheld) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut index = Index { dir: dir.into(), files: Vec::new(), tensors, others, renamed: None, unheld };
         for (name, bytes, header) in headers {
             let file = index.files.len();
-            for (tensor, entry) in header {
+            index.files.push(WeightFile { name, bytes });
+            for (stored, entry) in header {
+                let tensor = index.name_of(stored);
                 if let Some(first) = index.file_of(&tensor) {
-                    let first = index.files[first].name.clone();
-                    return Err(CheckpointError::TwoShards { place: dir.into(), tensor, first, second: name });
+                    let [first, second] = [first, file].map(|file| shown(&index.files[file].name).to_string());
+                    let tensor = shown(&tensor).to_string();
+                    return Err(CheckpointError::TwoShards { place: dir.into(), tensor, first, second });
                 }
                 match entry.dtype {
                     StoredDtype::Weight(dtype) => {
@@ -106,15 +122,22 @@ impl Index {
                     }
                 }
             }
-            index.files.push(WeightFile { name, bytes });
         }
         for (tensor, shard) in map.into_iter().flat_map(WeightMap::entries) {
-            if index.file_of(tensor).is_none_or(|file| index.files[file].name != shard) {
-                let (shard, tensor) = (shard.to_owned(), tensor.to_owned());
-                return Err(CheckpointError::NotInShard { file: dir.join(INDEX_FILE), shard, tensor });
+            let tensor = prefix::loaded_as(tensor).unwrap_or_else(|| tensor.to_owned());
+            if index.file_of(&tensor).is_none() {
+                index.unheld.insert(tensor, shard.to_owned());
             }
         }
         Ok(index)
+    }
+
+    /// The name of a tensor that is stored as `stored`; keeps count of those that have another.
+    fn name_of(&mut self, stored: String) -> String {
+        let Some(name) = prefix::loaded_as(&stored) else { return stored };
+        let first = || Renamed { stored, name: name.clone(), count: 0 };
+        self.renamed.get_or_insert_with(first).count += 1;
+        name
     }
 
     /// Folder of the checkpoint; for one that is on the hub only, its repository.
@@ -142,13 +165,36 @@ impl Index {
         if let Some(info) = self.tensors.get(name) {
             return Ok(info);
         }
-        let tensor = name.to_owned();
-        Err(match self.others.get(name) {
-            Some((file, dtype)) => {
+        let tensor = shown(name).to_string();
+        Err(match (self.others.get(name), self.unheld.get(name)) {
+            (Some((file, dtype)), _) => {
                 CheckpointError::Dtype { file: self.dir.join(&self.files[*file].name), tensor, got: format!("{dtype:?}") }
             }
-            None => CheckpointError::NoTensor { dir: self.dir.clone(), tensor, count: self.tensors.len() },
+            (None, Some(shard)) => {
+                CheckpointError::NotInShard { file: self.dir.join(INDEX_FILE), shard: shown(shard).to_string(), tensor }
+            }
+            (None, None) => CheckpointError::NoTensor { dir: self.dir.clone(), tensor, count: self.tensors.len() },
         })
+    }
+
+    /// Names of all tensors, of whatever element type, in name order.
+    pub fn names(&self) -> BTreeSet<&str> {
+        self.tensors.keys().chain(self.others.keys()).map(String::as_str).collect()
+    }
+
+    /// How many decoder layers the names speak of.
+    pub fn layers(&self) -> usize {
+        self.names().into_iter().filter_map(prefix::layer_of).collect::<BTreeSet<u64>>().len()
+    }
+
+    /// What is stored under another name, if anything.
+    pub fn renamed(&self) -> Option<&Renamed> {
+        self.renamed.as_ref()
+    }
+
+    /// Tensors that a shard index names and no shard has, in name order.
+    pub fn unheld(&self) -> impl Iterator<Item = &str> {
+        self.unheld.keys().map(String::as_str)
     }
 
     /// Names of tensors whose element type weights are not read from (`F8_E4M3`, `I8`, …), with that type, in name order.
@@ -175,6 +221,22 @@ fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
+/// Shards that no index lists, by the numbers in their names.
+fn shards_by_number(dir: &Path) -> Result<Vec<String>, CheckpointError> {
+    match Numbered::among(file_names(dir).iter().map(String::as_str)) {
+        Numbered::Whole(shards) => Ok(shards),
+        Numbered::None => Err(no_weights(dir)),
+        Numbered::Lacking { found, missing, count } => {
+            Err(CheckpointError::ShardsIncomplete { dir: dir.into(), found, missing, count })
+        }
+    }
+}
+
+fn read_headers(dir: &Path, shards: &[String]) -> Result<Vec<(String, u64, Header)>, CheckpointError> {
+    let read = |shard: &String| read_header(&dir.join(shard)).map(|(bytes, header)| (shard.clone(), bytes, header));
+    shards.iter().map(read).collect()
+}
+
 /// Size and checked header of one file; reads no more of it than the header.
 fn read_header(path: &Path) -> Result<(u64, Header), CheckpointError> {
     let read = |source| CheckpointError::Read { file: path.into(), source };
@@ -193,12 +255,11 @@ fn read_header(path: &Path) -> Result<(u64, Header), CheckpointError> {
 
 /// Says what is in the folder instead, and what to do with it.
 fn no_weights(dir: &Path) -> CheckpointError {
-    let mut names: Vec<String> = fs::read_dir(dir)
-        .map(|entries| entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
-        .unwrap_or_default();
-    names.sort();
+    let names = file_names(dir);
     let weights = |endings: &[&str]| names.iter().find(|name| endings.iter().any(|ending| name.ends_with(ending)));
-    let (found, advice) = if let Some(name) = weights(&[".safetensors"]) {
+    let (found, advice) = if let Some(name) = names.iter().find(|name| beside::is_adapter(name)) {
+        (name.clone(), "that is an adapter; merge it into its base model (peft's merge_and_unload) and give that one")
+    } else if let Some(name) = weights(&[".safetensors"]) {
         (name.clone(), "if that file is the whole model, rename it to model.safetensors")
     } else if let Some(name) = weights(&[".bin", ".pth", ".pt"]) {
         (
@@ -212,5 +273,13 @@ fn no_weights(dir: &Path) -> CheckpointError {
     } else {
         ("other files".to_owned(), "download the checkpoint's safetensors files")
     };
-    CheckpointError::NoWeights { dir: dir.into(), found, advice }
+    CheckpointError::NoWeights { dir: dir.into(), found: shown(&found).to_string(), advice }
+}
+
+/// Names of what is in a folder, in order; none of one that cannot be listed.
+fn file_names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
 }

@@ -4,16 +4,19 @@
 //! adds memory maps of the files. Everything a file claims is checked before a single tensor is handed out; `header`
 //! is the only code that reads untrusted bytes, and it is a pure function of them.
 
+mod beside;
 mod error;
 mod header;
 pub mod hub;
 mod index;
 mod mapped;
+mod prefix;
 mod shards;
 mod tensor_file;
 
+pub use beside::left_out;
 pub use error::CheckpointError;
 pub use header::{Header, HeaderError, HeaderTensor, StoredDtype, header_bytes, parse_header};
-pub use index::{Index, TensorInfo, WeightFile};
+pub use index::{Index, Renamed, TensorInfo, WeightFile};
 pub use mapped::{Checkpoint, TensorView};
 pub use tensor_file::{Numbers, TensorFile, TensorFileError};

@@ -76,7 +76,7 @@ pub struct SweepArgs {
     #[arg(long, value_enum)]
     dtype: Option<DtypeArg>,
     /// CPU threads [default: one per physical core].
-    #[arg(long, value_parser = positive)]
+    #[arg(long, value_parser = super::values::threads)]
     threads: Option<usize>,
     /// One JSON object on stdout and nothing else there.
     #[arg(long)]

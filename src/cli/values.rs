@@ -1,7 +1,13 @@
 //! Values of flags that several commands take.
 
 use clap::ValueEnum;
+use qonnx::pipeline;
 use qonnx::pipeline::experiment::{ProtocolName, ScoringWeights};
+
+/// CPU threads: as many as large machines have cores. ONNX Runtime would start any number, and answer hours later.
+pub fn threads(text: &str) -> Result<usize, String> {
+    super::within(1, pipeline::MOST_THREADS, text)
+}
 
 /// Element type of activations.
 #[derive(Clone, Copy, ValueEnum)]

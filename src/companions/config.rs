@@ -5,10 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::CompanionError;
-use super::json::Keys;
-
-/// LlamaConfig's default.
-const MAX_POSITION_EMBEDDINGS: usize = 2048;
+use crate::settings::{InvalidSetting, Settings, max_positions};
 
 /// Sizes of what a layer computes for one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,13 +25,16 @@ pub(super) struct Config {
 
 impl Config {
     pub fn of(object: &Map<String, Value>, path: &Path) -> Result<Config, CompanionError> {
-        let keys = Keys { object, path };
-        let size = |key: &str| Ok(keys.count(key)?.unwrap_or(0));
+        Config::said(&Settings::of(object)).map_err(|source| CompanionError::Setting { path: path.to_owned(), source })
+    }
+
+    fn said(config: &Settings<'_>) -> Result<Config, InvalidSetting> {
+        let size = |key: &str| Ok(config.size(key)?.unwrap_or_default());
         Ok(Config {
-            context_length: keys.count("max_position_embeddings")?.unwrap_or(MAX_POSITION_EMBEDDINGS),
-            vocab_size: keys.count("vocab_size")?.map(|size| u32::try_from(size).unwrap_or(u32::MAX)),
-            bos: keys.token_ids("bos_token_id")?.unwrap_or_default().first().copied(),
-            eos: keys.token_ids("eos_token_id")?.unwrap_or_default(),
+            context_length: max_positions(config)?,
+            vocab_size: config.size("vocab_size")?.map(|size| size as u32),
+            bos: config.tokens("bos_token_id")?.first().copied(),
+            eos: config.tokens("eos_token_id")?,
             width: Width {
                 hidden_size: size("hidden_size")?,
                 intermediate_size: size("intermediate_size")?,

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use crate::fault::Fault;
+use crate::settings::InvalidSetting;
 
 /// What can be wrong with the files beside a model's weights.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,8 @@ pub enum CompanionError {
     NotAnObject { path: PathBuf, got: &'static str },
     #[error("{path}: {key} must be {expected}, got {got}; mend or remove it", path = .path.display())]
     Value { path: PathBuf, key: String, expected: &'static str, got: String },
+    #[error("{path}: {source}; mend or remove it", path = .path.display())]
+    Setting { path: PathBuf, source: InvalidSetting },
     #[error("{path} is not a tokenizer that can be used: {reason}; copy tokenizer.json from the model's repository", path = .path.display())]
     Tokenizer { path: PathBuf, reason: String },
     #[error(

@@ -3,6 +3,8 @@
 use serde_json::Value as Json;
 
 use crate::fault::Fault;
+use crate::host::shown;
+use crate::settings::{InvalidSetting, Settings, abridged, max_positions};
 use crate::tensor::DType;
 
 /// Sizes and options of a `LlamaForCausalLM`, under their Hugging Face names.
@@ -65,11 +67,11 @@ pub enum ConfigError {
     NotAnObject(&'static str),
     #[error("config.json: {0} is missing; a LlamaForCausalLM needs it")]
     Missing(String),
-    #[error("config.json: {key} must be {expected}, got {got}")]
-    Invalid { key: String, expected: String, got: String },
+    #[error("config.json: {0}")]
+    Invalid(#[from] InvalidSetting),
     #[error("config.json: architecture {0} is not supported; qonnx runs LlamaForCausalLM (Llama 2, 3, 3.1, 3.2)")]
     Architecture(String),
-    #[error("config.json: rope type {0:?} is not supported; qonnx runs default, linear and llama3")]
+    #[error("config.json: rope type \"{0}\" is not supported; qonnx runs default, linear and llama3")]
     RopeType(String),
     #[error("config.json: {key} = {got} is not supported; {supported}")]
     Unsupported { key: &'static str, got: String, supported: &'static str },
@@ -89,20 +91,20 @@ impl LlamaConfig {
 
     /// Reads a parsed `config.json`.
     pub fn from_value(json: &Json) -> Result<LlamaConfig, ConfigError> {
-        let Json::Object(_) = json else { return Err(ConfigError::NotAnObject(kind(json))) };
-        let keys = Keys { json, prefix: "" };
+        let Json::Object(object) = json else { return Err(ConfigError::NotAnObject(kind(json))) };
+        let keys = Settings::of(object);
         refuse_other_models(&keys)?;
-        let num_attention_heads = keys.required_size("num_attention_heads")?;
-        let hidden_size = keys.required_size("hidden_size")?;
+        let num_attention_heads = required_size(&keys, "num_attention_heads")?;
+        let hidden_size = required_size(&keys, "hidden_size")?;
         let config = LlamaConfig {
-            vocab_size: keys.required_size("vocab_size")?,
+            vocab_size: required_size(&keys, "vocab_size")?,
             hidden_size,
-            intermediate_size: keys.required_size("intermediate_size")?,
-            num_hidden_layers: keys.required_size("num_hidden_layers")?,
+            intermediate_size: required_size(&keys, "intermediate_size")?,
+            num_hidden_layers: required_size(&keys, "num_hidden_layers")?,
             num_attention_heads,
             num_key_value_heads: keys.size("num_key_value_heads")?.unwrap_or(num_attention_heads),
             head_dim: head_dim(&keys, hidden_size, num_attention_heads)?,
-            max_position_embeddings: keys.size("max_position_embeddings")?.unwrap_or(2048),
+            max_position_embeddings: max_positions(&keys)?,
             rms_norm_eps: keys.positive("rms_norm_eps")?.unwrap_or(1e-6),
             rope_theta: rope_theta(&keys)?,
             rope_scaling: rope_scaling(&keys)?,
@@ -114,7 +116,8 @@ impl LlamaConfig {
             dtype: dtype(&keys)?,
         };
         if !num_attention_heads.is_multiple_of(config.num_key_value_heads) {
-            return Err(keys.invalid("num_key_value_heads", format!("a divisor of num_attention_heads ({num_attention_heads})")));
+            let expected = format!("a divisor of num_attention_heads ({num_attention_heads})");
+            return Err(keys.invalid("num_key_value_heads", expected).into());
         }
         Ok(config)
     }
@@ -167,17 +170,17 @@ impl LlamaConfig {
     }
 }
 
-fn refuse_other_models(keys: &Keys<'_>) -> Result<(), ConfigError> {
+fn refuse_other_models(keys: &Settings<'_>) -> Result<(), ConfigError> {
     let named = match keys.get("architectures") {
-        Some(Json::Array(names)) if !names.is_empty() => names.iter().find(|name| *name != "LlamaForCausalLM"),
+        Some(Json::Array(names)) if !names.is_empty() => names.iter().find(|name| !is_llama(name)),
         Some(Json::Array(_)) | None => keys.get("model_type").filter(|kind| *kind != "llama"),
-        Some(_) => return Err(keys.invalid("architectures", "a list of names".to_owned())),
+        Some(_) => return Err(keys.invalid("architectures", "a list of names".to_owned()).into()),
     };
     if let Some(name) = named {
         return Err(ConfigError::Architecture(plain(name)));
     }
     if keys.get("architectures").or(keys.get("model_type")).is_none() {
-        return Err(keys.missing("architectures"));
+        return Err(ConfigError::Missing("architectures".to_owned()));
     }
     let unsupported = [
         ("quantization_config", "give the unquantized checkpoint, qonnx quantizes it"),
@@ -189,18 +192,24 @@ fn refuse_other_models(keys: &Keys<'_>) -> Result<(), ConfigError> {
         }
     }
     match keys.get("hidden_act") {
-        Some(act) if act != "silu" => {
+        // transformers has silu under both names.
+        Some(act) if act != "silu" && act != "swish" => {
             Err(ConfigError::Unsupported { key: "hidden_act", got: abridged(act), supported: "qonnx runs silu" })
         }
         _ => Ok(()),
     }
 }
 
-fn head_dim(keys: &Keys<'_>, hidden_size: usize, heads: usize) -> Result<usize, ConfigError> {
+/// transformers goes by `model_type`, so the spelling of the first conversions (`LLaMAForCausalLM`) is as good.
+fn is_llama(name: &Json) -> bool {
+    name.as_str().is_some_and(|name| name.eq_ignore_ascii_case("LlamaForCausalLM"))
+}
+
+fn head_dim(keys: &Settings<'_>, hidden_size: usize, heads: usize) -> Result<usize, ConfigError> {
     let head_dim = match keys.size("head_dim")? {
         Some(given) => given,
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
-        None => return Err(keys.invalid("hidden_size", format!("a multiple of num_attention_heads ({heads})"))),
+        None => return Err(keys.invalid("hidden_size", format!("a multiple of num_attention_heads ({heads})")).into()),
     };
     match keys.positive("partial_rotary_factor")? {
         Some(part) if part != 1.0 => {
@@ -209,61 +218,70 @@ fn head_dim(keys: &Keys<'_>, hidden_size: usize, heads: usize) -> Result<usize, 
         }
         _ if !head_dim.is_multiple_of(16) => {
             let (key, expected) = ("head_dim".to_owned(), "a multiple of 16, for ONNX Runtime's GroupQueryAttention".to_owned());
-            Err(ConfigError::Invalid { key, expected, got: head_dim.to_string() })
+            Err(InvalidSetting { key, expected, got: head_dim.to_string() }.into())
         }
         _ => Ok(head_dim),
     }
 }
 
-/// `rope_parameters` of transformers 5 holds what `rope_theta` and `rope_scaling` held before.
-fn rope_keys<'a>(keys: &Keys<'a>) -> Result<Option<Keys<'a>>, ConfigError> {
-    for prefix in ["rope_parameters", "rope_scaling"] {
-        match keys.get(prefix) {
-            None => {}
-            Some(json @ Json::Object(_)) => return Ok(Some(Keys { json, prefix })),
-            Some(_) => return Err(keys.invalid(prefix, "an object or null".to_owned())),
-        }
+/// The block that says how positions turn: `rope_scaling`, unless it says nothing, else `rope_parameters` of transformers 5.
+/// Where both do, transformers 5.17 goes by `rope_scaling` alone.
+fn rope_block<'a>(keys: &Settings<'a>) -> Result<Option<Settings<'a>>, ConfigError> {
+    match keys.get("rope_scaling").filter(|value| !says_nothing(value)) {
+        Some(_) => Ok(keys.object("rope_scaling")?),
+        None => Ok(keys.object("rope_parameters")?),
     }
-    Ok(None)
 }
 
-fn rope_theta(keys: &Keys<'_>) -> Result<f64, ConfigError> {
-    let nested = match rope_keys(keys)? {
+/// What Python takes for false.
+fn says_nothing(value: &Json) -> bool {
+    match value {
+        Json::Null => true,
+        Json::Bool(value) => !value,
+        Json::Number(number) => number.as_f64() == Some(0.0),
+        Json::String(text) => text.is_empty(),
+        Json::Array(values) => values.is_empty(),
+        Json::Object(values) => values.is_empty(),
+    }
+}
+
+fn rope_theta(keys: &Settings<'_>) -> Result<f64, ConfigError> {
+    let nested = match rope_block(keys)? {
         Some(rope) => rope.positive("rope_theta")?,
         None => None,
     };
     Ok(nested.or(keys.positive("rope_theta")?).unwrap_or(10_000.0))
 }
 
-fn rope_scaling(keys: &Keys<'_>) -> Result<RopeScaling, ConfigError> {
-    let Some(rope) = rope_keys(keys)? else { return Ok(RopeScaling::Default) };
+fn rope_scaling(keys: &Settings<'_>) -> Result<RopeScaling, ConfigError> {
+    let Some(rope) = rope_block(keys)? else { return Ok(RopeScaling::Default) };
     let name = match rope.get("rope_type").or_else(|| rope.get("type")) {
         Some(Json::String(name)) => name.as_str(),
-        Some(_) => return Err(rope.invalid("rope_type", "a name".to_owned())),
-        None if rope.prefix == "rope_parameters" => "default",
-        None => return Err(rope.missing("rope_type")),
+        Some(_) => return Err(rope.invalid("rope_type", "a name".to_owned()).into()),
+        None => "default",
     };
-    let number = |key: &str| rope.positive(key)?.ok_or_else(|| rope.missing(key));
+    let number = |key: &str| rope.positive(key)?.ok_or_else(|| ConfigError::Missing(rope.path(key)));
     match name {
         "default" => Ok(RopeScaling::Default),
         "linear" => Ok(RopeScaling::Linear { factor: number("factor")? }),
         "llama3" => {
             let (low_freq_factor, high_freq_factor) = (number("low_freq_factor")?, number("high_freq_factor")?);
             if high_freq_factor <= low_freq_factor {
-                return Err(rope.invalid("high_freq_factor", format!("above low_freq_factor ({low_freq_factor})")));
+                return Err(rope.invalid("high_freq_factor", format!("above low_freq_factor ({low_freq_factor})")).into());
             }
+            let original = rope.positive("original_max_position_embeddings")?;
             Ok(RopeScaling::Llama3 {
                 factor: number("factor")?,
                 low_freq_factor,
                 high_freq_factor,
-                original_max_position_embeddings: number("original_max_position_embeddings")?,
+                original_max_position_embeddings: original.map_or_else(|| max_positions(keys).map(|most| most as f64), Ok)?,
             })
         }
-        other => Err(ConfigError::RopeType(other.to_owned())),
+        other => Err(ConfigError::RopeType(shown(other).to_string())),
     }
 }
 
-fn dtype(keys: &Keys<'_>) -> Result<Option<DType>, ConfigError> {
+fn dtype(keys: &Settings<'_>) -> Result<Option<DType>, ConfigError> {
     let Some(value) = keys.get("dtype").or_else(|| keys.get("torch_dtype")) else { return Ok(None) };
     match value.as_str().map(|name| name.trim_start_matches("torch.")) {
         Some("float32") => Ok(Some(DType::F32)),
@@ -276,81 +294,12 @@ fn dtype(keys: &Keys<'_>) -> Result<Option<DType>, ConfigError> {
     }
 }
 
-/// Typed look-ups in one JSON object; `null` counts as absent.
-struct Keys<'a> {
-    json: &'a Json,
-    /// Key of the object itself, empty for the top one.
-    prefix: &'static str,
-}
-
-impl<'a> Keys<'a> {
-    fn get(&self, key: &str) -> Option<&'a Json> {
-        self.json.get(key).filter(|value| !value.is_null())
-    }
-
-    fn required_size(&self, key: &str) -> Result<usize, ConfigError> {
-        self.size(key)?.ok_or_else(|| self.missing(key))
-    }
-
-    fn size(&self, key: &str) -> Result<Option<usize>, ConfigError> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        match value.as_u64() {
-            Some(size) if (1..=1 << 31).contains(&size) => Ok(Some(size as usize)),
-            _ => Err(self.invalid(key, "a whole number from 1 to 2147483648".to_owned())),
-        }
-    }
-
-    fn positive(&self, key: &str) -> Result<Option<f64>, ConfigError> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        match value.as_f64() {
-            Some(number) if number > 0.0 && number.is_finite() => Ok(Some(number)),
-            _ => Err(self.invalid(key, "a number above zero".to_owned())),
-        }
-    }
-
-    fn flag(&self, key: &str) -> Result<bool, ConfigError> {
-        match self.get(key) {
-            None => Ok(false),
-            Some(value) => value.as_bool().ok_or_else(|| self.invalid(key, "true or false".to_owned())),
-        }
-    }
-
-    /// One token id or a list of them.
-    fn tokens(&self, key: &str) -> Result<Vec<u32>, ConfigError> {
-        let values = match self.get(key) {
-            None => return Ok(Vec::new()),
-            Some(Json::Array(values)) => values.as_slice(),
-            Some(value) => std::slice::from_ref(value),
-        };
-        let ids: Option<Vec<u32>> = values.iter().map(|value| value.as_u64().and_then(|id| u32::try_from(id).ok())).collect();
-        ids.ok_or_else(|| self.invalid(key, "a token id or a list of token ids".to_owned()))
-    }
-
-    fn invalid(&self, key: &str, expected: String) -> ConfigError {
-        let got = self.json.get(key).map_or("nothing".to_owned(), abridged);
-        ConfigError::Invalid { key: self.path(key), expected, got }
-    }
-
-    fn missing(&self, key: &str) -> ConfigError {
-        ConfigError::Missing(self.path(key))
-    }
-
-    fn path(&self, key: &str) -> String {
-        if self.prefix.is_empty() { key.to_owned() } else { format!("{}.{key}", self.prefix) }
-    }
+fn required_size(keys: &Settings<'_>, key: &str) -> Result<usize, ConfigError> {
+    keys.size(key)?.ok_or_else(|| ConfigError::Missing(keys.path(key)))
 }
 
 fn plain(value: &Json) -> String {
-    value.as_str().map_or_else(|| abridged(value), str::to_owned)
-}
-
-/// The value as JSON, cut to a length that fits a message.
-fn abridged(value: &Json) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
+    value.as_str().map_or_else(|| abridged(value), |text| shown(text).to_string())
 }
 
 fn kind(json: &Json) -> &'static str {
@@ -485,8 +434,6 @@ mod tests {
             let message = format!("config.json: rope type {name:?} is not supported; qonnx runs default, linear and llama3");
             refused(json!({"rope_scaling": {"type": name, "factor": 2.0}}), &message);
         }
-        let message = "config.json: rope_scaling.rope_type is missing; a LlamaForCausalLM needs it";
-        refused(json!({"rope_scaling": {"factor": 2.0}}), message);
         refused(json!({"rope_scaling": "linear"}), "config.json: rope_scaling must be an object or null, got \"linear\"");
         let message = "config.json: rope_scaling.factor is missing; a LlamaForCausalLM needs it";
         refused(json!({"rope_scaling": {"rope_type": "linear"}}), message);

@@ -6,6 +6,7 @@ use super::attention::{KvPair, Positions, Qkv, attention, past, positions};
 use super::config::LlamaConfig;
 use super::module::{Build, Module, Source};
 use super::names;
+use super::rope::most_positions;
 use super::stored::{StoredWeight, WeightForm};
 use crate::onnx::{Graph, GraphError, Model, Type, Value};
 use crate::tensor::DType;
@@ -29,7 +30,11 @@ pub struct GraphOptions {
 impl GraphOptions {
     /// As many positions as the model was trained for, 8192 at most.
     pub fn of(cfg: &LlamaConfig, activation: DType) -> GraphOptions {
-        GraphOptions { activation, max_context: cfg.max_position_embeddings.min(DEFAULT_MAX_CONTEXT), rotated_head: false }
+        GraphOptions {
+            activation,
+            max_context: cfg.max_position_embeddings.min(DEFAULT_MAX_CONTEXT).min(most_positions(cfg)),
+            rotated_head: false,
+        }
     }
 }
 
@@ -57,7 +62,11 @@ fn causal_lm(m: &Module, cfg: &LlamaConfig, options: &GraphOptions) -> Vec<Value
     let (op, model) = (m.op(), m.child("model"));
     let graph = op.graph();
     let ids = graph.input(names::INPUT_IDS, Type::new(DType::I64, ["batch".into(), "sequence".into()]));
-    let pos = positions(&model, cfg, options.activation, options.max_context);
+    let most = most_positions(cfg);
+    if options.max_context > most {
+        model.refuse("rotary_emb", "max_context", &format!("at most {most}"), &options.max_context.to_string());
+    }
+    let pos = positions(&model, cfg, options.activation, options.max_context.min(most));
 
     let table = model.table("embed_tokens", cfg.vocab_size, cfg.hidden_size);
     let mut stream = Stream { x: model.child("embed_tokens").rows(table, ids), delta: None };

@@ -15,6 +15,6 @@ mod stored;
 pub use config::{ConfigError, ExpectedTensor, LlamaConfig, RopeScaling};
 pub use llama::{DecoderGraph, GraphOptions, decoder};
 pub use mappings::{LinearInput, Mapping, Smooth, mappings};
-pub use rope::{RopeTables, rope_tables};
+pub use rope::{RopeTables, most_positions, rope_tables};
 pub use rotation::{LlamaRotation, RotationOptions};
 pub use stored::{Order, StoredCodes, StoredForm, StoredOutliers, StoredScales, StoredWeight, WeightForm};

@@ -8,6 +8,14 @@ pub struct RopeTables {
     pub sin: Vec<f32>,
 }
 
+/// Bytes of one table in f32 that is still made.
+const MOST_BYTES: usize = 1 << 30;
+
+/// Most positions that tables are made for: four million at a head_dim of 128. Configurations claim any number.
+pub fn most_positions(cfg: &LlamaConfig) -> usize {
+    MOST_BYTES / (cfg.head_dim / 2 * size_of::<f32>())
+}
+
 /// Tables for positions `0 .. positions`, computed in f64 and rounded once.
 ///
 /// Hugging Face's `LlamaRotaryEmbedding` computes angles in f32; the two differ by less than one part in 2²³ of the

@@ -14,7 +14,7 @@ use crate::tensor::DType;
 
 /// The first thing that did not fit, and where.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: {op}: {cause} (inserted at {location})")]
+#[error("{path}: {op}: {cause}")]
 pub struct GraphError {
     /// Path of the module that was being written, `model.layers.3.self_attn.q_proj`.
     pub path: String,

@@ -26,6 +26,7 @@ use crate::model::StoredWeight;
 use crate::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
 use crate::record::{CalibratedRecord, FileRecord, MANIFEST_FILE, WeightRecord};
 use crate::runtime::{self, ExecutionProvider};
+use crate::tensor::convert;
 
 mod report;
 
@@ -135,7 +136,9 @@ fn check_tied_head(checkpoint: &Checkpoint) -> anyhow::Result<()> {
         return Ok(());
     }
     let [table, head] = [checkpoint.tensor(TABLES[0])?, checkpoint.tensor(TABLES[1])?];
-    let same = (table.dtype, table.shape, table.bytes) == (head.dtype, head.shape, head.bytes);
+    // The same numbers may be stored in another type.
+    let same = (table.dtype, table.shape, table.bytes) == (head.dtype, head.shape, head.bytes)
+        || table.shape == head.shape && convert::same_values((table.dtype, table.bytes), (head.dtype, head.bytes));
     TABLES.iter().try_for_each(|name| checkpoint.release(name))?;
     if same {
         return Ok(());

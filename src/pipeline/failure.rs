@@ -53,6 +53,8 @@ pub enum UsageError {
     ParentMissing { path: String },
     #[error("model {folder}: {file} is missing; give a folder with config.json, tokenizer.json and safetensors")]
     ModelFileMissing { folder: String, file: &'static str },
+    #[error("{path}: {problem}; copy it from the model's repository again")]
+    ModelFileUnfit { path: String, problem: String },
     #[error(
         "results {folder}: is no folder that can be listed ({reason}); give the one that `qonnx run` and `qonnx sweep` write to"
     )]

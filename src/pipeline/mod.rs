@@ -42,6 +42,22 @@ use crate::runtime::{Engine, EngineOptions, ExecutionProvider, LoadStage};
 
 pub use crate::runtime::{Launch, Weights};
 
+/// Most threads that a command starts at once.
+pub const MOST_THREADS: usize = 1024;
+
+/// Keeps rayon's threads within what a machine has, whatever `RAYON_NUM_THREADS` says.
+pub fn bound_threads() {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse::<usize>().ok());
+    if let Some(asked) = asked.filter(|&asked| asked > MOST_THREADS) {
+        tracing::warn!(
+            "RAYON_NUM_THREADS={asked} is more than {MOST_THREADS}, the most that are started; set it to the machine's cores"
+        );
+        if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(MOST_THREADS).build_global() {
+            tracing::warn!("threads cannot be started: {error}");
+        }
+    }
+}
+
 /// Where an artifact is to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RuntimeChoice {

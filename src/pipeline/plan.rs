@@ -5,17 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::calibrate;
 use super::source::Source;
 use crate::calib;
-use crate::checkpoint::Index;
+use crate::checkpoint::{self, Index, Renamed};
 use crate::fault::Fault;
+use crate::host::shown;
 use crate::model::{
     self, DecoderGraph, ExpectedTensor, GraphOptions, LlamaConfig, LlamaRotation, StoredForm, StoredWeight, WeightForm,
 };
-use crate::onnx::{DATA_FILE, Layout, MODEL_FILE};
+use crate::onnx::{DATA_FILE, GraphCause, GraphError, Layout, MODEL_FILE};
 use crate::quant::{Codebook, Format, ScaleStorage};
-use crate::recipe::{CalibrationRecipe, Module, ModuleKind, Override, Recipe, WeightRecipe};
+use crate::recipe::{CalibrationRecipe, FormatName, Module, ModuleKind, Override, Recipe, WeightRecipe};
 use crate::record::{FileRecord, MANIFEST_SCHEMA, Manifest, ModelRecord, Sizes, WeightRecord};
 use crate::tensor::DType;
 
+mod disagreements;
 mod report;
 
 pub use super::flags::{GptqFlags, Method, RecipeFlags};
@@ -113,26 +115,26 @@ impl Refused {
 pub fn plan(request: &Request, source: &Source, index: &Index) -> anyhow::Result<Plan> {
     let plan = with_facts(request, request.recipe()?, &Facts::default(), source, index)?;
     source.check_companions()?;
-    warn_of_leftovers(&plan.config, &plan.config.expected_tensors(), index);
+    warn_of_leftovers(&plan.config, source, index);
     Ok(plan)
 }
 
 /// As [`plan`], by `recipe` instead of the request's own, with what calibration has found; without a word of what is left out.
 pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Source, index: &Index) -> anyhow::Result<Plan> {
     let config = source.config()?;
-    let expected = config.expected_tensors();
-    let disagreements = index_disagreements(&expected, index);
+    let disagreements = disagreements::between(&config, index);
     if !disagreements.is_empty() {
         return Err(Refused(disagreements).into());
     }
+    let expected = config.expected_tensors();
     let rotation = calibrate::rotation(&config, &recipe)?;
     let dense = Dense { index, activation: request.activation, is_turned: rotation.is_some(), facts };
     let forms = Forms::resolve(&recipe, &expected, &dense)?;
-    let max_context = max_context(request.max_context, config.max_position_embeddings)?;
+    let max_context = max_context(request.max_context, &config)?;
     let copied = source.companions()?;
     let rotated_head = rotation.as_ref().is_some_and(LlamaRotation::has_head_matrix);
     let options = GraphOptions { activation: request.activation, max_context, rotated_head };
-    let graph = model::decoder(&config, &options, &|weight| forms.of(weight))?;
+    let graph = model::decoder(&config, &options, &|weight| forms.of(weight)).map_err(|error| forms.unstorable(error))?;
     let layout = Layout::of(&graph.model);
     let (model_bytes, data_bytes) = (layout.total_bytes(), layout.data_bytes());
     let weights: Vec<WeightRecord> = graph.weights.iter().map(|weight| draft_record(weight, request.activation)).collect();
@@ -160,12 +162,21 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
 }
 
 /// Positions that the artifact covers: those asked for, which the model must have been made for.
-fn max_context(asked: Option<usize>, trained: usize) -> Result<usize, Refused> {
+fn max_context(asked: Option<usize>, config: &LlamaConfig) -> Result<usize, Refused> {
+    let trained = config.max_position_embeddings;
+    let most = trained.min(model::most_positions(config));
     match asked {
-        None => Ok(DEFAULT_MAX_CONTEXT.min(trained)),
-        Some(positions) if (1..=trained).contains(&positions) => Ok(positions),
-        Some(positions) => {
+        None => Ok(DEFAULT_MAX_CONTEXT.min(most)),
+        Some(positions) if (1..=most).contains(&positions) => Ok(positions),
+        Some(positions) if positions > trained || positions == 0 => {
             let sentence = format!("--max-context {positions}: expected 1 to the model's max_position_embeddings, {trained}");
+            Err(Refused(vec![sentence]))
+        }
+        Some(positions) => {
+            let sentence = format!(
+                "--max-context {positions}: expected 1 to {most}, for the artifact has a row of rotary angles for each position and \
+                 more would not fit in a gigabyte"
+            );
             Err(Refused(vec![sentence]))
         }
     }
@@ -191,6 +202,26 @@ impl Forms {
             _ => WeightForm::Dense(dense.dtype(name)),
         };
         Ok(Forms { forms: expected.iter().map(|tensor| (tensor.name.clone(), form(&tensor.name))).collect(), recipes })
+    }
+
+    /// A weight whose format cannot store its shape, and what can; any other error of the graph as it is.
+    fn unstorable(&self, error: GraphError) -> anyhow::Error {
+        let weight = format!("{}.weight", error.path);
+        let Some(format) = self.recipes.get(&weight).map(|recipe| recipe.format).filter(|&format| format != FormatName::F16)
+        else {
+            return error.into();
+        };
+        let any_layer = weight.starts_with("model.layers.").then(|| error.path.splitn(4, '.').nth(3)).flatten();
+        let pattern = any_layer.map_or(error.path.clone(), |part| format!("*.{part}"));
+        let other = if any_layer.is_some() && format != FormatName::Int4 { "int4" } else { "f16" };
+        let is_of_groups = matches!(&error.cause, GraphCause::Attribute { name: "group_size", .. });
+        let group_size = if is_of_groups { ", or choose another --group-size" } else { "" };
+        let sentence = format!(
+            "weight {weight} cannot be stored as {}: {}; give it another format, like --override '{pattern}={other}'{group_size}",
+            format.name(),
+            error.cause
+        );
+        Refused(vec![sentence]).into()
     }
 
     fn of(&self, weight: &str) -> WeightForm {
@@ -241,28 +272,31 @@ fn modules(expected: &[ExpectedTensor]) -> Vec<Module> {
         .collect()
 }
 
-/// Weights that the architecture needs and the checkpoint lacks or shapes otherwise, one sentence each.
-fn index_disagreements(expected: &[ExpectedTensor], index: &Index) -> Vec<String> {
-    expected
-        .iter()
-        .filter_map(|tensor| match index.require(&tensor.name) {
-            Err(error) => Some(error.to_string()),
-            Ok(info) if info.shape == tensor.shape => None,
-            Ok(info) => Some(format!(
-                "weight {}: config.json expects the shape {:?}, the checkpoint has {:?}; take both files from the same model",
-                tensor.name, tensor.shape, info.shape
-            )),
-        })
-        .collect()
-}
-
-/// Says what of the checkpoint the artifact will not hold; transformers leaves it out as well, and says so too.
-fn warn_of_leftovers(config: &LlamaConfig, expected: &[ExpectedTensor], index: &Index) {
+/// Says what of the checkpoint the artifact will not hold, and what is read under another name; transformers does the same,
+/// and says so too.
+fn warn_of_leftovers(config: &LlamaConfig, source: &Source, index: &Index) {
+    let expected = config.expected_tensors();
     let expected: BTreeSet<&str> = expected.iter().map(|tensor| tensor.name.as_str()).collect();
     let left_out = |name: &&str| !expected.contains(name) && !config.ignores(name);
     let leftovers: Vec<&str> = index.iter().map(|(name, _)| name).filter(left_out).collect();
     if let Some(first) = leftovers.first() {
-        tracing::warn!("{} tensors of the checkpoint are no part of this model and are left out: {first}, …", leftovers.len());
+        let count = leftovers.len();
+        tracing::warn!("{count} tensors of the checkpoint are no part of this model and are left out: {}, …", shown(first));
+    }
+    if let Some(Renamed { stored, name, count }) = index.renamed() {
+        let [stored, name] = [stored, name].map(|name| shown(name));
+        tracing::warn!(
+            "{count} tensors are read under other names than they are stored by, as transformers does: {stored} as {name}, …"
+        );
+    }
+    let unheld: Vec<&str> = index.unheld().collect();
+    if let Some(first) = unheld.first() {
+        let count = unheld.len();
+        tracing::warn!("the index names {count} tensors that no shard has and this model does not need: {}, …", shown(first));
+    }
+    let read: Vec<&str> = index.files().iter().map(|file| file.name.as_str()).collect();
+    for sentence in checkpoint::left_out(source.files().iter().map(String::as_str), &read) {
+        tracing::warn!("{sentence}");
     }
 }
 

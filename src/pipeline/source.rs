@@ -57,12 +57,21 @@ impl Source {
         })
     }
 
+    /// Names of the files that lie in the folder; of a repository, those that the cache has.
+    pub fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
     /// Reads and checks config.json.
     pub fn config(&self) -> anyhow::Result<LlamaConfig> {
         let missing = || UsageError::ModelFileMissing { folder: self.dir.display().to_string(), file: CONFIG_FILE };
-        let bytes = self.read(CONFIG_FILE)?.ok_or_else(missing)?;
         let path = self.dir.join(CONFIG_FILE);
-        LlamaConfig::from_json(&String::from_utf8_lossy(&bytes)).with_context(|| path.display().to_string())
+        let text = match read::text(&path, read::SETTINGS) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(missing().into()),
+            read => read.map_err(|error| unread(&path, error))?,
+        };
+        LlamaConfig::from_json(&text).with_context(|| path.display().to_string())
     }
 
     /// Reads what lies beside the weights as whoever runs the artifact will, so that nothing is made that nobody can use.
@@ -95,7 +104,18 @@ impl Source {
         let path = self.dir.join(file);
         match read::file(&path, read::TOKENIZER) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            found => Ok(Some(found.with_context(|| format!("{}: cannot be read", path.display()))?)),
+            read => Ok(Some(read.map_err(|error| unread(&path, error))?)),
         }
+    }
+}
+
+/// Why a file of the model cannot be read: what it is, or what the disk said.
+fn unread(path: &Path, error: std::io::Error) -> anyhow::Error {
+    let shown = path.display().to_string();
+    match error.kind() {
+        ErrorKind::InvalidInput | ErrorKind::InvalidData | ErrorKind::FileTooLarge => {
+            UsageError::ModelFileUnfit { path: shown, problem: error.to_string() }.into()
+        }
+        _ => anyhow::Error::new(error).context(format!("{shown}: cannot be read")),
     }
 }

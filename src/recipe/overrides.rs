@@ -1,9 +1,14 @@
 //! Exceptions: which weights are stored in another way.
 
-use globset::{Glob, GlobMatcher};
+use globset::Glob;
+use regex::bytes::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::{FormatName, GranularityName, RecipeError, RoundingRecipe, ScaleName, WeightRecipe};
+use crate::host::shown;
+
+/// Most bytes of a pattern: names of modules have some forty, and alternatives take a few times that.
+const MOST_BYTES: usize = 1000;
 
 /// An exception for the weights whose module name matches `pattern`. What it leaves out is as in the section that it
 /// overrides, as far as its format can have it.
@@ -77,10 +82,16 @@ impl Override {
         self
     }
 
-    pub(super) fn matcher(&self) -> Result<GlobMatcher, RecipeError> {
-        let glob = Glob::new(&self.pattern)
-            .map_err(|error| RecipeError::Pattern { pattern: self.pattern.clone(), message: error.kind().to_string() })?;
-        Ok(glob.compile_matcher())
+    /// What the pattern means. globset writes it as a regular expression, which is compiled here: globset itself panics where
+    /// one nests too deep.
+    pub(super) fn matcher(&self) -> Result<Regex, RecipeError> {
+        let refused = |message: String| RecipeError::Pattern { pattern: shown(&self.pattern).to_string(), message };
+        if self.pattern.len() > MOST_BYTES {
+            return Err(refused(format!("it has {} bytes, at most {MOST_BYTES} are taken", self.pattern.len())));
+        }
+        let glob = Glob::new(&self.pattern).map_err(|error| refused(error.kind().to_string()))?;
+        let compiled = RegexBuilder::new(glob.regex()).dot_matches_new_line(true).build();
+        compiled.map_err(|_| refused("its alternatives nest too deep".to_owned()))
     }
 
     /// `base` with this exception. Nested scales and outliers belong to a format, so they are not handed on to another one.
@@ -123,5 +134,15 @@ mod tests {
         let nf4 = Override::of("*", FormatName::Nf4);
         assert_eq!(nf4.apply(WeightRecipe::of(FormatName::Int8)).granularity, GranularityName::Group(64));
         assert_eq!(nf4.apply(WeightRecipe::of(FormatName::Int4)).granularity, GranularityName::Group(32));
+    }
+
+    #[test]
+    fn patterns_that_globset_cannot_take_are_refused() {
+        let nested = |depth: usize| format!("{}b{}", "{a,".repeat(depth), "}".repeat(depth));
+        for pattern in [nested(245), nested(300), nested(100_000), "*".repeat(1_000_000), "[".to_owned()] {
+            let error = Override::of(&pattern, FormatName::Int8).matcher().expect_err("it is no pattern").to_string();
+            assert!(error.contains("is not a glob") && error.len() < 500, "{error}");
+        }
+        assert!(Override::of(&nested(20), FormatName::Int8).matcher().expect("a pattern").is_match(b"b"));
     }
 }

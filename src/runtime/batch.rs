@@ -61,7 +61,7 @@ impl Engine {
             if ids.is_empty() {
                 return Err(GenerateError::EmptyPrompt { row });
             }
-            if ids.len() + options.max_new_tokens > context {
+            if ids.len().saturating_add(options.max_new_tokens) > context {
                 let (tokens, max_new_tokens) = (ids.len(), options.max_new_tokens);
                 return Err(GenerateError::PromptTooLong { row, tokens, max_new_tokens, context });
             }

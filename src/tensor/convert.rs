@@ -82,6 +82,19 @@ pub fn convert(from: DType, bytes: &[u8], to: DType, out: &mut [u8]) -> Result<(
     Ok(())
 }
 
+/// Whether two weights, each of a type (F32, F16 or BF16) and its bytes, hold the same numbers; NaN is the same as nothing.
+pub fn same_values(left: (DType, &[u8]), right: (DType, &[u8])) -> bool {
+    let chunks = |(dtype, bytes): (DType, &'_ [u8])| (bytes.len() / dtype.bytes_of(1), dtype.bytes_of(CHUNK));
+    let ((left_len, left_chunk), (right_len, right_chunk)) = (chunks(left), chunks(right));
+    let (mut ours, mut theirs) = ([0.0; CHUNK], [0.0; CHUNK]);
+    let mut same = |left_bytes: &[u8], right_bytes: &[u8]| {
+        let count = left_bytes.len() / left.0.bytes_of(1);
+        let (ours, theirs) = (&mut ours[..count], &mut theirs[..count]);
+        decode(left.0, left_bytes, ours).is_ok() && decode(right.0, right_bytes, theirs).is_ok() && ours == theirs
+    };
+    left_len == right_len && left.1.chunks(left_chunk).zip(right.1.chunks(right_chunk)).all(|(left, right)| same(left, right))
+}
+
 impl ConvertError {
     /// The same error for a chunk that begins at element `by`.
     pub fn shifted(mut self, by: usize) -> Self {
@@ -334,5 +347,24 @@ mod tests {
             error.to_string(),
             "element 1 is -65505, beyond what f16 holds (±65504); choose f32 for this model's activations"
         );
+    }
+
+    #[test]
+    fn values_are_compared_across_types() {
+        let values: Vec<f32> = (0..3 * CHUNK + 7).map(|i| bf16::from_f32((i as f32).sin()).to_f32()).collect();
+        let stored = |dtype: DType, values: &[f32]| {
+            let mut bytes = vec![0; dtype.bytes_of(values.len())];
+            encode(values, dtype, &mut bytes).expect("small numbers");
+            bytes
+        };
+        let (wide, narrow) = (stored(DType::F32, &values), stored(DType::BF16, &values));
+        assert!(same_values((DType::F32, &wide), (DType::BF16, &narrow)));
+        assert!(!same_values((DType::F32, &wide[4..]), (DType::BF16, &narrow)), "one element less");
+        let mut other = values.clone();
+        *other.last_mut().expect("values") = 0.123;
+        assert!(!same_values((DType::F32, &stored(DType::F32, &other)), (DType::BF16, &narrow)));
+        other[5] = f32::NAN;
+        let nan: Vec<u8> = other.iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert!(!same_values((DType::F32, &nan), (DType::F32, &nan)));
     }
 }

@@ -111,7 +111,7 @@ fn is_of(file: &str, split: &str) -> bool {
 }
 
 /// Files below a snapshot, as paths with `/`; unreadable folders count as empty.
-fn files_below(snapshot: &Path) -> Vec<String> {
+pub(super) fn files_below(snapshot: &Path) -> Vec<String> {
     let mut files = Vec::new();
     let mut folders = vec![String::new()];
     while let Some(folder) = folders.pop() {

@@ -16,12 +16,14 @@ use std::path::PathBuf;
 
 use hf_hub::RepoType;
 
-use super::shards::{INDEX_FILE, SINGLE_FILE, WeightMap};
+use super::shards::{INDEX_FILE, Numbered, SINGLE_FILE, WeightMap};
 use super::{CheckpointError, Index};
 use crate::contract::COMPANIONS;
+use crate::host::shown;
 use cache::RepoCache;
 use client::{Client, Listing};
 pub use config::HubConfig;
+use dataset::files_below;
 pub use dataset::{DataFiles, Selection};
 pub use error::{HubError, TokenState};
 pub use progress::{Bars, Progress};
@@ -163,11 +165,14 @@ impl Visit<'_> {
             return Ok(vec![SINGLE_FILE.to_owned()]);
         }
         if !listing.files.iter().any(|file| file == INDEX_FILE) {
+            if let Numbered::Whole(shards) = Numbered::among(listing.files.iter().map(String::as_str)) {
+                return Ok(shards);
+            }
             let models = listing
                 .files
                 .iter()
                 .filter(|file| [".bin", ".pth", ".pt", ".gguf", ".safetensors"].iter().any(|e| file.ends_with(e)));
-            let found: Vec<&str> = models.take(3).map(String::as_str).collect();
+            let found: Vec<String> = models.take(3).map(|file| shown(file).to_string()).collect();
             let found = if found.is_empty() { "no weights of any kind".to_owned() } else { found.join(", ") };
             return Err(HubError::NoWeights { repo: self.name.to_string(), found });
         }
@@ -175,7 +180,7 @@ impl Visit<'_> {
         let map = WeightMap::read(&index)?;
         for shard in map.shards() {
             if !listing.files.iter().any(|file| file == shard) {
-                let (shard, tensor) = (shard.to_owned(), map.tensor_of(shard).to_owned());
+                let [shard, tensor] = [shard, map.tensor_of(shard)].map(|name| shown(name).to_string());
                 return Err(CheckpointError::ShardMissing { file: index, shard, tensor }.into());
             }
         }
@@ -221,7 +226,9 @@ impl Visit<'_> {
             return Ok(());
         }
         if !snapshot.join(INDEX_FILE).exists() {
-            return Err(self.offline(SINGLE_FILE));
+            let files = files_below(&snapshot);
+            let is_whole = matches!(Numbered::among(files.iter().map(String::as_str)), Numbered::Whole(_));
+            return if is_whole { Ok(()) } else { Err(self.offline(SINGLE_FILE)) };
         }
         WeightMap::read(&snapshot.join(INDEX_FILE))?.shards().into_iter().try_for_each(require)
     }

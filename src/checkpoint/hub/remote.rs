@@ -43,8 +43,8 @@ impl Visit<'_> {
             let (bytes, header) = self.remote_header(&listing, &file)?;
             headers.push((file, bytes, header));
         }
-        let single = headers.iter().any(|(name, ..)| name == SINGLE_FILE);
-        let map = if single { None } else { Some(WeightMap::read(&dir.join(INDEX_FILE))?) };
+        let is_indexed = !headers.iter().any(|(name, ..)| name == SINGLE_FILE) && dir.join(INDEX_FILE).exists();
+        let map = if is_indexed { Some(WeightMap::read(&dir.join(INDEX_FILE))?) } else { None };
         Ok(ModelHeaders { index: Index::from_headers(Path::new(&label), headers, map.as_ref())?, dir })
     }
 

@@ -17,7 +17,17 @@ use crate::record::WeightRecord;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
     pub batch: usize,
-    pub context: usize,
+    /// Where it is not given, as many as a usual prompt takes, or all that the artifact covers.
+    pub context: Option<usize>,
+}
+
+/// Positions of each sequence in the estimate of device memory, unless told otherwise.
+const DEFAULT_CONTEXT: usize = 2048;
+
+impl Load {
+    fn context(&self, most: usize) -> usize {
+        self.context.unwrap_or(DEFAULT_CONTEXT.min(most))
+    }
 }
 
 /// A plan as it is shown.
@@ -56,8 +66,9 @@ pub struct Vram {
 pub fn run(request: &Request, load: Load) -> anyhow::Result<PlanReport> {
     let (source, index) = source::resolve_headers(&request.model)?;
     match plan(request, &source, &index) {
-        Ok(plan) if load.context > plan.manifest.max_context => {
-            Err(UsageError::ContextBeyond { got: load.context, most: plan.manifest.max_context }.into())
+        Ok(plan) if load.context(plan.manifest.max_context) > plan.manifest.max_context => {
+            let (got, most) = (load.context(plan.manifest.max_context), plan.manifest.max_context);
+            Err(UsageError::ContextBeyond { got, most }.into())
         }
         Ok(plan) => {
             let Some(target) = plan.manifest.recipe.budget else { return Ok(report(&plan, load)) };
@@ -118,16 +129,17 @@ fn report(plan: &Plan, load: Load) -> PlanReport {
 
 fn vram(plan: &Plan, load: Load) -> Vram {
     let config = &plan.config;
+    let context = load.context(plan.manifest.max_context);
     let element = plan.activation.bytes_of(1) as u64;
     let held = |weight: &StoredWeight| (weight.memory_bits(plan.activation) as u64).div_ceil(8);
     let weights_bytes = plan.graph.weights.iter().map(held).sum();
     let cached = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim;
     // The load is the user's to choose; what no machine has needs no exact number.
-    let kv_cache_bytes = (cached as u64 * element).saturating_mul(load.batch as u64).saturating_mul(load.context as u64);
+    let kv_cache_bytes = (cached as u64 * element).saturating_mul(load.batch as u64).saturating_mul(context as u64);
     let logits_bytes = (config.vocab_size as u64 * element).saturating_mul(load.batch as u64);
     Vram {
         batch: load.batch,
-        context: load.context,
+        context,
         weights_bytes,
         kv_cache_bytes,
         logits_bytes,

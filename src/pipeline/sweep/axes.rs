@@ -125,6 +125,9 @@ pub struct Excluded {
     pub reason: String,
 }
 
+/// Most combinations of one sweep; at a minute each they take a week.
+const MOST: u128 = 10_000;
+
 /// Values of an axis, or that it is not one.
 fn each<T: Clone>(axis: &Option<Vec<T>>) -> Vec<Option<T>> {
     axis.as_ref().map_or_else(|| vec![None], |values| values.iter().cloned().map(Some).collect())
@@ -142,6 +145,9 @@ impl Axes {
         }
         if let Some(&got) = self.bits.iter().flatten().find(|&&bits| FormatName::of_bits(bits).is_none()) {
             return Err(SweepError::Bits { file: file(), got });
+        }
+        if let Some(count) = Some(self.count()).filter(|&count| count > MOST) {
+            return Err(SweepError::TooMany { file: file(), count, most: MOST });
         }
         let (mut kept, mut excluded) = (Vec::new(), Vec::new());
         for combination in self.combinations() {
@@ -176,6 +182,22 @@ impl Axes {
             ("layout", is_empty(&self.layout)),
         ];
         axes.into_iter().find(|(_, empty)| *empty).map(|(axis, _)| axis)
+    }
+
+    /// How many combinations there are.
+    fn count(&self) -> u128 {
+        fn length<T>(axis: &Option<Vec<T>>) -> usize {
+            axis.as_ref().map_or(1, Vec::len)
+        }
+        let axes = [
+            self.method.len(),
+            length(&self.bits),
+            length(&self.group_size),
+            length(&self.symmetric),
+            length(&self.rotation),
+            length(&self.calibration),
+        ];
+        axes.iter().fold(1, |count: u128, &length| count.saturating_mul(length as u128))
     }
 
     fn combinations(&self) -> Vec<Combination> {

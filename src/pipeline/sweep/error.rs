@@ -23,6 +23,8 @@ pub enum SweepError {
     Layout { file: String, got: String },
     #[error("sweep {file}: {axis} of [axes] has no value; give it one, or leave it out")]
     EmptyAxis { file: String, axis: &'static str },
+    #[error("sweep {file}: the values of [axes] make {count} combinations, at most {most} are taken; leave some out")]
+    TooMany { file: String, count: u128, most: u128 },
     #[error("sweep {file}: bits {got} of [axes]; expected 2, 3, 4, 5, 6, 8 or 16")]
     Bits { file: String, got: u8 },
     #[error("sweep {file}: {what} of [measure] makes no sense; expected {expected}")]

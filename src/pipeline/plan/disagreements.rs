@@ -1,0 +1,122 @@
+//! Where config.json and the checkpoint speak of different models, in as few sentences as it takes.
+
+use crate::checkpoint::{CheckpointError, Index};
+use crate::host::shown;
+use crate::model::{ExpectedTensor, LlamaConfig};
+
+/// Most sentences, and most names in a sentence, of one kind.
+const MOST: usize = 3;
+
+/// What the checkpoint's tensors are called instead: part of a name, what that means and what to do.
+const FOREIGN: [(&str, &str); 5] = [
+    (".qweight", "they are codes of a checkpoint that is quantized already (GPTQ or AWQ); take the unquantized one"),
+    (".weight_packed", "they are codes of a checkpoint that is quantized already (compressed-tensors); take the unquantized one"),
+    (".quant_state.", "they are codes of a checkpoint that is quantized already (bitsandbytes); take the unquantized one"),
+    (".base_layer.", "an adapter is laid over them (peft); merge it with merge_and_unload and save the model again"),
+    (".lora_A.", "they are an adapter (peft); merge it into its base model with merge_and_unload and give that one"),
+];
+
+/// Sentences about all that the architecture needs and the checkpoint lacks, stores or shapes otherwise; none where they agree.
+///
+/// Nothing is made from what config.json claims before the checkpoint has as many layers.
+pub(super) fn between(config: &LlamaConfig, index: &Index) -> Vec<String> {
+    let (claimed, there) = (config.num_hidden_layers, index.layers());
+    if claimed <= there {
+        return of_tensors(&config.expected_tensors(), index);
+    }
+    let some = LlamaConfig { num_hidden_layers: there.max(1), ..config.clone() }.expected_tensors();
+    let (missing, _) = split(&some, index);
+    if there == 0 && !missing.is_empty() {
+        return vec![names_compared(&missing, index)];
+    }
+    vec![format!(
+        "config.json says {claimed} layers, the checkpoint has {there}: no tensor in {} begins with model.layers.{there}.; take both \
+         from the same model",
+        index.dir().display()
+    )]
+}
+
+fn of_tensors(expected: &[ExpectedTensor], index: &Index) -> Vec<String> {
+    let (missing, unfit) = split(expected, index);
+    let shapes = expected.iter().filter_map(|tensor| match index.get(&tensor.name) {
+        Some(info) if info.shape != tensor.shape => Some(format!(
+            "weight {}: config.json expects the shape {:?}, the checkpoint has {}; take both files from the same model",
+            tensor.name,
+            tensor.shape,
+            shown(&format!("{:?}", info.shape))
+        )),
+        _ => None,
+    });
+    let shapes: Vec<String> = shapes.collect();
+    let missing = (!missing.is_empty()).then(|| names_compared(&missing, index));
+    let unfit = unfit.iter().map(ToString::to_string).collect();
+    missing.into_iter().chain(few(unfit)).chain(few(shapes)).collect()
+}
+
+/// Names that are not there, and other reasons why a tensor cannot be had.
+fn split<'a>(expected: &'a [ExpectedTensor], index: &Index) -> (Vec<&'a str>, Vec<CheckpointError>) {
+    let (mut missing, mut unfit) = (Vec::new(), Vec::new());
+    for tensor in expected {
+        match index.require(&tensor.name) {
+            Ok(_) => {}
+            Err(CheckpointError::NoTensor { .. }) => missing.push(tensor.name.as_str()),
+            Err(error) => unfit.push(error),
+        }
+    }
+    (missing, unfit)
+}
+
+/// One sentence: the names that are wanted, those that are there instead, and what that tells.
+fn names_compared(missing: &[&str], index: &Index) -> String {
+    let checkpoint = index.dir().display();
+    let names: Vec<&str> = index.names().into_iter().collect();
+    let wanted = listed(missing);
+    if names.is_empty() {
+        return format!("checkpoint {checkpoint}: there is no tensor in it, and the model needs {wanted}; download it again");
+    }
+    let there = listed(&names);
+    if let Some((part, what)) = FOREIGN.iter().find(|(part, _)| names.iter().any(|name| name.contains(part))) {
+        let such: Vec<&str> = names.iter().copied().filter(|name| name.contains(part)).collect();
+        return format!("checkpoint {checkpoint}: there is no {wanted}, but {}: {what}", listed(&such));
+    }
+    if let Some(prefix) = prefix(missing, &names) {
+        let how = if prefix.starts_with("base_model.model.") {
+            "as peft's state does; merge the adapter with merge_and_unload and save the model again"
+        } else {
+            "so they were saved from inside something else; save the model again by itself"
+        };
+        return format!(
+            "checkpoint {checkpoint}: there is no {wanted}; the names there begin with {} ({there}), {how}",
+            shown(prefix)
+        );
+    }
+    format!(
+        "checkpoint {checkpoint}: there is no {wanted}, which the model needs; its tensors are {there}; a file may be missing, or \
+         config.json is of another model"
+    )
+}
+
+/// What stands before the names that are wanted, where it is the same for one of them that is there.
+fn prefix<'a>(missing: &[&str], names: &[&'a str]) -> Option<&'a str> {
+    let found = missing.iter().find_map(|wanted| names.iter().find_map(|name| name.strip_suffix(wanted)));
+    found.filter(|prefix| prefix.ends_with('.'))
+}
+
+/// The first names, and how many more there are.
+fn listed(names: &[&str]) -> String {
+    let first: Vec<String> = names.iter().take(MOST).map(|name| shown(name).to_string()).collect();
+    match names.len() {
+        count if count > MOST => format!("{} and {} more", first.join(", "), count - MOST),
+        _ => first.join(", "),
+    }
+}
+
+/// The first sentences of one kind, and how many more there are.
+pub(super) fn few(mut sentences: Vec<String>) -> Vec<String> {
+    let more = sentences.len().saturating_sub(MOST);
+    sentences.truncate(MOST);
+    if more > 0 {
+        sentences.push(format!("and the same of {more} more"));
+    }
+    sentences
+}
