@@ -114,7 +114,7 @@ fn at_least(least: usize, text: &str) -> Result<usize, String> {
 
 fn within(least: usize, most: usize, text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (least..=most).contains(number));
-    number.ok_or_else(|| format!("expected a whole number from {least} to {most}"))
+    number.ok_or_else(|| format!("expected a whole number from {least} on, {most} at most"))
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -186,11 +186,11 @@ fn targets_that_cannot_be_met_are_refused_with_what_can() {
         let error = refusal(&under(folder, target));
         assert!(error.contains(expected), "{error}");
         let planned =
-            plan::run(&under(folder, target), Load { batch: 1, context: 64 }).unwrap_or_else(|error| panic!("{error:#}"));
+            plan::run(&under(folder, target), Load { batch: 1, context: Some(64) }).unwrap_or_else(|error| panic!("{error:#}"));
         assert!(planned.refusals[0].contains(expected), "{:?}", planned.refusals);
     }
     let request = under(folder, BudgetRecipe::Bpw(TARGET));
-    let planned = plan::run(&request, Load { batch: 1, context: 64 }).unwrap_or_else(|error| panic!("{error:#}"));
+    let planned = plan::run(&request, Load { batch: 1, context: Some(64) }).unwrap_or_else(|error| panic!("{error:#}"));
     let outlook = planned.budget.as_ref().expect("a budget is looked at");
     assert_eq!((outlook.widest, planned.bits_per_weight_linears), (FormatName::Int3, TARGET));
     assert!(planned.to_string().contains("chosen weight by weight when the model is exported"), "{planned}");

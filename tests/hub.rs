@@ -4,6 +4,8 @@
 mod calibration;
 #[path = "hub/server.rs"]
 mod server;
+#[path = "hub/trust.rs"]
+mod trust;
 
 use std::cell::RefCell;
 use std::fs;

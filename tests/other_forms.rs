@@ -178,3 +178,54 @@ fn what_transformers_loads_is_exported_with_the_same_bytes() {
         assert!(graph_and_data(&artifact) == expected, "{name}: another graph or other bytes");
     }
 }
+
+#[test]
+fn a_model_of_few_positions_is_planned_at_all_of_them() {
+    let place = tempfile::tempdir().expect("a temporary folder can be made");
+    let checkpoint = folder(place.path(), &|config| config["max_position_embeddings"] = json!(256));
+    write_safetensors(&checkpoint.join("model.safetensors"), &tensors());
+    let run = Command::new(env!("CARGO_BIN_EXE_qonnx")).args(["plan", "--json"]).arg(checkpoint).output().expect("qonnx starts");
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let plan: Value = serde_json::from_slice(&run.stdout).expect("one JSON object");
+    assert_eq!((plan["max_context"].as_u64(), plan["vram"]["context"].as_u64()), (Some(256), Some(256)));
+}
+
+#[test]
+fn a_folder_is_planned_and_exported_without_a_home() {
+    let place = tempfile::tempdir().expect("a temporary folder can be made");
+    let (model, artifact) = (model(), place.path().join("artifact"));
+    for arguments in [vec!["plan".into(), model.clone()], vec!["export".into(), model, "-o".into(), artifact]] {
+        let mut qonnx = Command::new(env!("CARGO_BIN_EXE_qonnx"));
+        for name in ["HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"] {
+            qonnx.env_remove(name);
+        }
+        let run = qonnx.args(arguments).output().expect("qonnx starts");
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    }
+}
+
+#[test]
+fn a_cache_below_a_tilde_is_found() {
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+    let home = tempfile::tempdir().expect("a temporary folder can be made");
+    let repository = home.path().join("hfx/hub/models--org--tiny");
+    let snapshot = repository.join("snapshots").join(COMMIT);
+    fs::create_dir_all(&snapshot).expect("the place is ours");
+    for name in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"] {
+        fs::copy(model().join(name), snapshot.join(name)).expect("the fixture can be copied");
+    }
+    fs::create_dir(repository.join("refs")).expect("the place is ours");
+    fs::write(repository.join("refs/main"), COMMIT).expect("the place is ours");
+    for (name, value) in [("HF_HOME", "~/hfx"), ("HF_HUB_CACHE", "$HOME/hfx/hub")] {
+        let mut qonnx = Command::new(env!("CARGO_BIN_EXE_qonnx"));
+        qonnx
+            .env_remove("HF_HOME")
+            .env_remove("HF_HUB_CACHE")
+            .env("HOME", home.path())
+            .env(name, value)
+            .env("HF_HUB_OFFLINE", "1");
+        let run = qonnx.args(["plan", "org/tiny"]).output().expect("qonnx starts");
+        assert!(run.status.success(), "{name}: {}", String::from_utf8_lossy(&run.stderr));
+        assert!(String::from_utf8_lossy(&run.stdout).starts_with("org/tiny: 5.8 M parameters"));
+    }
+}

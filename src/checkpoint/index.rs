@@ -238,7 +238,7 @@ fn read_headers(dir: &Path, shards: &[String]) -> Result<Vec<(String, u64, Heade
 }
 
 /// Size and checked header of one file; reads no more of it than the header.
-fn read_header(path: &Path) -> Result<(u64, Header), CheckpointError> {
+pub(super) fn read_header(path: &Path) -> Result<(u64, Header), CheckpointError> {
     let read = |source| CheckpointError::Read { file: path.into(), source };
     let broken = |problem| CheckpointError::Header { file: path.into(), problem };
     let meta = fs::metadata(path).map_err(read)?;

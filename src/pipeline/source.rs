@@ -28,15 +28,22 @@ pub struct Source {
 
 /// The model's files, downloaded where they are not cached.
 pub fn resolve(model: &str) -> anyhow::Result<Source> {
-    let dir = hub()?.model(model)?;
+    let dir = match hub::Source::parse(model)? {
+        hub::Source::Folder(dir) => dir,
+        hub::Source::Repo(_) => hub()?.model(model)?,
+    };
     Source::named(model, dir, true)
 }
 
 /// The model's configuration and the headers of its weights; moves kilobytes for a model of any size.
 pub fn resolve_headers(model: &str) -> anyhow::Result<(Source, Index)> {
+    // A folder needs neither a cache nor a home.
+    if let hub::Source::Folder(dir) = hub::Source::parse(model)? {
+        let index = Index::open(&dir)?;
+        return Ok((Source::named(model, dir, true)?, index));
+    }
     let ModelHeaders { dir, index } = hub()?.model_headers(model)?;
-    let is_folder = matches!(hub::Source::parse(model)?, hub::Source::Folder(_));
-    Ok((Source::named(model, dir, is_folder)?, index))
+    Ok((Source::named(model, dir, false)?, index))
 }
 
 /// The hub as the environment describes it, with progress bars.

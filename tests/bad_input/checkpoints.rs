@@ -31,6 +31,20 @@ impl Checkpoint {
         fs::write(self.folder.join(name), bytes).expect("the place is ours");
     }
 
+    fn fifo(&self, name: &str) {
+        let _ = fs::remove_file(self.folder.join(name));
+        let made = std::process::Command::new("mkfifo").arg(self.folder.join(name)).status();
+        assert!(made.expect("mkfifo is there").success());
+    }
+
+    /// Gives every tensor another name.
+    fn rename(&self, change: impl Fn(&str) -> String) {
+        self.header(|header| {
+            header.shift_remove("__metadata__");
+            *header = std::mem::take(header).into_iter().map(|(name, entry)| (change(&name), entry)).collect();
+        });
+    }
+
     fn remove(&self, name: &str) {
         fs::remove_file(self.folder.join(name)).expect("the file was copied");
     }
@@ -145,6 +159,22 @@ fn configurations() {
         ("an odd head_dim", |c| c.config(|v| v["head_dim"] = json!(63)), &["head_dim", "63"]),
         ("no layers", |c| c.config(|v| v["num_hidden_layers"] = json!(0)), &["num_hidden_layers", "0"]),
         ("one layer too many", |c| c.config(|v| v["num_hidden_layers"] = json!(7)), &["model.layers.6."]),
+        (
+            "more layers than memory",
+            |c| c.config(|v| v["num_hidden_layers"] = json!(2_000_000_000)),
+            &["config.json says 2000000000 layers, the checkpoint has 6"],
+        ),
+        ("a FIFO for config.json", |c| c.fifo("config.json"), &["config.json: it is a FIFO, not a file"]),
+        ("a FIFO for tokenizer.json", |c| c.fifo("tokenizer.json"), &["tokenizer.json: it is a FIFO, not a file"]),
+        (
+            "a FIFO for the index",
+            |c| {
+                c.remove("model.safetensors");
+                c.fifo("model.safetensors.index.json");
+            },
+            &["model.safetensors.index.json: expected a file, got a folder, a FIFO or a device"],
+        ),
+        ("config.json in UTF-16", |c| c.write("config.json", b"\xff\xfe{\0}\0"), &["config.json: it is UTF-16"]),
         ("another vocab_size", |c| c.config(|v| v["vocab_size"] = json!(4097)), &["model.embed_tokens.weight", "4097", "4096"]),
         ("another intermediate_size", |c| c.config(|v| v["intermediate_size"] = json!(1024)), &["mlp", "1024", "768"]),
         (
@@ -238,6 +268,41 @@ fn checkpoints() {
         ("a shape that lies", |c| c.header(|h| h[DOWN_PROJ]["shape"] = json!([256, 767])), &[DOWN_PROJ, "bytes"]),
         ("integers for weights", |c| c.header(|h| h[DOWN_PROJ]["dtype"] = json!("I16")), &[DOWN_PROJ, "I16", "BF16"]),
         ("an unknown element type", |c| c.header(|h| h[DOWN_PROJ]["dtype"] = json!("Q4")), &[DOWN_PROJ, "Q4"]),
+        (
+            "integers for all weights",
+            |c| {
+                c.header(|h| {
+                    h.shift_remove("__metadata__");
+                    h.values_mut().for_each(|entry| entry["dtype"] = json!("I16"));
+                })
+            },
+            &["element type I16", "and the same of 53 more"],
+        ),
+        (
+            "names of an adapter's state",
+            |c| c.rename(|name| format!("base_model.model.{name}")),
+            &[
+                "there is no model.embed_tokens.weight, model.layers.0.self_attn.q_proj.weight, ",
+                "the names there begin with base_model.model. (base_model.model.model.embed_tokens.weight, ",
+                "and 53 more), as peft's state does",
+                "merge_and_unload",
+            ],
+        ),
+        (
+            "names of another wrapper",
+            |c| c.rename(|name| format!("module.{name}")),
+            &["the names there begin with module. (module.model.embed_tokens.weight, "],
+        ),
+        (
+            "names of GPTQ's codes",
+            |c| c.rename(|name| name.replace("_proj.weight", "_proj.qweight")),
+            &[
+                "there is no model.layers.0.self_attn.q_proj.weight, ",
+                "and 39 more, but model.layers.0.",
+                "quantized already (GPTQ or AWQ)",
+            ],
+        ),
+        ("names of another model", |c| c.rename(|name| name.replace("model.", "gpt.h.")), &["its tensors are gpt.h."]),
         ("offsets in reverse", |c| c.header(|h| h[NORM]["data_offsets"] = json!([512, 0])), &[NORM, "data_offsets"]),
         ("overlapping tensors", |c| c.header(|h| h[NORM]["data_offsets"] = h[DOWN_PROJ]["data_offsets"].clone()), &[NORM]),
         ("a weight that is NaN", |c| c.element(DOWN_PROJ, 1000, 0x7fc0), &[DOWN_PROJ, "NaN"]),

@@ -45,6 +45,8 @@ impl Place {
         let mut filled = argument.replace("{model}", &fixture().display().to_string());
         filled = filled.replace("{in}", &self.input().display().to_string());
         filled = filled.replace("{out}", &self.output().display().to_string());
+        filled = filled.replace("{long}", &"*".repeat(100_000));
+        filled = filled.replace("{deep}", &format!("{}b{}", "{a,".repeat(200), "}".repeat(200)));
         if filled.contains("{artifact}") {
             filled = filled.replace("{artifact}", &artifact().display().to_string());
         }
@@ -183,6 +185,12 @@ fn flags() {
         ("generate {artifact} hello --no-cuda-graph", &["--no-cuda-graph works only on CUDA", "--ep cuda"]),
         ("bench {artifact} --no-cuda-graph", &["--no-cuda-graph works only on CUDA", "--ep cuda"]),
         ("generate {artifact} hello --threads 0", &["--threads", "whole number from 1 on"]),
+        ("generate {artifact} hello --threads 100000", &["--threads", "whole number from 1 on, 1024 at most"]),
+        ("generate {artifact} hello --max-new-tokens 18446744073709551615", &["--max-new-tokens", "2147483647 at most"]),
+        ("generate {artifact} hello --max-new-tokens 2147483647", &["2147483647 new ones", "context of 8192"]),
+        ("export {model} --max-context 134217728 -o {out}/a", &["--max-context", "131072"]),
+        ("export {model} --override {deep}=int8 -o {out}/a", &["nest too deep"]),
+        ("export {model} --override {long}=int8 -o {out}/a", &["is not a glob: it has 100000 bytes, at most 1000 are taken"]),
         ("generate {artifact} hello --max-new-tokens many", &["--max-new-tokens", "many"]),
         ("generate {artifact} hello --ep tpu", &["--ep", "tpu", "cpu, cuda"]),
         ("eval {artifact} --task squad", &["--task", "squad", "coqa, perplexity, kl"]),

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -35,6 +37,16 @@ pub struct Quirks {
     pub broken: bool,
     /// Requests for this repository are redirected to the real one.
     pub old_id: Option<&'static str>,
+    /// So many of the next requests are refused for the moment.
+    pub busy: u32,
+    /// What those are told to wait.
+    pub retry_after: Option<&'static str>,
+    /// Every GET of a file and of the listing is redirected to the same path there.
+    pub elsewhere: Option<String>,
+    /// Bodies come byte by byte, each after so long.
+    pub drip: Option<Duration>,
+    /// The hub's own small files begin with a wrong byte.
+    pub flip_small: bool,
 }
 
 #[derive(Default)]
@@ -95,6 +107,12 @@ impl Server {
     }
 }
 
+/// Name that git gives the contents.
+pub fn git_blob(bytes: &[u8]) -> String {
+    let digest = Sha1::new().chain_update(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize();
+    digest.iter().map(|b| format!("{b:02x}")).collect()
+}
+
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -121,15 +139,22 @@ fn serve(mut stream: TcpStream, port: u16, state: &Mutex<State>) -> std::io::Res
         state.log.push(request.clone());
         let answer = answer(&request, port, &mut state);
         state.body_bytes += if request.method == "HEAD" { 0 } else { answer.body.len() };
-        answer
+        (answer, state.quirks.drip)
     };
+    let (answer, drip) = answer;
     write!(stream, "HTTP/1.1 {}\r\nConnection: close\r\nContent-Length: {}\r\n", answer.status, answer.length)?;
     for (name, value) in &answer.headers {
         write!(stream, "{name}: {value}\r\n")?;
     }
     stream.write_all(b"\r\n")?;
     if request.method != "HEAD" {
-        stream.write_all(&answer.body)?;
+        match drip {
+            None => stream.write_all(&answer.body)?,
+            Some(pause) => answer.body.iter().try_for_each(|byte| {
+                std::thread::sleep(pause);
+                stream.write_all(&[*byte])
+            })?,
+        }
     }
     stream.flush()
 }
@@ -157,6 +182,14 @@ fn answer(request: &Request, port: u16, state: &mut State) -> Answer {
     if state.quirks.broken {
         return Answer::new("503 Service Unavailable", Vec::new());
     }
+    if state.quirks.busy > 0 {
+        state.quirks.busy -= 1;
+        let busy = Answer::new("429 Too Many Requests", Vec::new());
+        return state.quirks.retry_after.into_iter().fold(busy, |busy, wait| busy.with("Retry-After", wait));
+    }
+    if let Some(elsewhere) = state.quirks.elsewhere.as_ref().filter(|_| request.method == "GET") {
+        return Answer::new("302 Found", Vec::new()).with("Location", format!("{elsewhere}{}", request.path));
+    }
     if let Some(file) = request.path.strip_prefix("/store/") {
         let file = state.files[file].clone();
         return store(request, file, &mut state.quirks);
@@ -178,7 +211,7 @@ fn answer(request: &Request, port: u16, state: &mut State) -> Answer {
     let path = request.path.strip_prefix("/datasets").unwrap_or(&request.path);
     let file = path.strip_prefix("/org/tiny/resolve/").and_then(|rest| rest.strip_prefix(COMMIT)).map(|file| &file[1..]);
     match file.and_then(|file| state.files.get_key_value(&file.replace("%20", " "))) {
-        Some((name, bytes)) => hub_file(request, port, name, bytes),
+        Some((name, bytes)) => hub_file(request, port, name, bytes, state.quirks.flip_small),
         None => Answer::new("404 Not Found", Vec::new()).with("X-Error-Code", "EntryNotFound"),
     }
 }
@@ -195,7 +228,7 @@ fn listing(path: &str, state: &State) -> Answer {
 }
 
 /// Small files come from the hub itself, weights and parquet from the store.
-fn hub_file(request: &Request, port: u16, name: &str, bytes: &[u8]) -> Answer {
+fn hub_file(request: &Request, port: u16, name: &str, bytes: &[u8], flip: bool) -> Answer {
     if name.ends_with(".safetensors") || name.ends_with(".parquet") {
         return Answer::new("302 Found", Vec::new())
             .with("Location", format!("http://localhost:{port}/store/{name}"))
@@ -204,8 +237,11 @@ fn hub_file(request: &Request, port: u16, name: &str, bytes: &[u8]) -> Answer {
             .with("X-Linked-ETag", format!("\"{}\"", sha256(bytes)))
             .with("ETag", "\"of-the-redirect\"");
     }
-    let etag = &sha256(bytes)[..40]; // as long as the hub's git hashes
-    let body = if request.range.is_none() { bytes.to_vec() } else { Vec::new() };
+    let etag = git_blob(bytes);
+    let mut body = if request.range.is_none() { bytes.to_vec() } else { Vec::new() };
+    if flip && !body.is_empty() {
+        body[0] ^= 1;
+    }
     Answer::new("200 OK", body).with("X-Repo-Commit", COMMIT).with("ETag", format!("W/\"{etag}\""))
 }
 

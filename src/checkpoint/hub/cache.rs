@@ -8,7 +8,8 @@
 //! ```
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use hf_hub::{Repo, RepoType};
@@ -43,8 +44,10 @@ impl RepoCache {
     }
 
     /// Notes what a branch stands for; only once its files are here, so that an interrupted update leaves the old one usable.
-    pub(super) fn set_ref(&self, name: &RepoName, commit: &str) -> Result<(), HubError> {
-        if name.is_commit() { Ok(()) } else { write(&self.root.join("refs").join(&name.revision), commit) }
+    pub(super) fn set_ref(&self, name: &RepoName, commit: &str) {
+        if !name.is_commit() {
+            note(&self.root.join("refs").join(&name.revision), commit);
+        }
     }
 
     /// Whether `commit` is known to have no such file.
@@ -53,8 +56,21 @@ impl RepoCache {
     }
 
     /// Notes that `commit` has no such file.
-    pub(super) fn set_absent(&self, commit: &str, file: &str) -> Result<(), HubError> {
-        write(&self.root.join(".no_exist").join(commit).join(file), "")
+    pub(super) fn set_absent(&self, commit: &str, file: &str) {
+        note(&self.root.join(".no_exist").join(commit).join(file), "");
+    }
+
+    /// Takes a damaged file out of the cache, its contents with it.
+    pub(super) fn forget(&self, place: &Path) -> Result<(), HubError> {
+        let remove = |path: &Path| match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(HubError::Disk { path: path.into(), source: e }),
+            _ => Ok(()),
+        };
+        let contents = fs::canonicalize(place).ok();
+        remove(place)?;
+        // A link of the user's own may lead out of the cache.
+        let blob = contents.filter(|contents| contents.parent() == fs::canonicalize(self.root.join("blobs")).ok().as_deref());
+        blob.map_or(Ok(()), |blob| remove(&blob))
     }
 
     /// Where contents with this etag lie, and where they grow.
@@ -80,11 +96,11 @@ impl RepoCache {
     pub(super) fn link(&self, commit: &str, file: &str, blob: &Path) -> Result<PathBuf, HubError> {
         let place = self.snapshot(commit).join(file);
         make_parent(&place)?;
-        let disk = |source| HubError::Disk { path: place.clone(), source };
-        match fs::remove_file(&place) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(disk(e)),
-            _ => link(blob, &place, file.split('/').count()).map_err(disk)?,
-        }
+        let folder = place.parent().unwrap_or(&place);
+        // Another process may be making the same link: each makes its own and gives it the name, which the last one keeps.
+        let made = tempfile::Builder::new().make_in(folder, |path| link(blob, path, file.split('/').count()));
+        let named = made.and_then(|link| link.into_temp_path().persist(&place).map_err(|error| error.error));
+        named.map_err(|source| HubError::Disk { path: place.clone(), source })?;
         Ok(place)
     }
 }
@@ -102,9 +118,18 @@ fn link(blob: &Path, place: &Path, _depth: usize) -> io::Result<()> {
     fs::hard_link(blob, place)
 }
 
-fn write(path: &Path, text: &str) -> Result<(), HubError> {
-    make_parent(path)?;
-    fs::write(path, text).map_err(|source| HubError::Disk { path: path.into(), source })
+/// Writes what only saves the next run a request; a cache on a disk that cannot be written serves without it.
+fn note(path: &Path, text: &str) {
+    let folder = path.parent().unwrap_or(path);
+    let written = fs::create_dir_all(folder).and_then(|()| {
+        // As everything in a cache that several users may share.
+        let mut file = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o666)).tempfile_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.persist(path).map_err(|error| error.error)
+    });
+    if let Err(error) = written {
+        tracing::debug!(path = %path.display(), "the cache cannot note this: {error}");
+    }
 }
 
 fn make_parent(path: &Path) -> Result<(), HubError> {

@@ -4,19 +4,28 @@
 //! revision/{revision}` lists a repository, a HEAD of `/{id}/resolve/{commit}/{file}` tells a file's size and etag, and a
 //! GET of the same address, redirected to the store of large files, gives its bytes.
 
+use std::io::Read;
+use std::thread;
+use std::time::Duration;
+
 use hf_hub::{Repo, RepoType};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use ureq::http::{HeaderMap, Response, Uri};
+use ureq::http::{HeaderMap, Method, Request, Response};
 use ureq::{Agent, Body};
+use url::Url;
 
 use super::error::TokenState;
+use super::pace::Paced;
 use super::source::{RepoName, is_commit};
 use super::{HubConfig, HubError};
+use crate::host::shown;
 
 /// No listing of a repository comes near it.
 const MAX_LISTING_BYTES: u64 = 64 << 20;
 const MAX_REDIRECTS: usize = 5;
+/// The longest that a server may ask to wait: the hub counts requests in windows of five minutes.
+const MAX_WAIT: Duration = Duration::from_secs(300);
 /// What may stand in a file's path unescaped.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -51,7 +60,7 @@ impl<'a> Client<'a> {
             .timeout_connect(Some(config.silence))
             .timeout_recv_response(Some(config.silence))
             .timeout_per_read(Some(config.silence))
-            .redirect_auth_headers(ureq::config::RedirectAuthHeaders::SameHost)
+            .max_redirects(0) // followed here, see `followed`
             .build()
             .into();
         Client { agent, config, name, kind }
@@ -70,20 +79,23 @@ impl<'a> Client<'a> {
         }
         let repo = Repo::with_revision(self.name.id.clone(), self.kind, self.name.revision.clone());
         let url = format!("{}/api/{}", self.config.endpoint, repo.api_url());
-        let mut response = self.checked(self.get(&url, None)?, &url, None)?;
+        let response = self.checked(self.get(&url, None)?, &url, None)?;
         let broken = |problem: String| HubError::Protocol { url: url.clone(), problem };
-        let answer: Answer = response
-            .body_mut()
-            .with_config()
-            .limit(MAX_LISTING_BYTES)
-            .read_json()
-            .map_err(|e| broken(format!("the listing of the repository is not as expected ({e})")))?;
+        let mut body = Vec::new();
+        let reader = Paced::new(response.into_body().into_reader(), self.config.silence);
+        let read = reader.take(MAX_LISTING_BYTES + 1).read_to_end(&mut body);
+        read.map_err(|e| self.unreachable(ureq::Error::Io(e)))?;
+        if body.len() as u64 > MAX_LISTING_BYTES {
+            return Err(broken(format!("the listing of the repository has more than {MAX_LISTING_BYTES} bytes")));
+        }
+        let answer: Answer = serde_json::from_slice(&body)
+            .map_err(|e| broken(format!("the listing of the repository is not as expected ({})", shown(&e.to_string()))))?;
         if !is_commit(&answer.sha) {
-            return Err(broken(format!("commit {:?} is not 40 hexadecimal digits", answer.sha)));
+            return Err(broken(format!("commit \"{}\" is not 40 hexadecimal digits", shown(&answer.sha))));
         }
         let files: Vec<String> = answer.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
         if let Some(file) = files.iter().find(|file| !is_inside(file)) {
-            return Err(broken(format!("the repository's file {file:?} lies outside it")));
+            return Err(broken(format!("the repository's file \"{}\" lies outside it", shown(file))));
         }
         Ok(Listing { commit: answer.sha, files })
     }
@@ -91,18 +103,10 @@ impl<'a> Client<'a> {
     /// Size and etag of `file`. Follows redirects within the server (renamed repositories), not those to the store of large
     /// files, whose answers lack the hub's headers.
     pub(super) fn meta(&self, commit: &str, file: &str) -> Result<FileMeta, HubError> {
-        let mut url = self.file_url(commit, file);
-        for _ in 0..MAX_REDIRECTS {
-            let request = self.agent.head(&url).config().max_redirects(0).build().header("Accept-Encoding", "identity");
-            let response = self.authorized(request).call().map_err(|e| self.unreachable(e))?;
-            let headers = response.headers();
-            match text(headers, "location").filter(|target| target.starts_with('/')) {
-                Some(target) if response.status().is_redirection() => url = on_same_host(&url, target)?,
-                _ if response.status().is_redirection() => return file_meta(headers, &url),
-                _ => return file_meta(self.checked(response, &url, Some(file))?.headers(), &url),
-            }
-        }
-        Err(HubError::Protocol { url, problem: format!("more than {MAX_REDIRECTS} redirects") })
+        let url = self.file_url(commit, file);
+        let response = self.call(&Method::HEAD, &url, None)?;
+        let response = if response.status().is_redirection() { response } else { self.checked(response, &url, Some(file))? };
+        file_meta(response.headers(), &url)
     }
 
     /// Asks for `file` from byte `range.0` on, to its end or to the byte before `range.1`. The answer may be the whole file
@@ -126,18 +130,64 @@ impl<'a> Client<'a> {
     }
 
     fn get(&self, url: &str, range: Option<&str>) -> Result<Response<Body>, HubError> {
-        let mut request = self.authorized(self.agent.get(url)).header("Accept-Encoding", "identity");
-        if let Some(range) = range {
-            request = request.header("Range", range);
-        }
-        request.call().map_err(|e| self.unreachable(e))
+        self.call(&Method::GET, url, range)
     }
 
-    fn authorized<S>(&self, request: ureq::RequestBuilder<S>) -> ureq::RequestBuilder<S> {
-        match &self.config.token {
-            Some(token) => request.header("Authorization", format!("Bearer {token}")),
-            None => request,
+    /// The answer to a request; where the server is busy, to the same request later.
+    fn call(&self, method: &Method, url: &str, range: Option<&str>) -> Result<Response<Body>, HubError> {
+        let mut wait = self.config.retry_wait;
+        let mut left = self.config.retries;
+        loop {
+            let response = self.followed(method, url, range)?;
+            let status = response.status().as_u16();
+            if !matches!(status, 429 | 503) {
+                return Ok(response);
+            }
+            let asked = retry_after(response.headers());
+            let pause = asked.unwrap_or(wait);
+            match asked {
+                Some(asked) if left == 0 || asked > MAX_WAIT => {
+                    return Err(HubError::Busy { url: url.into(), status, seconds: asked.as_secs() });
+                }
+                None if left == 0 => return Ok(response),
+                _ => {}
+            }
+            tracing::warn!(url, status, "the hub is busy; asking again in {:.0} s", pause.as_secs_f64());
+            thread::sleep(pause);
+            (left, wait) = (left - 1, wait * 2);
         }
+    }
+
+    /// Makes a request and follows its redirects; a HEAD only within the hub, whose headers tell of a file what its store does
+    /// not. The token goes to the hub's own scheme, host and port, and to nobody once a redirect has led away from there.
+    fn followed(&self, method: &Method, url: &str, range: Option<&str>) -> Result<Response<Body>, HubError> {
+        let broken = |problem: String| HubError::Protocol { url: url.into(), problem };
+        let mut at = Url::parse(url).map_err(|e| broken(format!("this is no address ({e})")))?;
+        let hub = at.origin();
+        let mut is_at_hub = true;
+        for _ in 0..=MAX_REDIRECTS {
+            let mut request = Request::builder().method(method).uri(at.as_str()).header("Accept-Encoding", "identity");
+            if let Some(range) = range {
+                request = request.header("Range", range);
+            }
+            if let Some(token) = self.config.token.as_ref().filter(|_| is_at_hub) {
+                request = request.header("Authorization", bearer(token)?);
+            }
+            let request = request.body(()).map_err(|e| broken(format!("this is no address ({e})")))?;
+            let response = self.agent.run(request).map_err(|e| self.unreachable(e))?;
+            let Some(target) = text(response.headers(), "location").filter(|_| response.status().is_redirection()) else {
+                return Ok(response);
+            };
+            let target = at.join(target).ok().filter(|target| matches!(target.scheme(), "http" | "https"));
+            let to = || text(response.headers(), "location").unwrap_or_default();
+            let target = target.ok_or_else(|| broken(format!("redirects to \"{}\"", shown(to()))))?;
+            is_at_hub &= target.origin() == hub;
+            if method == Method::HEAD && !is_at_hub {
+                return Ok(response);
+            }
+            at = target;
+        }
+        Err(broken(format!("more than {MAX_REDIRECTS} redirects")))
     }
 
     fn unreachable(&self, source: ureq::Error) -> HubError {
@@ -191,11 +241,18 @@ pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, u64)> {
     Some((range.split_once('-')?.0.parse().ok()?, total.parse().ok()?))
 }
 
-fn on_same_host(url: &str, target: &str) -> Result<String, HubError> {
-    let broken = |problem: String| HubError::Protocol { url: url.into(), problem };
-    let mut parts = url.parse::<Uri>().map_err(|e| broken(e.to_string()))?.into_parts();
-    parts.path_and_query = Some(target.parse().map_err(|_| broken(format!("redirects to {target:?}")))?);
-    Uri::from_parts(parts).map(|uri| uri.to_string()).map_err(|e| broken(e.to_string()))
+/// How long a busy server asks to wait: `Retry-After` in seconds, or the end of the hub's window of requests
+/// (`ratelimit: "api";r=0;t=55`).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let window = || text(headers, "ratelimit")?.split(';').find_map(|part| part.trim().strip_prefix("t="));
+    let seconds = text(headers, "retry-after").and_then(|seconds| seconds.trim().parse().ok());
+    seconds.or_else(|| window()?.parse().ok()).map(Duration::from_secs)
+}
+
+/// The header's value; HTTP has no way to send what a token never holds.
+fn bearer(token: &str) -> Result<String, HubError> {
+    let is_sendable = token.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_sendable { Ok(format!("Bearer {token}")) } else { Err(HubError::Token) }
 }
 
 /// Whether a file of a listing stays inside its repository's folder.

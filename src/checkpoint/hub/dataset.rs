@@ -57,7 +57,7 @@ impl Visit<'_> {
                     return Err(HubError::NoFile { repo: self.name.to_string(), file: file.into(), advice });
                 }
                 let path = self.fetch(&listing.commit, file)?;
-                self.cache.set_ref(self.name, &listing.commit)?;
+                self.cache.set_ref(self.name, &listing.commit);
                 (listing.commit, path)
             }
             Known::Cached { commit, unanswered } => {
@@ -86,7 +86,7 @@ impl Visit<'_> {
             return Err(unlisted.unwrap_or(absent));
         }
         let paths = wanted.into_iter().map(|file| self.fetch(&commit, file)).collect::<Result<_, _>>()?;
-        self.cache.set_ref(self.name, &commit)?;
+        self.cache.set_ref(self.name, &commit);
         Ok(DataFiles { commit, paths })
     }
 }

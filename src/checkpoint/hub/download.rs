@@ -8,13 +8,15 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use sha2::{Digest, Sha256};
 use ureq::Body;
 use ureq::http::Response;
 
 use super::cache::RepoCache;
 use super::client::{Client, FileMeta, content_range, text};
+use super::contents::{self, Mismatch};
+use super::pace::{Paced, least_bytes};
 use super::{HubConfig, HubError, Progress};
+use crate::host::shown;
 
 const BUFFER: usize = 1 << 20;
 
@@ -29,11 +31,19 @@ pub(super) fn fetch(
 ) -> Result<PathBuf, HubError> {
     let place = cache.snapshot(commit).join(file);
     if place.exists() {
-        return Ok(place);
+        let Some(what) = contents::damage(&place) else { return Ok(place) };
+        tracing::warn!(file = %place.display(), "the cached file is damaged: {what}");
+        if config.offline {
+            return Ok(place);
+        }
+        cache.forget(&place)?;
     }
     let meta = client.meta(commit, file)?;
     let (blob, part) = cache.blob(&meta.etag);
     let lock = cache.lock(&meta.etag)?;
+    if blob.exists() && contents::damage(&blob).is_some() {
+        cache.forget(&blob)?;
+    }
     if !blob.exists() {
         let mut download = Download { client, config, commit, file, meta: &meta, part: &part };
         download.run(progress)?;
@@ -54,7 +64,7 @@ struct Download<'a> {
 
 impl Download<'_> {
     /// Fills the part until it is complete and right. Each attempt goes on where the last one ended; only attempts that
-    /// brought nothing count against the retries.
+    /// brought next to nothing count against the retries.
     fn run(&mut self, progress: &mut dyn Progress) -> Result<(), HubError> {
         let mut have = self.part_bytes()?;
         progress.begin(self.file, self.meta.bytes, have);
@@ -66,7 +76,8 @@ impl Download<'_> {
                 Err(error) => return Err(error),
             };
             let now = self.part_bytes()?;
-            if now > have {
+            // An attempt that was given up for its pace has brought something as well.
+            if now >= have + least_bytes(self.config.silence) {
                 (fruitless, wait) = (0, self.config.retry_wait);
             } else {
                 fruitless += 1;
@@ -90,7 +101,7 @@ impl Download<'_> {
     fn attempt(&self, have: u64, progress: &mut dyn Progress) -> Result<(), HubError> {
         let mut response = self.client.bytes(self.commit, self.file, (have, None))?;
         let mut part = self.open_part(&response, have)?;
-        let mut body = response.body_mut().as_reader();
+        let mut body = Paced::new(response.body_mut().as_reader(), self.config.silence);
         let mut got = part.metadata().map_err(|e| self.disk(e))?.len();
         let mut buffer = vec![0; BUFFER];
         loop {
@@ -146,27 +157,13 @@ impl Download<'_> {
         }
     }
 
-    /// Large files are named by their sha256; a resumed download is only as good as what was resumed.
+    /// A resumed download is only as good as what was resumed.
     fn check_hash(&self) -> Result<(), HubError> {
-        let expected = &self.meta.etag;
-        if expected.len() != 64 || !expected.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let Some(Mismatch { kind, got }) = contents::compare(self.part, &self.meta.etag).map_err(|e| self.disk(e))? else {
             return Ok(());
-        }
-        let mut hasher = Sha256::new();
-        let mut part = File::open(self.part).map_err(|e| self.disk(e))?;
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            match part.read(&mut buffer).map_err(|e| self.disk(e))? {
-                0 => break,
-                read => hasher.update(&buffer[..read]),
-            }
-        }
-        let got: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        if got.eq_ignore_ascii_case(expected) {
-            return Ok(());
-        }
-        let (repo, file, expected) = (self.client.name.to_string(), self.file.into(), expected.clone());
-        Err(self.discard(HubError::WrongHash { repo, file, got, expected }))
+        };
+        let (repo, file, expected) = (self.client.name.to_string(), shown(self.file).to_string(), self.meta.etag.clone());
+        Err(self.discard(HubError::WrongHash { repo, file, kind, got, expected }))
     }
 
     /// Throws the part away, since resuming it could not help; if that fails, the next run refuses it again.
@@ -178,12 +175,12 @@ impl Download<'_> {
     }
 
     fn wrong_size(&self, got: u64) -> HubError {
-        let (repo, file, expected) = (self.client.name.to_string(), self.file.into(), self.meta.bytes);
+        let (repo, file, expected) = (self.client.name.to_string(), shown(self.file).to_string(), self.meta.bytes);
         HubError::WrongSize { repo, file, got, expected }
     }
 
     fn cut_off(&self, got: u64, source: Option<io::Error>) -> HubError {
-        let (repo, file, expected) = (self.client.name.to_string(), self.file.into(), self.meta.bytes);
+        let (repo, file, expected) = (self.client.name.to_string(), shown(self.file).to_string(), self.meta.bytes);
         HubError::CutOff { repo, file, got, expected, source }
     }
 

@@ -39,14 +39,21 @@ pub enum HubError {
     Unreachable { endpoint: String, source: Box<ureq::Error> },
     #[error("{url}: the server answered HTTP {status}, expected success; try again later")]
     Server { url: String, status: u16 },
+    #[error("{url}: the server answered HTTP {status} and asks to come back in {seconds} s; try again then")]
+    Busy { url: String, status: u16, seconds: u64 },
+    #[error(
+        "the token of the hub holds characters that no token has, so it cannot be sent; set HF_TOKEN again, or log in again where \
+         `hf auth login` wrote it"
+    )]
+    Token,
     #[error("{url}: {problem}; check that HF_ENDPOINT is a Hugging Face hub")]
     Protocol { url: String, problem: String },
     #[error("repository {repo}: {file} broke off at {got} of {expected} bytes; run the command again, it goes on from there")]
     CutOff { repo: String, file: String, got: u64, expected: u64, source: Option<io::Error> },
     #[error("repository {repo}: {file} came with {got} bytes, expected {expected}; nothing was kept, run the command again")]
     WrongSize { repo: String, file: String, got: u64, expected: u64 },
-    #[error("repository {repo}: {file} has sha256 {got}, expected {expected}; nothing was kept, run the command again")]
-    WrongHash { repo: String, file: String, got: String, expected: String },
+    #[error("repository {repo}: {file} has {kind} {got}, expected {expected}; nothing was kept, run the command again")]
+    WrongHash { repo: String, file: String, kind: &'static str, got: String, expected: String },
     #[error(
         "repository {repo}: {what} is not in the cache {} and HF_HUB_OFFLINE is set; unset it and run once with network",
         cache.display()
@@ -82,6 +89,7 @@ impl HubError {
         match self {
             HubError::Ambiguous { .. }
             | HubError::BadRevision { .. }
+            | HubError::Token
             | HubError::NoRepo { .. }
             | HubError::NoRevision { .. }
             | HubError::NoFile { .. }
@@ -92,6 +100,7 @@ impl HubError {
             | HubError::Refused { .. }
             | HubError::Unreachable { .. }
             | HubError::Server { .. }
+            | HubError::Busy { .. }
             | HubError::Protocol { .. }
             | HubError::CutOff { .. }
             | HubError::WrongSize { .. }

@@ -5,9 +5,11 @@
 mod cache;
 mod client;
 mod config;
+mod contents;
 mod dataset;
 mod download;
 mod error;
+mod pace;
 mod progress;
 mod remote;
 mod source;
@@ -17,7 +19,7 @@ use std::path::PathBuf;
 use hf_hub::RepoType;
 
 use super::shards::{INDEX_FILE, Numbered, SINGLE_FILE, WeightMap};
-use super::{CheckpointError, Index};
+use super::{CheckpointError, Index, left_out};
 use crate::contract::COMPANIONS;
 use crate::host::shown;
 use cache::RepoCache;
@@ -132,11 +134,12 @@ impl Visit<'_> {
             }
         };
         let weights = self.listed_weights(&listing)?; // before megabytes of tokenizer are moved
+        self.name_leftovers(&listing, &weights);
         self.fetch_small(&listing)?;
         for file in weights {
             self.fetch(&listing.commit, &file)?;
         }
-        self.cache.set_ref(self.name, &listing.commit)?;
+        self.cache.set_ref(self.name, &listing.commit);
         Ok(self.cache.snapshot(&listing.commit))
     }
 
@@ -151,7 +154,7 @@ impl Visit<'_> {
         }
         match (self.client.listing(), cached) {
             (Ok(listing), _) => Ok(Known::Listed(listing)),
-            (Err(error @ (HubError::Unreachable { .. } | HubError::Server { .. })), Some(commit)) => {
+            (Err(error @ (HubError::Unreachable { .. } | HubError::Server { .. } | HubError::Busy { .. })), Some(commit)) => {
                 tracing::warn!(repository = %self.name, commit, "{error}; using what is cached");
                 Ok(Known::Cached { commit, unanswered: Some(error) })
             }
@@ -200,7 +203,7 @@ impl Visit<'_> {
             if listing.files.iter().any(|f| f == file) {
                 self.fetch(&listing.commit, file)?;
             } else {
-                self.cache.set_absent(&listing.commit, file)?;
+                self.cache.set_absent(&listing.commit, file);
             }
         }
         Ok(())
@@ -210,30 +213,48 @@ impl Visit<'_> {
         download::fetch(&self.client, &self.cache, self.config, commit, file, self.progress)
     }
 
-    /// Whether nothing of a model is left to ask the hub for.
+    /// Says what the repository has beside the weights and is not fetched; of what is in the cache whoever reads it says so.
+    fn name_leftovers(&self, listing: &Listing, weights: &[String]) {
+        let snapshot = self.cache.snapshot(&listing.commit);
+        let unfetched = listing.files.iter().map(String::as_str).filter(|file| !snapshot.join(file).exists());
+        let read: Vec<&str> = weights.iter().map(String::as_str).collect();
+        for sentence in left_out(unfetched, &read) {
+            tracing::warn!(repository = %self.name, "{sentence}");
+        }
+    }
+
+    /// Whether nothing of a model is left to ask the hub for, and what is there is as far as can be seen what it was.
     fn is_whole(&self, commit: &str) -> bool {
         let snapshot = self.cache.snapshot(commit);
         let known = |file: &str| snapshot.join(file).exists() || self.cache.is_absent(commit, file);
-        beside(false).all(known) && self.require_model(commit).is_ok()
+        let is_sound = |file: &str| contents::damage(&snapshot.join(file)).is_none();
+        let weights = || self.require_model(commit).ok();
+        beside(false).all(known)
+            && beside(false).chain(beside(true)).all(is_sound)
+            && weights().is_some_and(|weights| weights.iter().all(|file| is_sound(file)))
     }
 
-    /// Refuses a cached commit that lacks a file which every model needs.
-    fn require_model(&self, commit: &str) -> Result<(), HubError> {
+    /// Refuses a cached commit that lacks a file which every model needs; the names of its weights.
+    fn require_model(&self, commit: &str) -> Result<Vec<String>, HubError> {
         let snapshot = self.cache.snapshot(commit);
         let require = |file: &str| if snapshot.join(file).exists() { Ok(()) } else { Err(self.offline(file)) };
         beside(true).try_for_each(require)?;
         if snapshot.join(SINGLE_FILE).exists() {
-            return Ok(());
+            return Ok(vec![SINGLE_FILE.to_owned()]);
         }
         if !snapshot.join(INDEX_FILE).exists() {
             let files = files_below(&snapshot);
-            let is_whole = matches!(Numbered::among(files.iter().map(String::as_str)), Numbered::Whole(_));
-            return if is_whole { Ok(()) } else { Err(self.offline(SINGLE_FILE)) };
+            return match Numbered::among(files.iter().map(String::as_str)) {
+                Numbered::Whole(shards) => Ok(shards),
+                Numbered::None | Numbered::Lacking { .. } => Err(self.offline(SINGLE_FILE)),
+            };
         }
-        WeightMap::read(&snapshot.join(INDEX_FILE))?.shards().into_iter().try_for_each(require)
+        let shards: Vec<String> = WeightMap::read(&snapshot.join(INDEX_FILE))?.shards().into_iter().map(str::to_owned).collect();
+        shards.iter().try_for_each(|shard| require(shard))?;
+        Ok(shards)
     }
 
     fn offline(&self, what: &str) -> HubError {
-        HubError::Offline { repo: self.name.to_string(), what: what.into(), cache: self.config.cache.clone() }
+        HubError::Offline { repo: self.name.to_string(), what: shown(what).to_string(), cache: self.config.cache.clone() }
     }
 }

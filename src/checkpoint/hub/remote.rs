@@ -5,8 +5,11 @@ use std::path::Path;
 
 use super::super::header::{Header, LENGTH_BYTES, header_bytes, parse_header};
 use super::client::{Listing, content_range, text};
+use super::contents;
+use super::pace::Paced;
 use super::{CheckpointError, HubError, INDEX_FILE, Index, Known, ModelHeaders, SINGLE_FILE, Visit, WeightMap};
 use crate::contract::CONFIG_FILE;
+use crate::host::shown;
 
 /// Asked for first: holds the header of every real shard (an 8B model's takes 9 kB), so that one request is enough.
 const FIRST_BYTES: u64 = 64 << 10;
@@ -34,7 +37,7 @@ impl Visit<'_> {
             return Err(HubError::NoFile { repo: self.name.to_string(), file: CONFIG_FILE.into(), advice });
         }
         self.fetch(&listing.commit, CONFIG_FILE)?;
-        if weights.iter().all(|file| dir.join(file).exists()) {
+        if weights.iter().all(|file| dir.join(file).exists() && contents::damage(&dir.join(file)).is_none()) {
             return Ok(ModelHeaders { index: Index::open(&dir)?, dir });
         }
         let label = self.name.to_string();
@@ -84,10 +87,10 @@ impl Visit<'_> {
             },
         };
         let wanted = end.min(total).saturating_sub(start);
-        let mut reader = response.into_body().into_reader().take(skip + wanted);
+        let mut reader = Paced::new(response.into_body().into_reader(), self.config.silence).take(skip + wanted);
         let mut bytes = Vec::new();
         let cut_off = |got: u64, source| {
-            let (repo, file) = (self.name.to_string(), file.to_owned());
+            let (repo, file) = (self.name.to_string(), shown(file).to_string());
             HubError::CutOff { repo, file, got, expected: start + wanted, source }
         };
         reader.read_to_end(&mut bytes).map_err(|e| cut_off(start, Some(e)))?;

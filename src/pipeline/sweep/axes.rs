@@ -338,6 +338,21 @@ mod tests {
     }
 
     #[test]
+    fn a_product_beyond_all_machines_is_counted_and_refused() {
+        let many = |value: &str| vec![value; 1000].join(", ");
+        let text = format!(
+            "method = [{}]\nbits = [{}]\ngroup_size = [{}]\nsymmetric = [{}]",
+            many("\"rtn\""),
+            many("4"),
+            many("32"),
+            many("true")
+        );
+        let error = axes(&text).product(&[], "s").unwrap_err().to_string();
+        let says = "sweep s: the values of [axes] make 1000000000000 combinations, at most 10000 are taken; leave some out";
+        assert_eq!(error, says);
+    }
+
+    #[test]
     fn the_product_less_its_exclusions_is_what_is_run() {
         let axes = axes("method = [\"rtn\", \"gptq\", \"nf4\"]\nbits = [8, 4]\ngroup_size = [32, \"channel\"]");
         let excludes = excludes(
