@@ -5,6 +5,8 @@ mod cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // First of all: no other thread may run yet.
+    qonnx::runtime::disable_telemetry();
     qonnx::host::guard::quiet();
     match cli::run() {
         Ok(code) => code,

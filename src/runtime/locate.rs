@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use ort::environment::Environment;
 
-use super::{ExecutionProvider, RuntimeError};
+use super::{ExecutionProvider, RuntimeError, disable_telemetry};
 
 /// ONNX Runtime loads its CUDA execution provider from a library of its own.
 const CUDA_PROVIDER: &str = "libonnxruntime_providers_cuda.so";
@@ -123,6 +123,7 @@ pub(super) fn runtime(provider: ExecutionProvider) -> Result<Runtime, RuntimeErr
         return Ok(runtime.clone());
     }
     let path = Places::of_process().find(provider)?;
+    disable_telemetry();
     let environment = ort::init_from(&path)
         .map_err(|error| unusable(&path, error))?
         .with_name("qonnx")

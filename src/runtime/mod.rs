@@ -33,6 +33,7 @@ mod session;
 mod specialise;
 mod stage;
 mod steps;
+mod telemetry;
 mod text;
 
 pub use bandwidth::{Idle, copy_bandwidth, idle, start};
@@ -48,3 +49,4 @@ pub use session::require;
 pub use specialise::decode_graph;
 pub use stage::{Bound, Operand, Resident, Stage, Stages, Target};
 pub use steps::EngineSteps;
+pub use telemetry::disable_telemetry;
