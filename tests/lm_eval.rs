@@ -1,9 +1,6 @@
 //! CoQA through the program equals lm-evaluation-harness's hf model, text by text, under tokenizer and generation configs that
 //! checkpoints really have. The golden is from `scripts/golden_lm_eval.py`.
 
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -11,6 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-coqa");
 const GOLDEN: &str = include_str!("goldens/lm_eval.json");
 
 /// JSON merge patch (RFC 7396), but null is a value.
@@ -51,13 +49,13 @@ fn differences(case: &Value) -> Vec<String> {
     let at = |name: &str| folder.path().join(name).display().to_string();
     let (model, artifact, lines) = (at("model"), at("artifact"), at("lines.jsonl"));
     fs::create_dir(&model).expect("the place is ours");
-    for file in fs::read_dir(tiny::model()).expect("the fixture is there") {
+    for file in fs::read_dir(FIXTURE).expect("the fixture is there") {
         let file = file.expect("readable");
         fs::copy(file.path(), Path::new(&model).join(file.file_name())).expect("the place is ours");
     }
     change(Path::new(&model), &case["changes"]);
     qonnx(&["export", &model, "--bits", "16", "--dtype", "f32", "-o", &artifact]);
-    let data = tiny::model().join("coqa-mini.json").display().to_string();
+    let data = format!("{FIXTURE}/coqa-mini.json");
     let golden = case["texts"].as_object().expect("texts");
     let limit = golden.len().to_string();
     let asked = [

@@ -3,14 +3,12 @@
 
 #[path = "support/edited.rs"]
 mod edited;
-#[path = "support/tiny.rs"]
-mod tiny;
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use edited::Edited;
+use edited::{Edited, FIXTURE};
 use serde_json::json;
 
 const HIDDEN: usize = 256;
@@ -58,12 +56,12 @@ fn every_command_that_picks_a_token_refuses_what_is_no_number() {
     let model = overflowing();
     let (artifact, exported) = export(&model, "f16", &["--bits", "16"]);
     assert!(exported.status.success(), "{}", String::from_utf8_lossy(&exported.stderr));
-    let questions = tiny::model().join("coqa-mini.json").display().to_string();
+    let questions = format!("{FIXTURE}/coqa-mini.json");
     says(&qonnx(&["generate", &artifact, "Tom has"]), &NAMED);
     let scored = qonnx(&["eval", &artifact, "--task", "coqa", "--data", &questions, "--limit", "4"]);
     says(&scored, &NAMED);
     assert!(scored.stdout.is_empty());
-    let text = tiny::model().join("perplexity.txt").display().to_string();
+    let text = format!("{FIXTURE}/perplexity.txt");
     says(
         &qonnx(&["eval", &artifact, "--task", "perplexity", "--text", &text, "--windows", "1"]),
         &["the logits hold NaN", "--dtype f32"],
@@ -83,7 +81,7 @@ fn every_command_that_picks_a_token_refuses_what_is_no_number() {
 fn a_run_is_recorded_as_failed() {
     let model = overflowing();
     let (results, source) = (model.at("results").display().to_string(), model.model().display().to_string());
-    let questions = tiny::model().join("coqa-mini.json").display().to_string();
+    let questions = format!("{FIXTURE}/coqa-mini.json");
     let asked = [
         "run",
         "fp16_baseline",

@@ -23,11 +23,11 @@ const ROWS: &[&[&str]] = &[
 /// Uses within a row that are wanted.
 const EXCEPTIONS: &[(&str, &str)] = &[
     ("companions", "settings"), // config.json has one reader of each of its facts
-    ("record", "recipe"), // a record stores the recipe it was made by
-    ("calib", "model"),   // statistics come from the model's own stages
-    ("calib", "runtime"), // which the runtime runs
-    ("calib", "eval"),    // a set in CoQA form has the evaluation's own readers and prompts, letter for letter
-    ("recipe", "quant"),  // a recipe names schemes; turning its words into them is its whole purpose
+    ("record", "recipe"),       // a record stores the recipe it was made by
+    ("calib", "model"),         // statistics come from the model's own stages
+    ("calib", "runtime"),       // which the runtime runs
+    ("calib", "eval"),          // a set in CoQA form has the evaluation's own readers and prompts, letter for letter
+    ("recipe", "quant"),        // a recipe names schemes; turning its words into them is its whole purpose
 ];
 
 /// Crates that one part of the program hides from the rest: (crate, files or folders that may name it).

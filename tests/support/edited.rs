@@ -1,14 +1,16 @@
 //! The embedded model with something odd about it, in a folder of its own.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use half::bf16;
 use safetensors::SafeTensors;
-use serde_json::Value;
 use tempfile::TempDir;
 
-/// A copy of `fixtures/tiny-coqa` and room beside it.
+/// The embedded model, which nobody changes.
+pub const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-coqa");
+
+/// A copy of it and room beside it.
 pub struct Edited(TempDir);
 
 impl Edited {
@@ -16,7 +18,7 @@ impl Edited {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let model = folder.path().join("model");
         fs::create_dir(&model).expect("the place is ours");
-        for file in fs::read_dir(super::tiny::model()).expect("the fixture is there") {
+        for file in fs::read_dir(FIXTURE).expect("the fixture is there") {
             let file = file.expect("readable");
             fs::copy(file.path(), model.join(file.file_name())).expect("the place is ours");
         }
@@ -31,14 +33,6 @@ impl Edited {
     /// The checkpoint's folder.
     pub fn model(&self) -> PathBuf {
         self.at("model")
-    }
-
-    /// Changes a JSON file of the model.
-    pub fn json(&self, file: &str, change: impl FnOnce(&mut Value)) {
-        let path = self.model().join(file);
-        let mut value = serde_json::from_str(&read(&path)).expect("the fixture's files are JSON");
-        change(&mut value);
-        fs::write(path, value.to_string()).expect("the place is ours");
     }
 
     /// Changes a bf16 tensor in place: its values, row by row.
@@ -56,8 +50,4 @@ impl Edited {
         bytes[start..].iter_mut().zip(changed).for_each(|(byte, new)| *byte = new);
         fs::write(path, bytes).expect("the place is ours");
     }
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
