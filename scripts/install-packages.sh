@@ -3,6 +3,7 @@
 #
 #   scripts/install-packages.sh build     to build qonnx and to fetch ONNX Runtime: a C and C++ compiler, curl, python3 with pip
 #   scripts/install-packages.sh run       to run qonnx: certificates for the hub
+#   scripts/install-packages.sh test      for tests of faults: calls that fail, a file system that keeps deleted files
 #
 # Needs root where a package is missing.
 set -euo pipefail
@@ -15,12 +16,13 @@ fail() {
 case "${1-}" in
 build) packages="ca-certificates curl g++ gcc libc6-dev python3 python3-pip" ;;
 run) packages="ca-certificates" ;;
+test) packages="bindfs strace" ;;
 -h | --help)
-    sed -n '2,7s/^# \{0,1\}//p' "$0"
+    sed -n '2,8s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
 *)
-    echo "install-packages.sh: unknown argument '${1-}'; give build or run" >&2
+    echo "install-packages.sh: unknown argument '${1-}'; give build, run or test" >&2
     exit 2
     ;;
 esac

@@ -2,7 +2,7 @@
 # Formatting, clippy with warnings as errors, all tests: everything CI runs, from a fresh clone on.
 #
 # Needs a Rust toolchain and python3 with pip. Fetches ONNX Runtime, the Python packages of the parity tests and Chromium (as
-# root, from Debian's packages) once; ORT_DYLIB_PATH, QONNX_PYTHON and QONNX_CHROMIUM, where set, are used instead.
+# root, from Debian's packages, strace and bindfs too) once; ORT_DYLIB_PATH, QONNX_PYTHON and QONNX_CHROMIUM, where set, are used instead.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,12 +20,13 @@ for component in fmt clippy; do
     cargo "$component" --version >/dev/null 2>&1 || fail "cargo $component is not there; run: rustup component add rustfmt clippy"
 done
 
-heading "ONNX Runtime, Python packages, Chromium"
+heading "ONNX Runtime, Python packages, Chromium, strace and bindfs"
 # Two steps each, because an `export x=$(…)` would hide a failure.
 ORT_DYLIB_PATH=${ORT_DYLIB_PATH:-$(scripts/get-onnxruntime.sh)}
 QONNX_PYTHON=${QONNX_PYTHON:-$(scripts/python-env.sh)}
 QONNX_CHROMIUM=${QONNX_CHROMIUM:-$(scripts/get-chromium.sh)}
 export ORT_DYLIB_PATH QONNX_PYTHON QONNX_CHROMIUM
+scripts/install-packages.sh test
 echo "$ORT_DYLIB_PATH"
 echo "$QONNX_PYTHON"
 echo "$QONNX_CHROMIUM"
