@@ -3,6 +3,8 @@
 
 #[path = "support/edited.rs"]
 mod edited;
+#[path = "support/tensors.rs"]
+mod tensors;
 
 use std::fs;
 use std::path::Path;

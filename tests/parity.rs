@@ -3,6 +3,10 @@
 //! Runs on the CPU in f32, and on CUDA in f16 with `QONNX_TEST_EP=cuda`. Goldens come from scripts/golden_logits.py and
 //! scripts/golden_answers.py.
 
+#[path = "support/made_up.rs"]
+mod made_up;
+#[path = "support/tensors.rs"]
+mod tensors;
 #[path = "support/tiny.rs"]
 mod tiny;
 
@@ -10,11 +14,11 @@ use std::sync::{LazyLock, Mutex, MutexGuard};
 
 use ndarray::ArrayView2;
 use qonnx::eval::coqa::{self, Protocol, Question};
-use qonnx::generate::{Completion, Generate, GenerateOptions, Score, StopReason};
+use qonnx::generate::{Completion, Generate, GenerateError, GenerateOptions, Score, Steps, StopReason};
 use qonnx::recipe::FormatName;
 use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, Weights};
 use qonnx::tensor::DType;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What is asked of an execution provider.
 struct Bar {
@@ -282,4 +286,41 @@ fn replayed_steps_choose_what_launched_ones_do() {
     assert!(lengths.iter().filter(|&&length| length > 130).count() >= 6, "no continuation is long: {lengths:?}");
     assert!(lengths.iter().any(|&length| length < 60), "some rows leave the batch: {lengths:?}");
     assert!(same as f64 >= bar.same_in_batch * prompts as f64, "{same} of {prompts}");
+}
+
+/// A token whose activations leave f16 is an error at the step that reads it, launched or replayed, and in a prompt; the steps
+/// before it choose tokens.
+#[test]
+fn a_step_whose_logits_are_no_numbers_is_an_error() {
+    const HOT: u32 = 7;
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let (checkpoint, artifact) = (folder.path().join("checkpoint"), folder.path().join("artifact"));
+    let config = json!({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 4096, "hidden_size": 64,
+        "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 64,
+        "max_position_embeddings": 256, "tie_word_embeddings": false, "bos_token_id": 0, "eos_token_id": 1});
+    made_up::write_checkpoint(&checkpoint, &config, DType::BF16);
+    // Just below the end of f16, and the first layer adds to it.
+    let weights = checkpoint.join("model.safetensors");
+    tensors::edit(&weights, "model.embed_tokens.weight", |table| table[HOT as usize * 64..][..64].fill(65280.0));
+    tensors::edit(&weights, "model.layers.0.mlp.down_proj.weight", |down| down.iter_mut().for_each(|weight| *weight *= 64.0));
+    tiny::export(&tiny::request(&checkpoint, tiny::bits(FormatName::F16), DType::F16), &artifact);
+    for launch in [Launch::Eager, Launch::Replayed] {
+        let options = EngineOptions { provider: bar().provider, threads: None, weights: Weights::Fused, launch };
+        let mut engine = Engine::load(&artifact, &options).unwrap_or_else(|error| panic!("{error}"));
+        let mut steps = engine.steps();
+        steps.allocate(2, 3, 8).unwrap_or_else(|error| panic!("{error}"));
+        steps.prefill(&[vec![20, 21, 22], vec![30, 31, 32]]).unwrap_or_else(|error| panic!("{error}"));
+        for past in 3..6 {
+            let next = steps.step(&[40, 41], past).unwrap_or_else(|error| panic!("{error}"));
+            assert!(next.iter().all(|&token| token < 4096));
+        }
+        let error = steps.step(&[40, HOT], 6).expect_err("it is no number");
+        let said = error.to_string();
+        assert!(matches!(error, GenerateError::NotANumber { prompt: 1, position: 6, .. }), "{said}");
+        assert!(said.contains("f16 (65504)") && said.contains("--dtype f32"), "{said}");
+        drop(steps);
+        let greedy = GenerateOptions { max_new_tokens: 4, stop: Vec::new() };
+        let error = engine.generate(&[vec![20, 21], vec![HOT, 20]], &greedy, &mut |_| {}).expect_err("it is no number");
+        assert!(matches!(error, GenerateError::NotANumber { prompt: 1, position: 1, .. }), "{error}");
+    }
 }

@@ -3,8 +3,6 @@
 use std::fs;
 use std::path::PathBuf;
 
-use half::bf16;
-use safetensors::SafeTensors;
 use tempfile::TempDir;
 
 /// The embedded model, which nobody changes.
@@ -37,17 +35,6 @@ impl Edited {
 
     /// Changes a bf16 tensor in place: its values, row by row.
     pub fn tensor(&self, name: &str, change: impl FnOnce(&mut [f32])) {
-        let path = self.model().join("model.safetensors");
-        let mut bytes = fs::read(&path).expect("the fixture has weights");
-        let (start, mut values) = {
-            let tensors = SafeTensors::deserialize(&bytes).expect("the fixture is safetensors");
-            let data = tensors.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}")).data();
-            let values = data.chunks_exact(2).map(|pair| bf16::from_le_bytes([pair[0], pair[1]]).to_f32());
-            (data.as_ptr() as usize - bytes.as_ptr() as usize, values.collect::<Vec<f32>>())
-        };
-        change(&mut values);
-        let changed = values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes());
-        bytes[start..].iter_mut().zip(changed).for_each(|(byte, new)| *byte = new);
-        fs::write(path, bytes).expect("the place is ours");
+        super::tensors::edit(&self.model().join("model.safetensors"), name, change);
     }
 }
