@@ -57,7 +57,7 @@ pub enum GenerateError {
         "token {token:?} has id {id}, beyond the model's vocabulary of {vocab_size}; leave it out of the text, or export a checkpoint whose tokenizer is the model's own"
     )]
     TokenBeyondVocabulary { token: String, id: u32, vocab_size: u32 },
-    #[error("prompt {prompt}: the model's output after position {position} is not a number (NaN or infinite){advice}")]
+    #[error("prompt {prompt}: the model's output is not a number (NaN or infinite) at position {position} or before it{advice}")]
     NotANumber { prompt: usize, position: usize, advice: &'static str },
     #[error("the memory does not suffice")]
     OutOfMemory(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -22,7 +22,7 @@ const NAMED: [&str; 3] = ["is not a number (NaN or infinite)", "the range of f16
 fn overflowing() -> Edited {
     let edited = Edited::new();
     edited.tensor("model.layers.1.mlp.down_proj.weight", |weight| {
-        weight[5 * INNER..6 * INNER].iter_mut().for_each(|weight| *weight *= 40_000.0);
+        weight[5 * INNER..6 * INNER].iter_mut().for_each(|weight| *weight *= 2e5);
     });
     let later = (2..6)
         .flat_map(|layer| ["input_layernorm", "post_attention_layernorm"].map(|norm| format!("model.layers.{layer}.{norm}")));
@@ -68,8 +68,8 @@ fn every_command_that_picks_a_token_refuses_what_is_no_number() {
         &qonnx(&["eval", &artifact, "--task", "perplexity", "--text", &text, "--windows", "1"]),
         &["the logits hold NaN", "--dtype f32"],
     );
-    let benched = qonnx(&["bench", &artifact, "--batch", "1", "--prompt", "8", "--gen", "4"]);
-    says(&benched, &[]);
+    let benched = qonnx(&["bench", &artifact, "--batch", "1", "--prompt", "128", "--gen", "4"]);
+    // A point that fails is a row, and the grid goes on.
     let shown = String::from_utf8_lossy(&benched.stdout) + String::from_utf8_lossy(&benched.stderr);
     assert!(NAMED.iter().all(|named| shown.contains(named)), "{shown}");
     let verified = qonnx(&["verify", &artifact]);
@@ -99,7 +99,7 @@ fn a_run_is_recorded_as_failed() {
         "--results",
         &results,
     ];
-    says(&qonnx(&asked), &NAMED);
+    says(&qonnx(&asked), &[]);
     let record = fs::read_to_string(Path::new(&results).join("fp16_baseline_results.json")).expect("a failure has a record");
     let record: serde_json::Value = serde_json::from_str(&record).expect("JSON");
     let message = record["failure"]["message"].as_str().expect("a message");

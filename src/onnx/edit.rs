@@ -93,32 +93,47 @@ impl Model {
         Ok(gathered)
     }
 
-    /// Adds the output `output [..., 1]`: the int64 index of the largest element on the last axis of `value`, the first of
-    /// equals (ArgMax-13), or −1 where that element is not a number: NaN or infinite. ArgMax itself gives an index for NaN too.
-    pub fn append_argmax(&mut self, value: &str, output: &str) -> Result<Value, EditError> {
-        let data = self.named(value)?;
-        let ty = self.type_of(data).clone();
-        let Some((_, leading)) = ty.shape.0.split_last() else {
-            return Err(EditError::Type { name: value.to_owned(), expected: "at least one axis", got: ty });
+    /// Adds the output `output [batch, positions, 1]`: the int64 index of the largest of `logits [batch, positions, vocab]`, the
+    /// first of equals (ArgMax-13), or −1 where that logit, or anything in the row's `hidden [batch, sequence, width]`, is not a
+    /// number: NaN or infinite. ArgMax itself gives an index for NaN too, and attention may hide what an earlier position was.
+    pub fn append_greedy(&mut self, logits: &str, hidden: &str, output: &str) -> Result<Value, EditError> {
+        let [logits, hidden] = [self.named(logits)?, self.named(hidden)?];
+        let ty = self.type_of(logits).clone();
+        let [batch, positions, _] = ty.shape.0.as_slice() else {
+            return Err(EditError::Type {
+                name: self.name_of(logits).to_owned(),
+                expected: "[batch, positions, vocab]",
+                got: ty,
+            });
         };
-        let shape = Shape([leading, &[Dim::Known(1)]].concat());
-        let mut value = |part: &str, dtype| self.new_value(&format!("{output}{part}"), Type::new(dtype, shape.clone()));
-        let [index, chosen] = [value(".largest", DType::I64)?, value("", DType::I64)?];
-        let [score, zero] = [value(".score", ty.dtype)?, value(".zero", ty.dtype)?];
-        let is_none = value(".is_none", DType::Bool)?;
-        let none = self.new_value(&format!("{output}.none"), Type::new(DType::I64, Shape(Vec::new())))?;
-        self.initializers.push(Initializer { value: none, content: Content::Inline((-1i64).to_le_bytes().to_vec()) });
-        let mut node = |op_type: &str, inputs, output_value, attributes: &[(&str, i64)]| {
-            self.nodes.push(onnx_node(op_type, format!("{output}/{op_type}"), inputs, output_value, attributes));
+        let one = Dim::Known(1);
+        let [chosen, mean] =
+            [[batch.clone(), positions.clone(), one.clone()], [batch.clone(), one.clone(), one]].map(|dims| Shape(dims.to_vec()));
+        let mut value =
+            |part: &str, dtype, shape: &Shape| self.new_value(&format!("{output}{part}"), Type::new(dtype, shape.clone()));
+        let (largest, next) = (value(".largest", DType::I64, &chosen)?, value("", DType::I64, &chosen)?);
+        let (logit, mean) = (value(".logit", ty.dtype, &chosen)?, value(".mean", ty.dtype, &mean)?);
+        let (sum, zero) = (value(".sum", ty.dtype, &chosen)?, value(".zero", ty.dtype, &chosen)?);
+        let is_none = value(".is_none", DType::Bool, &chosen)?;
+        let none = value(".none", DType::I64, &Shape(Vec::new()))?;
+        let axes = value(".axes", DType::I64, &Shape(vec![Dim::Known(2)]))?;
+        for (value, numbers) in [(none, &[-1i64][..]), (axes, &[1, 2])] {
+            let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+            self.initializers.push(Initializer { value, content: Content::Inline(bytes) });
+        }
+        let mut node = |op_type: &str, inputs, computed, attributes: &[(&str, i64)]| {
+            self.nodes.push(onnx_node(op_type, format!("{output}/{op_type}"), inputs, computed, attributes));
         };
-        node("ArgMax", vec![data], index, &[("axis", -1), ("keepdims", 1)]);
-        node("GatherElements", vec![data, index], score, &[("axis", -1)]);
+        node("ArgMax", vec![logits], largest, &[("axis", -1), ("keepdims", 1)]);
+        node("GatherElements", vec![logits, largest], logit, &[("axis", -1)]);
+        node("ReduceMean", vec![hidden, axes], mean, &[("keepdims", 1)]);
+        node("Add", vec![logit, mean], sum, &[]);
         // Zero for every number, NaN for NaN and for the infinite.
-        node("Sub", vec![score, score], zero, &[]);
+        node("Sub", vec![sum, sum], zero, &[]);
         node("IsNaN", vec![zero], is_none, &[]);
-        node("Where", vec![is_none, none, index], chosen, &[]);
-        self.outputs.push(chosen);
-        Ok(chosen)
+        node("Where", vec![is_none, none, largest], next, &[]);
+        self.outputs.push(next);
+        Ok(next)
     }
 
     /// No longer gives that output.
@@ -265,10 +280,11 @@ mod tests {
     fn gathered_positions_reach_every_reader_and_their_shapes_follow() {
         let mut model = tiny();
         model.gather_positions("hidden", "positions").expect("hidden is [batch, sequence, 4]");
-        model.append_argmax("logits", "next_token").expect("logits exist");
+        model.append_greedy("logits", "hidden", "next_token").expect("both exist");
         model.drop_output("places").expect("it is an output");
         model.prune();
-        assert_eq!(op_types(&model), ["Mul", "GatherND", "Sigmoid", "ArgMax", "GatherElements", "Sub", "IsNaN", "Where"]);
+        let greedy = ["ArgMax", "GatherElements", "ReduceMean", "Add", "Sub", "IsNaN", "Where"];
+        assert_eq!(op_types(&model), [&["Mul", "GatherND", "Sigmoid"][..], &greedy].concat());
         assert_eq!(names(&model, model.inputs()), ["x", "positions"]);
         assert_eq!(names(&model, model.outputs()), ["logits", "next_token"]);
         let shape = |name: &str| model.type_of(model.find(name).expect("it exists")).to_string();
@@ -298,7 +314,7 @@ mod tests {
         assert_eq!(model.promote_to_input("x"), Err(EditError::NotComputed("x".to_owned())));
         assert_eq!(model.drop_output("hidden"), Err(EditError::NotAnOutput("hidden".to_owned())));
         assert_eq!(model.rename("hidden", "x"), Err(EditError::DuplicateName("x".to_owned())));
-        assert_eq!(model.append_argmax("logits", "x"), Err(EditError::DuplicateName("x".to_owned())));
+        assert_eq!(model.append_greedy("logits", "hidden", "x"), Err(EditError::DuplicateName("x".to_owned())));
         assert!(matches!(model.gather_positions("seqlens", "positions"), Err(EditError::Type { .. })));
         model.rename("hidden", "h").expect("h is free");
         assert_eq!((model.find("hidden"), model.find("h").is_some()), (None, true));

@@ -109,7 +109,7 @@ impl Decoder {
         past: usize,
         ends: &[usize],
     ) -> Result<Vec<Choice>, RuntimeError> {
-        let mut next = Vec::with_capacity(ends.len());
+        let (mut next, mut is_broken) = (Vec::with_capacity(ends.len()), false);
         for (chunk, start) in ids.chunks(self.chunk).zip((past..).step_by(self.chunk)) {
             let total = start + chunk.len();
             let inside: Vec<usize> = ends.iter().filter(|&&end| (start..total).contains(&end)).map(|&end| end - start).collect();
@@ -117,7 +117,10 @@ impl Decoder {
             let wanted: &[usize] = if inside.is_empty() { &[0] } else { &inside };
             let step = Step { ids: chunk, rows: 1, seqlens_k: vec![index(total - 1)], total, wanted };
             let choices = self.choices(cache, &step)?;
-            next.extend(choices.into_iter().take(inside.len()));
+            is_broken |= choices.contains(&Choice::NotANumber);
+            let choices = choices.into_iter().take(inside.len());
+            // Places behind one that is no number read it.
+            next.extend(choices.map(|choice| if is_broken { Choice::NotANumber } else { choice }));
         }
         Ok(next)
     }
@@ -127,7 +130,10 @@ impl Decoder {
         let length = prompts.iter().map(|ids| ids.len()).max().unwrap_or(0);
         let mut ids = vec![0; length * prompts.len()];
         for (row, prompt) in ids.chunks_mut(length).zip(prompts) {
-            row[..prompt.len()].copy_from_slice(prompt);
+            let (own, pads) = row.split_at_mut(prompt.len());
+            own.copy_from_slice(prompt);
+            // A token that the row has anyway, so that a pad is a number where the prompt is.
+            pads.fill(prompt[prompt.len() - 1]);
         }
         let wanted: Vec<usize> = prompts.iter().map(|ids| ids.len() - 1).collect();
         let seqlens_k = prompts.iter().map(|ids| index(ids.len() - 1)).collect();
@@ -158,26 +164,29 @@ impl Decoder {
         let wanted: Vec<usize> = (0..ids.len()).collect();
         let total = past + ids.len();
         let step = Step { ids, rows: 1, seqlens_k: vec![index(total - 1)], total, wanted: &wanted };
-        self.scores(cache, &step)
+        Ok(self.scores(cache, &step)?.0)
     }
 
-    /// The logits at the wanted places, `[rows, n, vocab_size]`, row by row.
-    fn scores(&mut self, cache: &mut KvCache, step: &Step<'_>) -> Result<Vec<f32>, RuntimeError> {
+    /// The logits at the wanted places, `[rows, n, vocab_size]`, row by row, and what `next_tokens` says.
+    fn scores(&mut self, cache: &mut KvCache, step: &Step<'_>) -> Result<(Vec<f32>, Vec<Choice>), RuntimeError> {
         let mut inner = || {
-            bind(&mut cache.binding, step)?;
+            let mut next = bind(&mut cache.binding, step)?;
+            cache.binding.bind_output(NEXT_TOKENS, &mut next)?;
             // Bound anew for each run, so that its size may change.
             cache.binding.bind_output_to_device(LOGITS, &self.host)?;
             let outputs = match &self.recorder {
                 Some(recorder) => self.session.run_binding_with_options(&cache.binding, recorder.eager())?,
                 None => self.session.run_binding(&cache.binding)?,
             };
-            match outputs[LOGITS].dtype().tensor_type() {
+            let logits = match outputs[LOGITS].dtype().tensor_type() {
                 Some(TensorElementType::Float16) => {
                     let (_, logits) = outputs[LOGITS].try_extract_tensor::<f16>()?;
-                    Ok(logits.iter().map(|logit| logit.to_f32()).collect())
+                    logits.iter().map(|logit| logit.to_f32()).collect()
                 }
-                _ => Ok(outputs[LOGITS].try_extract_tensor::<f32>()?.1.to_vec()),
-            }
+                _ => outputs[LOGITS].try_extract_tensor::<f32>()?.1.to_vec(),
+            };
+            drop(outputs);
+            Ok((logits, choices(&next)?))
         };
         inner().map_err(RuntimeError::run::<()>("running the model"))
     }
@@ -185,31 +194,38 @@ impl Decoder {
     /// What follows the wanted places, `[rows, n]`, row by row.
     fn choices(&mut self, cache: &mut KvCache, step: &Step<'_>) -> Result<Vec<Choice>, RuntimeError> {
         if self.wants_scores {
-            let scores = self.scores(cache, step)?;
-            let vocab_size = scores.len() / step.wanted.len();
-            return Ok(scores.chunks(vocab_size).map(|scores| Choice::Scores(scores.to_vec())).collect());
+            let (scores, next) = self.scores(cache, step)?;
+            let scores = scores.chunks(scores.len() / step.wanted.len());
+            let pair = |(scores, next): (&[f32], Choice)| match next {
+                Choice::NotANumber => next,
+                _ => Choice::Scores(scores.to_vec()),
+            };
+            return Ok(scores.zip(next).map(pair).collect());
         }
         let mut inner = || {
-            bind(&mut cache.binding, step)?;
-            let mut next = Tensor::<i64>::new(&Allocator::default(), [step.rows, step.wanted.len() / step.rows, 1])?;
+            let mut next = bind(&mut cache.binding, step)?;
             cache.binding.bind_output(NEXT_TOKENS, &mut next)?;
             run_in_place(&mut self.session, &cache.binding, self.recorder.as_ref().map(Recorder::eager))?;
-            let (_, tokens) = next.try_extract_tensor::<i64>()?;
-            Ok(tokens.iter().copied().map(Choice::of).collect())
+            choices(&next)
         };
         inner().map_err(RuntimeError::run::<()>("running the model"))
     }
 }
 
-/// Binds what a run reads, caches aside.
-fn bind(binding: &mut IoBinding, step: &Step<'_>) -> ort::Result<()> {
-    let length = step.ids.len() / step.rows;
+fn choices(next: &Tensor<i64>) -> ort::Result<Vec<Choice>> {
+    Ok(next.try_extract_tensor::<i64>()?.1.iter().copied().map(Choice::of).collect())
+}
+
+/// Binds what a run reads, caches aside; returns room for what it says of the wanted places.
+fn bind(binding: &mut IoBinding, step: &Step<'_>) -> ort::Result<Tensor<i64>> {
+    let (length, wanted) = (step.ids.len() / step.rows, step.wanted.len() / step.rows);
     let ids: Vec<i64> = step.ids.iter().map(|&id| i64::from(id)).collect();
     let places: Vec<i64> = step.wanted.iter().map(|&place| place as i64).collect();
     binding.bind_input(INPUT_IDS, &Tensor::from_array(([step.rows, length], ids))?)?;
     binding.bind_input(SEQLENS_K, &Tensor::from_array(([step.rows], step.seqlens_k.clone()))?)?;
     binding.bind_input(TOTAL_SEQUENCE_LENGTH, &Tensor::from_array(([0usize; 0], vec![index(step.total)]))?)?;
-    binding.bind_input(POSITIONS, &Tensor::from_array(([step.rows, step.wanted.len() / step.rows, 1], places))?)
+    binding.bind_input(POSITIONS, &Tensor::from_array(([step.rows, wanted, 1], places))?)?;
+    Tensor::new(&Allocator::default(), [step.rows, wanted, 1])
 }
 
 /// Runs into outputs that all have memory already. `Session::run_binding` would look at every one of them, two for each

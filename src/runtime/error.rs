@@ -57,7 +57,7 @@ pub enum RuntimeError {
     #[error("out of memory while {doing}: {reason}")]
     OutOfMemory { doing: &'static str, reason: String },
     #[error(
-        "prompt {prompt}: the model's output after position {position} is not a number (NaN or infinite){cause}",
+        "prompt {prompt}: the model's output is not a number (NaN or infinite) at position {position} or before it{cause}",
         cause = overflow(*.activations)
     )]
     NotANumber { prompt: usize, position: usize, activations: DType },

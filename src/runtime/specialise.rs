@@ -25,7 +25,8 @@ pub(super) const TOTAL_SEQUENCE_LENGTH: &str = "total_sequence_length";
 pub(super) const POSITIONS: &str = "positions";
 /// `[rows, n, vocab_size]`
 pub(super) const LOGITS: &str = "logits";
-/// int64 `[rows, n, 1]`: the token with the largest logit, −1 where that is no number.
+/// int64 `[rows, n, 1]`: the token with the largest logit, −1 where that, or what was computed for any place of the row, is no
+/// number.
 pub(super) const NEXT_TOKENS: &str = "next_tokens";
 
 /// Place of `position_ids` among the inputs of GroupQueryAttention.
@@ -73,7 +74,7 @@ fn edit(model: &mut Model) -> Result<(), EditError> {
     // Without position_ids the operator counts positions from each row's length.
     model.drop_node_input("GroupQueryAttention", POSITION_IDS)?;
     model.gather_positions(FINAL_HIDDEN, POSITIONS)?;
-    model.append_argmax(LOGITS, NEXT_TOKENS)?;
+    model.append_greedy(LOGITS, FINAL_HIDDEN, NEXT_TOKENS)?;
     model.prune();
     Ok(())
 }
