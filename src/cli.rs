@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use qonnx::host::terminal;
 use qonnx::pipeline::{
     self, Launch, RuntimeChoice, UsageError, Weights, compare, doctor, export, generate, inspect, plan, verify,
 };
@@ -278,7 +279,11 @@ struct DoctorArgs {
 
 /// Runs the program; the exit code of a report that says no (`inspect`, `verify`, `doctor`) is 1.
 pub fn run() -> anyhow::Result<ExitCode> {
-    let matches = Cli::command().get_matches();
+    let matches = match Cli::command().try_get_matches() {
+        // --help and --version: what is asked for, which can fail to be written.
+        Err(asked) if !asked.use_stderr() => return written(asked.print().and_then(|()| std::io::stdout().flush())),
+        parsed => parsed.unwrap_or_else(|error| error.exit()),
+    };
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     pipeline::logging(cli.verbose);
     pipeline::bound_threads();
@@ -366,7 +371,7 @@ fn run_generate(args: GenerateArgs) -> anyhow::Result<ExitCode> {
         let _ = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
     })?;
     let ended = print(b"\n")?;
-    eprintln!("{report}");
+    terminal::say(report);
     Ok(ended)
 }
 
@@ -379,7 +384,11 @@ fn emit<R: std::fmt::Display + Serialize>(report: &R, json: bool) -> anyhow::Res
 /// Writes to stdout; that its reader has gone (`| head`) is no failure.
 fn print(bytes: &[u8]) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
+    written(out.write_all(bytes).and_then(|()| out.flush()))
+}
+
+fn written(outcome: std::io::Result<()>) -> anyhow::Result<ExitCode> {
+    match outcome {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("stdout cannot be written"),
         _ => Ok(ExitCode::SUCCESS),
     }

@@ -4,14 +4,17 @@ mod cli;
 
 use std::process::ExitCode;
 
+use qonnx::host::{signals, terminal};
+
 fn main() -> ExitCode {
     // First of all: no other thread may run yet.
     qonnx::runtime::disable_telemetry();
     qonnx::host::guard::quiet();
+    signals::install();
     match cli::run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            terminal::say(format_args!("error: {error:#}"));
             ExitCode::from(qonnx::pipeline::fault_of(&error).exit_code())
         }
     }

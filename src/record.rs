@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
+use crate::host::read;
 use crate::recipe::Recipe;
 
 mod bench;
@@ -26,8 +27,12 @@ pub const MANIFEST_FILE: &str = "qonnx.json";
 /// Version of the manifest's form; a reader refuses any other.
 pub const MANIFEST_SCHEMA: u32 = 2;
 
+/// Most bytes of a manifest: a few hundred a weight, and a calibration set's fingerprint.
+const MOST: u64 = 1 << 30;
+
 /// What an artifact is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Manifest {
     pub schema: u32,
     /// Version of the program that wrote it.
@@ -52,6 +57,9 @@ pub struct Manifest {
     pub inputs: Vec<FileRecord>,
     /// The artifact's files, the manifest itself excluded.
     pub outputs: Vec<FileRecord>,
+    /// BLAKE3 of the manifest without this field; absent in those of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_blake3: Option<String>,
 }
 
 /// Where the weights came from.
@@ -178,9 +186,12 @@ impl Manifest {
     /// Reads the manifest of the artifact in `dir`.
     pub fn load(dir: &std::path::Path) -> Result<Self, RecordError> {
         let shown = || dir.display().to_string();
-        let text = std::fs::read_to_string(dir.join(MANIFEST_FILE)).map_err(|source| match source.kind() {
+        let text = read::text(&dir.join(MANIFEST_FILE), MOST).map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
                 RecordError::Missing { dir: shown(), file: MANIFEST_FILE.to_owned() }
+            }
+            std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData | std::io::ErrorKind::FileTooLarge => {
+                RecordError::Damaged { dir: shown(), message: source.to_string() }
             }
             _ => RecordError::Unreadable { dir: shown(), source },
         })?;
@@ -190,6 +201,21 @@ impl Manifest {
             Some(schema) if schema != u64::from(MANIFEST_SCHEMA) => Err(RecordError::Schema { dir: shown(), got: schema }),
             _ => serde_json::from_value(value).map_err(damaged),
         }
+    }
+
+    /// Records the manifest's own hash: it is not changed after this.
+    pub fn seal(&mut self) {
+        self.manifest_blake3 = Some(self.own_blake3());
+    }
+
+    /// Whether the manifest says what it said when it was sealed; `None` for those of earlier versions, which were not.
+    pub fn is_as_written(&self) -> Option<bool> {
+        self.manifest_blake3.as_ref().map(|recorded| *recorded == self.own_blake3())
+    }
+
+    fn own_blake3(&self) -> String {
+        let text = Manifest { manifest_blake3: None, ..self.clone() }.to_json();
+        blake3::hash(text.as_bytes()).to_hex().to_string()
     }
 
     /// The bytes of the manifest's file.

@@ -9,7 +9,7 @@ use std::path::Path;
 use ndarray::Array2;
 use qonnx::generate::Score;
 use qonnx::model::{GraphOptions, LlamaConfig, StoredForm, StoredWeight, WeightForm, decoder};
-use qonnx::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE, Model, decode};
+use qonnx::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE, Model, WeightFinder, decode};
 use qonnx::pipeline::plan::{Method, RecipeFlags};
 use qonnx::pipeline::{RuntimeChoice, Weights, inspect, packing, quantize, verify};
 use qonnx::quant::{Codebook, Format, Granularity, QuantizedTensor, Rtn, ScaleRule, ScaleStorage, Scheme, with_outliers};
@@ -200,7 +200,7 @@ fn the_artifacts_own_nodes_give_the_weights_bit_for_bit_and_reading_gives_the_co
             let ours = &quantized[&stored.weight];
             assert_eq!(&packing::read(stored, &bytes).unwrap_or_else(|error| panic!("{error:#}")), ours, "{name}");
             let first = stored.initializers().next().expect("codes");
-            let theirs = dequantize(dir.path(), &model, first).unwrap_or_else(|error| panic!("{error}"));
+            let theirs = dequantize(dir.path(), &WeightFinder::new(&model), first).unwrap_or_else(|error| panic!("{error}"));
             let ours = QuantizedTensor { outliers: None, ..ours.clone() }.dequantize();
             assert!(ours.iter().zip(&theirs).all(|(a, b)| a + 0.0 == b + 0.0), "{name}: {}", stored.weight);
         }

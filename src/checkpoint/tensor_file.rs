@@ -1,15 +1,15 @@
 //! Small safetensors files that the program writes for itself: a layer's finished weights, statistics.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::fault::Fault;
+use crate::host::publish;
 
-/// Where the file's own words lie in its metadata.
+/// Where the file's own words lie in its metadata: the checksum of note and tensors, a space, the note.
 const NOTE: &str = "qonnx";
 
 /// Tensors by name, and a note; every number is little-endian.
@@ -79,15 +79,26 @@ impl TensorFile {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// Writes the file whole or not at all: beside its name, onto the disk, then renamed.
+    /// Writes the file whole or not at all.
     pub fn write(&self, path: &Path) -> Result<(), TensorFileError> {
         let failed = |source| TensorFileError::Write { file: path.to_owned(), source };
         let bytes = self.bytes().map_err(|reason| failed(std::io::Error::other(reason)))?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let mut partial = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-        partial.write_all(&bytes).and_then(|()| partial.as_file().sync_all()).map_err(failed)?;
-        partial.persist(path).map_err(|error| failed(error.error))?;
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+        publish::file(path, &bytes).map_err(failed)
+    }
+
+    /// BLAKE3 of everything that the file says.
+    fn checksum(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let mut part = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+        };
+        part(self.note.as_bytes());
+        for (name, (shape, numbers)) in &self.tensors {
+            part(name.as_bytes());
+            part(format!("{} {shape:?}", numbers.dtype()).as_bytes());
+            part(&numbers.bytes());
+        }
+        hasher.finalize().to_hex().to_string()
     }
 
     fn bytes(&self) -> Result<Vec<u8>, String> {
@@ -98,23 +109,29 @@ impl TensorFile {
             Ok((name.as_str(), view))
         });
         let views = views.collect::<Result<Vec<_>, String>>()?;
-        let note = HashMap::from([(NOTE.to_owned(), self.note.clone())]);
+        let note = HashMap::from([(NOTE.to_owned(), format!("{} {}", self.checksum(), self.note))]);
         safetensors::serialize(views, Some(note)).map_err(|error| error.to_string())
     }
 
     /// Reads a file that [`Self::write`] wrote.
+    ///
+    /// # Errors
+    /// [`TensorFileError::Damaged`] where a bit of what it says is another than was written.
     pub fn read(path: &Path) -> Result<TensorFile, TensorFileError> {
         let bytes = fs::read(path).map_err(|source| TensorFileError::Read { file: path.to_owned(), source })?;
         let damaged = |reason: String| TensorFileError::Damaged { file: path.to_owned(), reason };
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
-        let note = metadata.metadata().as_ref().and_then(|metadata| metadata.get(NOTE)).cloned();
-        let note = note.ok_or_else(|| damaged("it has no note of this program".to_owned()))?;
+        let words = metadata.metadata().as_ref().and_then(|metadata| metadata.get(NOTE));
+        let (checksum, note) =
+            words.and_then(|words| words.split_once(' ')).ok_or_else(|| damaged("it has no note of this program".to_owned()))?;
+        let (checksum, note) = (checksum.to_owned(), note.to_owned());
         let parsed = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
         let tensors = parsed.iter().map(|(name, view)| {
             let numbers = Numbers::of(&view).ok_or_else(|| damaged(format!("tensor {name} has another element type")))?;
             Ok((name.to_owned(), (view.shape().to_vec(), numbers)))
         });
-        Ok(TensorFile { tensors: tensors.collect::<Result<_, TensorFileError>>()?, note })
+        let file = TensorFile { tensors: tensors.collect::<Result<_, TensorFileError>>()?, note };
+        if file.checksum() == checksum { Ok(file) } else { Err(damaged("it has changed since it was written".to_owned())) }
     }
 }
 
@@ -179,6 +196,27 @@ mod tests {
         assert_eq!(read.take_f32("scales").unwrap().0, [3, 1]);
         assert_eq!(read.take_f32("features"), None);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left");
+    }
+
+    /// Each bit of what a resumed run goes on with counts; a changed header that says the same, such as another padding, is
+    /// no damage.
+    #[test]
+    fn no_flipped_bit_is_taken_for_what_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("flipped");
+        example().write(&path).unwrap();
+        let whole = fs::read(&path).unwrap();
+        let mut accepted = 0;
+        for bit in 0..8 * whole.len() {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, &bytes).unwrap();
+            if let Ok(read) = TensorFile::read(&path) {
+                assert_eq!(read, example(), "bit {bit}");
+                accepted += 1;
+            }
+        }
+        assert!(accepted < 200, "{accepted} flips of the padding were taken");
     }
 
     #[test]

@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Args, ValueEnum};
-use qonnx::pipeline::{Launch, UsageError, Weights, bench, evaluate};
+use qonnx::pipeline::{Launch, UsageError, Weights, bench};
 use qonnx::record::BenchSettings;
 
 use super::{RuntimeArgs, at_least, emit, positive, print, verdict};
@@ -93,7 +92,7 @@ pub fn run_bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
         return Err(UsageError::CsvBesides { flag }.into());
     }
     let file = args.csv.filter(|_| !to_stdout);
-    [&file, &args.save_graph].into_iter().flatten().try_for_each(|path| evaluate::check_parent(path))?;
+    bench::check_outputs(&args.artifact, file.as_deref(), args.save_graph.as_deref())?;
     let weights = match args.weights {
         WeightsArg::Stock => Weights::FusedFast,
         WeightsArg::Fused => Weights::Fused,
@@ -119,7 +118,7 @@ pub fn run_bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
     }
     let report = bench::run(&request, &mut bench::bar())?;
     if let Some(path) = &file {
-        std::fs::write(path, report.csv()).with_context(|| format!("{}: cannot be written", path.display()))?;
+        report.save_csv(path)?;
     }
     match (to_stdout, args.markdown) {
         (true, _) => print(report.csv().as_bytes())?,

@@ -20,6 +20,10 @@ pub enum EvalError {
         "{file}: line {line}: not a per-question line of qonnx eval: {detail}; give a file that `qonnx eval --predictions` wrote, or another name"
     )]
     Lines { file: String, line: usize, detail: String },
+    #[error("{file}: line {line}: has changed since it was written; remove the line, and the question is asked again")]
+    Changed { file: String, line: usize },
+    #[error("{file}: another process is writing its answers there just now; wait for that one, or give another name")]
+    InUse { file: String },
     #[error(
         "{file}: line {line}: written by another run: {what}: expected {expected}, got {got}; give --predictions another name, or delete the file to start over"
     )]

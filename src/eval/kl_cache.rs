@@ -1,11 +1,12 @@
 //! A reference model's next-token distributions on disk: at each position its top k tokens and the log-sum-exp of all.
 //!
-//! File: the eight bytes `qonnxKL1`, the header's length (u32), the header (JSON), then for each position of each
-//! window that has a next token: log-sum-exp (f64), k ids (u32) from likeliest to least, k logits (f32). Little-endian.
+//! File: the eight bytes `qonnxKL2`, the header's length (u32), the header (JSON), then for each position of each
+//! window that has a next token: log-sum-exp (f64), k ids (u32) from likeliest to least, k logits (f32); at the end BLAKE3 of
+//! all before it. Little-endian.
 //! For a vocabulary of 128 256 and k = 64 that is 520 bytes a position instead of 513 024.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, Error, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -14,8 +15,9 @@ use super::error::EvalError;
 use super::positions::{Window, log_sum_exp, measure_positions};
 use super::windows::Windows;
 use crate::generate::Score;
+use crate::host::publish::PartialFile;
 
-const MAGIC: &[u8; 8] = b"qonnxKL1";
+const MAGIC: &[u8; 8] = b"qonnxKL2";
 /// No header is longer; a longer one is a broken file.
 const MAX_HEADER: usize = 64 * 1024;
 
@@ -41,7 +43,7 @@ pub struct TopK {
     pub log_sum_exp: f64,
 }
 
-/// Runs the reference over the windows and writes its file: to a temporary name beside `path`, renamed when whole.
+/// Runs the reference over the windows and writes its file, which has its name only when it is whole.
 ///
 /// # Errors
 /// [`EvalError::TopK`], [`EvalError::Write`], [`EvalError::NotFinite`], and the model's.
@@ -54,8 +56,7 @@ pub fn write_cache(
     progress: &mut dyn FnMut(usize),
 ) -> Result<CacheHeader, EvalError> {
     let write = |source| EvalError::Write { file: path.display().to_string(), source };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut out = BufWriter::new(tempfile::NamedTempFile::new_in(folder).map_err(write)?);
+    let mut out = Hashed { file: PartialFile::create(path).map_err(write)?, hasher: blake3::Hasher::new() };
     let mut header: Option<CacheHeader> = None;
     for (index, ids) in windows.as_slice().iter().enumerate() {
         let window = Window { index, ids };
@@ -82,10 +83,27 @@ pub fn write_cache(
         }
         progress(index + 1);
     }
-    let file = out.into_inner().map_err(|error| write(error.into_error()))?;
-    file.as_file().sync_all().map_err(write)?;
-    file.persist(path).map_err(|error| write(error.error))?;
-    header.ok_or(EvalError::NoWindows)
+    let header = header.ok_or(EvalError::NoWindows)?;
+    out.finish().map_err(write)?;
+    Ok(header)
+}
+
+/// A file that ends in the hash of all that was written to it.
+struct Hashed {
+    file: PartialFile,
+    hasher: blake3::Hasher,
+}
+
+impl Hashed {
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.hasher.update(bytes);
+        self.file.write_all(bytes)
+    }
+
+    fn finish(mut self) -> std::io::Result<()> {
+        self.file.write_all(self.hasher.finalize().as_bytes())?;
+        self.file.publish()
+    }
 }
 
 /// The k largest logits, the lower id first among equals.
@@ -129,7 +147,11 @@ impl CacheReader {
     /// [`EvalError::Read`]; [`EvalError::Cache`] if it is of another model, another format, or cut off.
     pub fn open(path: &Path, model: &str) -> Result<CacheReader, EvalError> {
         let name = path.display().to_string();
-        let file = File::open(path).map_err(|source| EvalError::Read { file: name.clone(), source })?;
+        let unread = |source| EvalError::Read { file: name.clone(), source };
+        if !std::fs::metadata(path).map_err(unread)?.is_file() {
+            return Err(unread(Error::new(ErrorKind::InvalidInput, "it is not a file")));
+        }
+        let file = File::open(path).map_err(unread)?;
         let length = file.metadata().map_err(|source| EvalError::Read { file: name.clone(), source })?.len();
         let mut file = BufReader::new(file);
         let (header, header_length) = read_header(&mut file, &name)?;
@@ -141,12 +163,14 @@ impl CacheReader {
             return Err(differs("top k", format!("1 to the vocabulary size {}", header.vocab_size), header.k.to_string()));
         }
         let record = header.k.checked_mul(8).and_then(|bytes| bytes.checked_add(8));
-        let expected =
-            record.and_then(|record| record.checked_mul(header.positions)).and_then(|bytes| bytes.checked_add(header_length));
+        let positions = record.and_then(|record| record.checked_mul(header.positions));
+        let expected = positions.and_then(|bytes| bytes.checked_add(header_length + blake3::OUT_LEN));
         if expected.map(|expected| expected as u64) != Some(length) {
             let expected = expected.map_or_else(|| "a length that fits in memory".to_string(), |expected| expected.to_string());
             return Err(differs("file length in bytes", expected, length.to_string()));
         }
+        check_hash(file.get_mut(), length, &name)?;
+        file.seek(SeekFrom::Start(header_length as u64)).map_err(|source| EvalError::Read { file: name.clone(), source })?;
         Ok(CacheReader { name, header, file, read: 0 })
     }
 
@@ -210,12 +234,31 @@ impl CacheReader {
     }
 }
 
+/// The file ends in the hash of the `length` bytes that it has, the hash not counted.
+fn check_hash(file: &mut File, length: u64, name: &str) -> Result<(), EvalError> {
+    let read = |source| EvalError::Read { file: name.to_string(), source };
+    let mut hasher = blake3::Hasher::new();
+    file.rewind().map_err(read)?;
+    hasher.update_reader(Read::take(&mut *file, length - blake3::OUT_LEN as u64)).map_err(read)?;
+    let mut stored = [0; blake3::OUT_LEN];
+    file.read_exact(&mut stored).map_err(read)?;
+    if hasher.finalize() == stored {
+        return Ok(());
+    }
+    Err(EvalError::Cache {
+        file: name.to_string(),
+        what: "checksum",
+        expected: "that of what was written".to_string(),
+        got: "another, so it is damaged".to_string(),
+    })
+}
+
 /// The header, and its length in bytes with all that comes before the first position.
 fn read_header(file: &mut impl Read, name: &str) -> Result<(CacheHeader, usize), EvalError> {
     let not_ours = |got: String| EvalError::Cache {
         file: name.to_string(),
         what: "format",
-        expected: "a qonnx KL reference file, version 1".to_string(),
+        expected: "a qonnx KL reference file, version 2".to_string(),
         got,
     };
     let mut start = [0u8; 12];
@@ -301,6 +344,19 @@ mod tests {
             std::fs::write(&path, bytes).expect("writes");
             let result = CacheReader::open(&path, "m").and_then(|mut cache| cache.next_positions(3).map(|_| ()));
             assert!(matches!(result, Err(EvalError::Cache { .. })), "{result:?}");
+        }
+    }
+
+    #[test]
+    fn no_flipped_bit_is_taken_for_the_reference() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = written(folder.path());
+        let whole = std::fs::read(&path).expect("reads");
+        for bit in 0..8 * whole.len() {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, bytes).expect("writes");
+            assert!(CacheReader::open(&path, "m").is_err(), "bit {bit}");
         }
     }
 }

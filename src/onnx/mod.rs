@@ -19,7 +19,7 @@ pub use bnb4::{Bnb4, Bnb4Levels, NestedOperand};
 pub use contrib::{GroupQueryAttention, NBits};
 pub use edit::EditError;
 pub use external_data::{DATA_FILE, DataError, DataFile, Layout, MODEL_FILE};
-pub use extract::{IDENTITY, Reading, WeightModel};
+pub use extract::{IDENTITY, Reading, WeightFinder, WeightModel};
 pub use graph::{Graph, GraphCause, GraphError};
 pub use ir::{Attribute, Content, Dim, Domain, FileRange, Initializer, Model, Node, Shape, Type, Typed, Value};
 pub use ops::{Ops, QuantizedOperand};

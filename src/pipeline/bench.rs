@@ -6,8 +6,10 @@ use std::time::Instant;
 use anyhow::Context;
 use serde::Serialize;
 
+use super::outputs::{self, Kind, Output};
 use super::{Launch, RuntimeChoice, UsageError, Weights, memory};
 use crate::bench::{Bench, Gauge, Progress, WallClock, warnings, with_bandwidth};
+use crate::host::publish;
 use crate::onnx::{DATA_FILE, MODEL_FILE};
 use crate::record::{BenchPoint, BenchRecord, BenchSettings, Manifest, Outcome, PowerRecord, WeightRecord};
 use crate::runtime::{self, ExecutionProvider, GpuMeter, LoadStage};
@@ -131,13 +133,25 @@ fn taken(before: Option<u64>, after: Option<u64>) -> Option<u64> {
     Some(after?.saturating_sub(before?))
 }
 
+/// Refuses files to write that are there and are not an earlier run's, or are the artifact's.
+pub fn check_outputs(artifact: &Path, csv: Option<&Path>, graph: Option<&Path>) -> Result<(), UsageError> {
+    let csv = csv.map(|path| Output { flag: "--csv", path, kind: Kind::Csv(&show::CSV_HEADER) });
+    let graph = graph.map(|path| Output { flag: "--save-graph", path, kind: Kind::Graph });
+    outputs::check(&csv.into_iter().chain(graph).collect::<Vec<_>>(), &[artifact])
+}
+
 /// Writes the graph that is measured to `file`, so that other programs can run the same: the artifact's own with lengths
 /// as inputs and the greedy choice inside. Its weights stay in the artifact's data file.
 pub fn save_graph(artifact: &Path, file: &Path) -> anyhow::Result<()> {
-    std::fs::write(file, runtime::decode_graph(artifact)?).with_context(|| format!("{}: cannot be written", file.display()))
+    publish::file(file, &runtime::decode_graph(artifact)?).with_context(|| format!("{}: cannot be written", file.display()))
 }
 
 impl BenchReport {
+    /// Writes one line a point.
+    pub fn save_csv(&self, path: &Path) -> anyhow::Result<()> {
+        publish::file(path, self.csv().as_bytes()).with_context(|| format!("{}: cannot be written", path.display()))
+    }
+
     /// Whether some point failed for another reason than memory.
     pub fn failed(&self) -> bool {
         self.record.points.iter().any(|BenchPoint { outcome, .. }| matches!(outcome, Outcome::Failed { .. }))

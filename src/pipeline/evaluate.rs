@@ -7,6 +7,7 @@ use anyhow::Context;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::outputs::{self, Kind, Output};
 use super::table::table;
 use super::{RuntimeChoice, UsageError, Weights, hashing, progress, source};
 use crate::calib::{Vocabulary, refuse_recorded_leak, refuse_recorded_text};
@@ -15,7 +16,8 @@ use crate::eval::coqa::{self, AnswerLog, CoqaReport, Dataset, EvaluateOptions, P
 use crate::eval::windows::load_texts;
 use crate::eval::{CacheReader, EvalError, KlReport, PerplexityReport, Windows as TokenWindows};
 use crate::eval::{kl_against_cache, kl_exact, write_cache};
-use crate::record::{Manifest, WeightRecord};
+use crate::host::publish;
+use crate::record::{MANIFEST_FILE, Manifest, WeightRecord};
 use crate::runtime::Engine;
 
 /// What `qonnx eval --task coqa` was asked.
@@ -59,13 +61,26 @@ pub fn coqa_watched(request: &CoqaRequest, watch: &mut dyn FnMut(&coqa::Progress
     if request.official_predictions.is_some() && request.protocol != Protocol::OFFICIAL {
         return Err(UsageError::OfficialWithoutProtocol.into());
     }
+    check_outputs(request)?;
     let model = fingerprint(&request.artifact)?;
     let (report, lines, notes) = if request.rescore { rescore(request)? } else { ask(request, model, watch)? };
     if let Some(path) = &request.official_predictions {
         let answers = serde_json::to_string(&coqa::official_predictions(&lines))?;
-        std::fs::write(path, answers).with_context(|| format!("{}: cannot be written", path.display()))?;
+        publish::file(path, answers.as_bytes()).with_context(|| format!("{}: cannot be written", path.display()))?;
     }
     Ok(CoqaScores { task: "coqa", artifact: request.artifact.clone(), report, notes })
+}
+
+/// Predictions that are only read are an input.
+fn check_outputs(request: &CoqaRequest) -> Result<(), UsageError> {
+    let predictions = request.predictions.as_deref();
+    let (written, read) = if request.rescore { (None, predictions) } else { (predictions, None) };
+    let written = written.map(|path| Output { flag: "--predictions", path, kind: Kind::Checked });
+    let official = request.official_predictions.as_deref();
+    let official = official.map(|path| Output { flag: "--official-predictions", path, kind: Kind::OfficialPredictions });
+    let outputs: Vec<Output<'_>> = written.into_iter().chain(official).collect();
+    let inputs: Vec<&Path> = [Path::new(&request.data), &request.artifact].into_iter().chain(read).collect();
+    outputs::check(&outputs, &inputs)
 }
 
 /// Scores, the answers that they are of, and what changed the answers.
@@ -79,10 +94,8 @@ fn rescore(request: &CoqaRequest) -> anyhow::Result<Scored> {
 }
 
 fn ask(request: &CoqaRequest, model: String, watch: &mut dyn FnMut(&coqa::Progress)) -> anyhow::Result<Scored> {
-    let written = [&request.predictions, &request.official_predictions];
-    written.into_iter().flatten().try_for_each(|path| check_parent(path))?;
     let dataset = dataset(&request.data)?;
-    if let Some(calibration) = &Manifest::load(&request.artifact)?.calibration {
+    if let Some(calibration) = &trusted(&request.artifact)?.calibration {
         refuse_recorded_leak(calibration, &dataset, &request.data)?;
     }
     let mut log = match &request.predictions {
@@ -123,16 +136,6 @@ fn notes_on(generation: &GenerationSettings, protocol: &Protocol) -> Result<Vec<
     let notes: Vec<String> = followed.into_iter().chain(passed_over).collect();
     notes.iter().for_each(|note| tracing::warn!("{note}"));
     Ok(notes)
-}
-
-/// Refuses, before any work, a file that could not be created after it.
-pub fn check_parent(file: &Path) -> Result<(), UsageError> {
-    match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() && !parent.is_dir() => {
-            Err(UsageError::ParentMissing { path: file.display().to_string() })
-        }
-        _ => Ok(()),
-    }
 }
 
 /// A data file, or the validation split of a hub data set.
@@ -233,7 +236,7 @@ pub struct PerplexityScores {
 
 /// `qonnx eval --task perplexity`.
 pub fn perplexity(artifact: &Path, windows: &Windows, runtime: &RuntimeChoice) -> anyhow::Result<PerplexityScores> {
-    let text = windows.read(artifact, &Manifest::load(artifact)?)?;
+    let text = windows.read(artifact, &trusted(artifact)?)?;
     let mut engine = scorer(artifact, runtime)?;
     let tokens = windows.tokens(text, &engine)?;
     let bar = progress::count(tokens.as_slice().len() as u64, "windows");
@@ -268,9 +271,13 @@ pub struct KlScores {
 
 /// `qonnx eval --task kl`.
 pub fn kl(request: &KlRequest) -> anyhow::Result<KlScores> {
-    let manifest = Manifest::load(&request.artifact)?;
+    let manifest = trusted(&request.artifact)?;
     let reference_model = fingerprint(&request.reference)?;
-    request.cache.iter().try_for_each(|(file, _)| check_parent(file))?;
+    // One that is there is read, and refused if it is not ours.
+    for (path, _) in request.cache.iter().filter(|(path, _)| !path.exists()) {
+        let cache = Output { flag: "--reference-cache", path, kind: Kind::Checked };
+        outputs::check(&[cache], &[])?;
+    }
     let text = request.windows.read(&request.artifact, &manifest)?;
     let mut engine = scorer(&request.artifact, &request.runtime)?;
     let tokens = request.windows.tokens(text, &engine)?;
@@ -307,6 +314,22 @@ fn cache_reference(request: &KlRequest, model: &str, tokens: &TokenWindows, k: u
     write_cache(&mut reference, model, tokens, k, path, &mut |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
     Ok(())
+}
+
+/// The manifest, whose word on calibration is taken: one that has changed since it was written has none.
+fn trusted(artifact: &Path) -> anyhow::Result<Manifest> {
+    let manifest = Manifest::load(artifact)?;
+    match manifest.is_as_written() {
+        Some(true) => {}
+        Some(false) => {
+            return Err(UsageError::ManifestChanged { path: artifact.join(MANIFEST_FILE).display().to_string() }.into());
+        }
+        None => tracing::warn!(
+            "{}: has no hash of itself, an earlier version wrote it; that it was not calibrated on this text is taken on trust",
+            artifact.join(MANIFEST_FILE).display()
+        ),
+    }
+    Ok(manifest)
 }
 
 /// Loads an artifact to score it. ONNX Runtime's CPU has exact kernels for packed 4-bit weights only and unpacks others on

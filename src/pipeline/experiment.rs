@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::interrupt;
 use super::table::{size, table};
+use crate::host::terminal;
 use crate::record::{BenchSettings, Outcome, RunRecord};
 use crate::runtime::{self, ExecutionProvider};
 
@@ -81,7 +82,7 @@ pub fn run(experiment: &str, ask: Ask, log: Stdio) -> anyhow::Result<RunReport> 
     recorded(&job)?;
     let (worker, status) = child::attend(&Task::Experiment(Box::new(job.clone())), log, |event| {
         if let Event::Stage { stage } = &event {
-            eprintln!("{}: {stage}", job.name);
+            terminal::say(format_args!("{}: {stage}", job.name));
         }
     })?;
     let name = job.name.clone();
@@ -115,6 +116,7 @@ fn known_baseline(baseline: &str, experiment: &str, results: &Path) -> Result<()
 /// # Errors
 /// It cannot be read, or is of another model, whose study it would take the place of.
 pub fn recorded(job: &Job) -> anyhow::Result<Option<RunRecord>> {
+    work::refuse_foreign(job)?;
     let path = RunRecord::path(&job.results, &job.name);
     if !path.exists() {
         return Ok(None);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -11,25 +10,26 @@ use std::time::Instant;
 
 use anyhow::Context;
 use rayon::prelude::*;
-use tempfile::TempDir;
 
 use super::budget::{self, BudgetPlan, Parts};
 use super::calibrate::{self, Calibrated, Job, Turned, Weights};
-use super::failure::UsageError;
 use super::hashing::{self, Hash};
 use super::plan::{self, Facts, Plan, Refused, Request, plan};
 use super::progress::Observe;
 use super::quantize::{self, Written};
 use super::{interrupt, memory, progress, source};
 use crate::checkpoint::{Checkpoint, WeightFile};
+use crate::host::terminal;
 use crate::model::StoredWeight;
 use crate::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
 use crate::record::{CalibratedRecord, FileRecord, MANIFEST_FILE, WeightRecord};
 use crate::runtime::{self, ExecutionProvider};
 use crate::tensor::convert;
 
+mod output;
 mod report;
 
+pub(super) use output::check_replaced;
 pub use report::{CalibratedKind, ExportReport};
 
 use report::{calibrated_kinds, calibrated_on};
@@ -73,7 +73,8 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> an
     let started = Instant::now();
     let watch = memory::Watch::start();
     interrupt::install();
-    let parent = check_output(options)?;
+    let asked = options;
+    let options = &Options { output: output::resolved(options)?, ..options.clone() };
     if options.cuda && request.recipe()?.calibration.is_some() {
         runtime::require(ExecutionProvider::Cuda)?;
     }
@@ -90,7 +91,7 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> an
     let parts = Parts { checkpoint: &checkpoint, source: &source, inputs: inputs.as_deref().unwrap_or_default(), observe };
     let chosen = budget::chosen(request, &plan, &parts, set.as_ref(), options)?;
     if let Some(chosen) = &chosen {
-        eprintln!("{chosen}");
+        terminal::say(chosen);
         plan = plan::with_facts(request, chosen.recipe.clone(), &Facts::default(), &source, checkpoint.index())?;
     }
     let mut calibrated = None;
@@ -103,19 +104,19 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> an
     }
     plan.manifest.calibration = set.map(|set| set.record);
     plan.manifest.budget = chosen.as_ref().map(BudgetPlan::record);
-    let folder = temporary_folder(&parent, &options.output)?;
+    let folder = output::begin(&options.output)?;
     write_artifact(&mut plan, &checkpoint, calibrated.as_ref(), inputs, folder.path()).map_err(|error| match &calibrated {
         Some(calibrated) => calibrated.stopped(error),
         None => error,
     })?;
     let artifact_bytes = folder_bytes(folder.path())?;
-    publish(folder, options)?;
+    output::publish(folder, options)?;
     if let Some(calibrated) = calibrated {
-        calibrated.remove()?;
+        calibrated.remove();
     }
     let peak = watch.stop();
     Ok(ExportReport {
-        output: options.output.clone(),
+        output: asked.output.clone(),
         artifact_bytes,
         bits_per_weight_linears: plan.manifest.sizes.bits_per_weight_linears,
         bits_per_weight_model: plan.manifest.sizes.bits_per_weight_model,
@@ -184,6 +185,7 @@ fn write_artifact(
     }
     plan.manifest.inputs = inputs?;
     plan.manifest.outputs = output_records(plan, checkpoint.dir(), folder, (data_bytes, data_hash?))?;
+    plan.manifest.seal();
     write_file(&folder.join(MANIFEST_FILE), plan.manifest.to_json().as_bytes())
 }
 
@@ -215,7 +217,8 @@ fn output_records(plan: &Plan, from: &Path, folder: &Path, data: (u64, String)) 
     }
     let record = |name: &str| -> anyhow::Result<FileRecord> {
         let path = folder.join(name);
-        Ok(FileRecord { file: name.to_owned(), bytes: fs::metadata(&path)?.len(), blake3: hashing::of_file(&path)? })
+        let bytes = fs::metadata(&path).with_context(|| format!("{}: cannot be read", path.display()))?.len();
+        Ok(FileRecord { file: name.to_owned(), bytes, blake3: hashing::of_file(&path)? })
     };
     let (bytes, blake3) = data;
     let mut records = vec![record(MODEL_FILE)?, FileRecord { file: DATA_FILE.to_owned(), bytes, blake3 }];
@@ -281,66 +284,12 @@ fn layer_number(weight: &str) -> Option<usize> {
     layer_of(weight).strip_prefix("model.layers.")?.parse().ok()
 }
 
-/// Writes a file and waits until the disk has it.
+/// Writes a file of the folder, which is put on the disk as a whole.
 fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let write = || fs::File::create(path).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    write().with_context(|| format!("{}: cannot be written", path.display()))
-}
-
-/// Refuses an output that is in the way, before any work; returns the folder that it will lie in.
-fn check_output(options: &Options) -> anyhow::Result<PathBuf> {
-    let path = || options.output.display().to_string();
-    let parent = match options.output.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
-        Some(parent) => parent.to_owned(),
-        None => return Err(UsageError::OutputForeign { path: path() }.into()),
-    };
-    if !parent.is_dir() {
-        return Err(UsageError::ParentMissing { path: path() }.into());
-    }
-    let exists = options.output.symlink_metadata().is_ok();
-    match (exists, options.overwrite) {
-        (false, _) => Ok(parent),
-        (true, false) => Err(UsageError::OutputExists { path: path() }.into()),
-        (true, true) if options.output.join(MANIFEST_FILE).is_file() => Ok(parent),
-        (true, true) => Err(UsageError::OutputForeign { path: path() }.into()),
-    }
-}
-
-/// A hidden folder beside the output, removed unless it is published.
-fn temporary_folder(parent: &Path, output: &Path) -> anyhow::Result<TempDir> {
-    let name = output.file_name().unwrap_or_default().to_string_lossy();
-    tempfile::Builder::new()
-        .prefix(&format!(".{name}.partial-"))
-        .tempdir_in(parent)
-        .with_context(|| format!("output {}: cannot be created in {}", output.display(), parent.display()))
-}
-
-/// Gives the finished folder its name; what was there before goes away only after that.
-fn publish(folder: TempDir, options: &Options) -> anyhow::Result<()> {
-    let failed = || format!("output {}: cannot be put in place", options.output.display());
-    readable_by_all(folder.path())?;
-    if options.overwrite && options.output.exists() {
-        let aside = tempfile::Builder::new()
-            .prefix(".replaced-")
-            .tempdir_in(folder.path().parent().unwrap_or(Path::new(".")))
-            .with_context(failed)?;
-        fs::rename(&options.output, aside.path().join("old")).with_context(failed)?;
-        fs::rename(folder.path(), &options.output).with_context(failed)?;
-    } else {
-        fs::rename(folder.path(), &options.output).with_context(failed)?;
-    }
-    // The folder has moved, so there is nothing left to remove.
-    let _ = folder.keep();
-    Ok(())
-}
-
-/// Temporary folders are private to their user; an artifact is not.
-fn readable_by_all(folder: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    Ok(fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?)
+    fs::write(path, bytes).with_context(|| format!("{}: cannot be written", path.display()))
 }
 
 fn folder_bytes(folder: &Path) -> anyhow::Result<u64> {
-    fs::read_dir(folder)?.map(|entry| Ok(entry?.metadata()?.len())).sum()
+    let sizes = fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.metadata()?.len())).sum());
+    sizes.with_context(|| format!("{}: cannot be read", folder.display()))
 }

@@ -2,6 +2,7 @@
 
 use crate::fault::Fault;
 use crate::generate::GenerateError;
+use crate::host::shown;
 
 /// Flags that clap cannot check by itself.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,10 @@ pub enum UsageError {
     OtherTopK { path: String, stored: usize, wanted: usize },
     #[error("{path} has {got} bytes, expected {expected}; `qonnx verify` checks the other files, export it again")]
     FileSize { path: String, got: u64, expected: u64 },
+    #[error(
+        "{path} has changed since it was written, so nothing in it says what the artifact was calibrated on; export it again"
+    )]
+    ManifestChanged { path: String },
     #[error("--rescore recomputes the scores of --predictions FILE; name the file")]
     PredictionsMissing,
     #[error("data set {id}: no validation file (.json, .jsonl or .parquet); give a file with --data")]
@@ -49,6 +54,23 @@ pub enum UsageError {
     OutputExists { path: String },
     #[error("output {path}: exists and is not an artifact, so --overwrite does not replace it; give another folder")]
     OutputForeign { path: String },
+    #[error("{flag} {path}: exists and is not {kind}, so it is not written over; give another file, or remove this one")]
+    OutputOfOthers { flag: &'static str, path: String, kind: &'static str },
+    #[error("{flag} {path}: is a file that the command also names for something else; give another one")]
+    OutputIsInput { flag: &'static str, path: String },
+    #[error("{flag} {path}: is a file of the artifact in the same folder; give another one")]
+    OutputOfArtifact { flag: &'static str, path: String },
+    #[error("{flag} {path}: is a folder; give a file")]
+    OutputIsFolder { flag: &'static str, path: String },
+    #[error("report {path}: exists and is no file of a report; give another folder with -o, or move it away")]
+    ReportForeign { path: String },
+    #[error("output {path}: is a link to nothing; remove it, or give another folder")]
+    OutputLink { path: String },
+    #[error(
+        "output {path}: holds {}, which is no part of an artifact and would go with it; move it away, or give another folder",
+        shown(name)
+    )]
+    OutputHolds { path: String, name: String },
     #[error("output {path}: its parent folder does not exist; create it first")]
     ParentMissing { path: String },
     #[error("model {folder}: {file} is missing; give a folder with config.json, tokenizer.json and safetensors")]

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,7 +51,7 @@ pub fn of_file(path: &Path) -> anyhow::Result<String> {
     let mut hash = Hash::new(&going_on);
     let read = || format!("{}: cannot be read", path.display());
     let file = File::open(path).with_context(read)?;
-    take(&file, 0, file.metadata()?.len(), &mut hash).with_context(read)?;
+    take(&file, path, 0..file.metadata().with_context(read)?.len(), &mut hash)?;
     Ok(hash.finish())
 }
 
@@ -59,23 +60,25 @@ pub fn of_file(path: &Path) -> anyhow::Result<String> {
 /// What is final is also put on the disk, so that nothing is left to wait for at the end.
 pub fn of_growing_file(path: &Path, bytes: u64, written: &Receiver<u64>, abandoned: &AtomicBool) -> anyhow::Result<String> {
     let mut hash = Hash::new(abandoned);
-    let file = File::open(path)?;
+    let file = File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
     let mut done = 0;
     for end in written.iter().chain(std::iter::once(bytes)) {
-        take(&file, done, end, &mut hash)?;
-        file.sync_data()?;
+        take(&file, path, done..end, &mut hash)?;
+        file.sync_data().with_context(|| format!("{}: cannot be put on the disk", path.display()))?;
         done = done.max(end);
     }
     Ok(hash.finish())
 }
 
-fn take(file: &File, mut from: u64, to: u64, hash: &mut Hash<'_>) -> anyhow::Result<()> {
+/// An interruption says nothing of the file.
+fn take(file: &File, path: &Path, Range { start: mut from, end: to }: Range<u64>, hash: &mut Hash<'_>) -> anyhow::Result<()> {
+    let failed = || format!("{}: cannot be read", path.display());
     let mut buffer = vec![0; CHUNK];
     while from < to {
         let wanted = CHUNK.min(usize::try_from(to - from).unwrap_or(CHUNK));
-        let got = file.read_at(&mut buffer[..wanted], from)?;
+        let got = file.read_at(&mut buffer[..wanted], from).with_context(failed)?;
         if got == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof)).with_context(failed);
         }
         hash.update(&buffer[..got])?;
         from += got as u64;

@@ -24,8 +24,8 @@ mod failure;
 mod flags;
 mod hashing;
 mod interrupt;
-mod lock;
 mod memory;
+pub mod outputs;
 mod progress;
 mod source;
 mod table;
@@ -107,6 +107,8 @@ pub fn logging(verbose: u8) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would say on stderr that stderr cannot be written to, and panic over that.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)

@@ -154,6 +154,7 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
         calibration: None,
         budget: None,
         sizes: sizes(&graph.weights, request.activation, model_bytes),
+        manifest_blake3: None,
         inputs: index.files().iter().map(|file| draft_file(&file.name, file.bytes)).collect(),
         outputs: Vec::new(),
         weights,
@@ -304,7 +305,7 @@ fn draft_file(name: &str, bytes: u64) -> FileRecord {
     FileRecord { file: name.to_owned(), bytes, blake3: "0".repeat(64) }
 }
 
-fn draft_record(weight: &StoredWeight, activation: DType) -> WeightRecord {
+pub fn draft_record(weight: &StoredWeight, activation: DType) -> WeightRecord {
     let bits = weight.stored_bits();
     let (format, group_size, double_quantization, outliers) = match &weight.form {
         StoredForm::Dense { dtype, .. } => (dtype.name().to_owned(), None, false, 0),

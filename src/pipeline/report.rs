@@ -8,6 +8,8 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::UsageError;
+use crate::host::hidden::parent;
+use crate::host::publish::PartialFile;
 use crate::record::{RUN_SUFFIX, RunRecord};
 use crate::report::{RecordFile, Rendered, ReportError, Study};
 
@@ -34,7 +36,8 @@ pub struct FindingSummary {
 
 /// Writes the report of the records in `results` into `out`, which is made where it is missing.
 ///
-/// Everything is drawn before the first file is written, and each file appears whole or not at all.
+/// Everything is drawn, and lies on the disk under hidden names, before the first file gets its name: where the disk is full
+/// nothing changes.
 pub fn run(results: &Path, out: &Path) -> anyhow::Result<Summary> {
     let records = records(results, out)?;
     if records.is_empty() {
@@ -43,9 +46,8 @@ pub fn run(results: &Path, out: &Path) -> anyhow::Result<Summary> {
     }
     let study = Study::new(records)?;
     let rendered = Rendered::new(&study)?;
-    for (name, bytes) in &rendered.files {
-        write(out, name, bytes)?;
-    }
+    refuse_foreign(out, &rendered.files)?;
+    write(out, &rendered.files)?;
     let record = |&at: &usize| study.rows[at].file.clone();
     let findings = rendered.findings.iter().map(|finding| FindingSummary {
         title: finding.title.clone(),
@@ -110,31 +112,42 @@ fn way(results: &Path, out: &Path) -> String {
     parts.into_iter().filter(|part| part != ".").map(|part| part.trim_end_matches('/').to_owned() + "/").collect()
 }
 
-fn write(out: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-    let path = out.join(name);
-    let attempt = || {
-        let folder = path.parent().unwrap_or(out);
-        std::fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(bytes)?;
-        readable(file.path())?;
-        file.persist(&path).map_err(|error| error.error)?;
-        std::io::Result::Ok(())
-    };
-    attempt()
-        .with_context(|| format!("report {}: cannot be written; free the disk or give another folder with -o", path.display()))
+/// What a report begins with; where one lies, the files of a report are a report's.
+const MARKDOWN: (&str, &str) = ("REPORT.md", "# How few bits");
+
+/// Refuses to write over files that no earlier report has written.
+fn refuse_foreign(out: &Path, files: &[(String, Vec<u8>)]) -> Result<(), UsageError> {
+    let (name, begins) = MARKDOWN;
+    if std::fs::read(out.join(name)).is_ok_and(|text| text.starts_with(begins.as_bytes())) {
+        return Ok(());
+    }
+    let is_other = |path: &Path, bytes: &[u8]| path.exists() && !std::fs::read(path).is_ok_and(|there| there == bytes);
+    let foreign = files.iter().map(|(name, bytes)| (out.join(name), bytes)).find(|(path, bytes)| is_other(path, bytes));
+    match foreign {
+        None => Ok(()),
+        Some((path, _)) => Err(UsageError::ReportForeign { path: path.display().to_string() }),
+    }
 }
 
-/// A temporary file is its owner's only; a report is for everyone who may see the folder.
-#[cfg(unix)]
-fn readable(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn readable(_: &Path) -> std::io::Result<()> {
-    Ok(())
+/// `REPORT.md` gets its name first: it says whose the other files are.
+fn write(out: &Path, files: &[(String, Vec<u8>)]) -> anyhow::Result<()> {
+    let failed =
+        |path: &Path| format!("report {}: cannot be written; free the disk or give another folder with -o", path.display());
+    let mut order: Vec<&(String, Vec<u8>)> = files.iter().collect();
+    order.sort_by_key(|(name, _)| name != MARKDOWN.0);
+    let mut written = Vec::new();
+    for (name, bytes) in order {
+        let path = out.join(name);
+        let write = || {
+            std::fs::create_dir_all(parent(&path))?;
+            let mut partial = PartialFile::create(&path)?;
+            partial.write_all(bytes)?;
+            partial.sync()?;
+            Ok::<_, std::io::Error>(partial)
+        };
+        written.push((write().with_context(|| failed(&path))?, path));
+    }
+    written.into_iter().try_for_each(|(partial, path)| partial.publish().with_context(|| failed(&path)))
 }
 
 impl fmt::Display for Summary {

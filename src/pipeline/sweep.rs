@@ -30,6 +30,7 @@ pub use report::{ResultRow, Results, SweepReport};
 
 use super::experiment::work;
 use super::interrupt;
+use crate::host::terminal;
 use crate::record::RunRecord;
 use crate::runtime::{self, ExecutionProvider};
 use board::{Board, Line, State};
@@ -58,7 +59,8 @@ pub struct Request {
 /// An experiment that fails is a row of the report.
 pub fn run(request: &Request) -> anyhow::Result<SweepReport> {
     let started = Instant::now();
-    let plan = plan::plan(&request.file, request.results.clone(), request.overrides.clone(), request.dry_run)?;
+    let (results, overrides) = (request.results.clone(), request.overrides.clone());
+    let plan = plan::plan(&request.file, results, overrides, request.dry_run, request.retry_failed)?;
     let slots = slots(request, &plan)?;
     let shown = plan.report(request.retry_failed);
     if request.dry_run {
@@ -70,7 +72,7 @@ pub fn run(request: &Request) -> anyhow::Result<SweepReport> {
     }
     let lock = work::hold_for_sweep(&plan.results)?.ok_or_else(|| SweepError::Busy { folder: plan.results.clone() })?;
     interrupt::install();
-    eprintln!("{shown}\n");
+    terminal::say(format_args!("{shown}\n"));
     let board = Board::new(plan.rows.iter().map(|row| line(row, request.retry_failed)).collect(), slots.len());
     let (board, halt) = Queue::new(&plan, &open, board, slots)?.run()?;
     let rows: Vec<ResultRow> = plan.rows.iter().enumerate().map(|(row, planned)| result(planned, board.state(row))).collect();

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BenchRecord, Sizes};
 use crate::fault::Fault;
+use crate::host::publish;
 use crate::recipe::Recipe;
 
 /// Ending of a record's file name, after the experiment's name.
@@ -205,20 +206,13 @@ impl RunRecord {
         }
     }
 
-    /// Writes the record into `results` under a temporary name and renames it: a reader sees all of it or none.
+    /// Writes the record into `results`: a reader sees all of it or none, after a power cut too.
     pub fn write(&self, results: &Path) -> Result<PathBuf, RunRecordError> {
         let path = Self::path(results, &self.experiment_name);
-        let write = || {
-            // Temporary files are private to their user; a record is not.
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-            let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(results)?;
-            serde_json::to_writer_pretty(&mut file, self)?;
-            std::io::Write::write_all(&mut file, b"\n")?;
-            file.as_file().sync_all()?;
-            file.persist(&path).map_err(|error| error.error)?;
-            std::io::Result::Ok(())
-        };
-        write().map_err(|source| RunRecordError::Unwritable { path: path.clone(), source })?;
+        let unwritable = |source| RunRecordError::Unwritable { path: path.clone(), source };
+        let mut text = serde_json::to_vec_pretty(self).map_err(|error| unwritable(error.into()))?;
+        text.push(b'\n');
+        publish::file(&path, &text).map_err(unwritable)?;
         Ok(path)
     }
 }

@@ -9,19 +9,19 @@ use ort::value::{DynValue, Tensor};
 use super::locate::runtime;
 use super::session::{self, Placement, Products, SessionPlan};
 use super::{ExecutionProvider, Launch, RuntimeError, Weights};
-use crate::onnx::{IDENTITY, MODEL_FILE, Model, Reading, WeightModel, encode};
+use crate::onnx::{IDENTITY, MODEL_FILE, Reading, WeightFinder, WeightModel, encode};
 use crate::tensor::{DType, transpose};
 
 /// The weights `[out_features, in_features]` whose codes (or low plane of codes) the initializer `codes` of the artifact in `dir`
 /// holds, as ONNX Runtime's CPU kernels compute them with the artifact's own nodes: in f32, or rounded to f16 where activations
-/// are f16. `model` is the artifact's.
+/// are f16. `weights` finds them in the artifact's graph.
 ///
 /// # Errors
 /// The initializer holds no codes; ONNX Runtime is missing or refuses the nodes.
-pub fn dequantize(dir: &Path, model: &Model, codes: &str) -> Result<Vec<f32>, RuntimeError> {
+pub fn dequantize(dir: &Path, weights: &WeightFinder<'_>, codes: &str) -> Result<Vec<f32>, RuntimeError> {
     let provider = ExecutionProvider::Cpu;
     let layout = |what: String| RuntimeError::Layout { path: dir.join(MODEL_FILE), what };
-    let WeightModel { model, reading } = model.weight_of(codes).map_err(|error| layout(error.to_string()))?;
+    let WeightModel { model, reading } = weights.weight_of(codes).map_err(|error| layout(error.to_string()))?;
     let bytes = encode(&model).map_err(|error| layout(error.to_string()))?;
     let plan = SessionPlan {
         provider,

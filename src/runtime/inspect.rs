@@ -96,7 +96,7 @@ fn profile(dir: &Path, path: &Path, options: &EngineOptions) -> Result<Vec<Ran>,
     let EngineOptions { provider, threads, weights, .. } = *options;
     let (placement, products) = (Placement::CpuMayHelp, Products::F32);
     let plan = SessionPlan { provider, threads, data: Some(dir), weights, placement, products, launch: Launch::Eager };
-    let scratch = tempfile::tempdir().map_err(|source| RuntimeError::Read { path: std::env::temp_dir(), source })?;
+    let scratch = tempfile::tempdir().map_err(|source| RuntimeError::Profile { path: std::env::temp_dir(), source })?;
     let what = path.display().to_string();
     let mut session = session::builder(&runtime, &plan)?
         .with_profiling(scratch.path().join("profile"))

@@ -78,7 +78,10 @@ pub enum DataError {
 
 /// Whether the path leads to no file, which is the fault of whoever named it.
 pub(in crate::eval) fn is_wrong_path(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory)
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::InvalidInput
+    )
 }
 
 impl DataError {

@@ -1,11 +1,12 @@
 //! One JSON line for each answered question: the record from which a run resumes and scores are recomputed.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Error, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::protocol::{Protocol, Question};
 use crate::eval::error::EvalError;
@@ -49,23 +50,41 @@ impl AnswerLog {
         AnswerLog { lines: Vec::new(), file: None }
     }
 
-    /// Opens `path` to go on after the lines it has, or creates it. A last line that was cut off is removed from the file.
+    /// Opens `path` to go on after the lines it has, or creates it. A last line that was cut off is removed from the file, once
+    /// it is known to be the beginning of one of ours.
+    ///
+    /// The file is this log's alone until it is dropped.
     ///
     /// # Errors
-    /// [`EvalError::Lines`] if a whole line is not one of ours, [`EvalError::Read`] or [`EvalError::Write`] from the disk.
+    /// [`EvalError::Lines`] if a line is not one of ours or has changed since it was written, [`EvalError::InUse`] if another
+    /// process writes to it, [`EvalError::Read`] or [`EvalError::Write`] from the disk.
     pub fn open(path: &Path) -> Result<AnswerLog, EvalError> {
         let name = path.display().to_string();
+        let read = |source| EvalError::Read { file: name.clone(), source };
         let write = |source| EvalError::Write { file: name.clone(), source };
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(source) => return Err(EvalError::Read { file: name, source }),
-        };
+        if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Err(read(Error::new(ErrorKind::InvalidInput, "it is not a file")));
+        }
+        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(write)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(EvalError::InUse { file: name }),
+            Err(TryLockError::Error(source)) => return Err(write(source)),
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(read)?;
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let lines = parse_lines(&bytes[..whole], &name)?;
-        let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(write)?;
-        file.set_len(whole as u64).map_err(write)?;
+        let (before, last) = bytes.split_at(whole);
+        let kept = if is_torn(last) { before } else { &bytes[..] };
+        let lines = parse_lines(kept, &name)?;
+        if kept.len() < bytes.len() {
+            file.set_len(kept.len() as u64).map_err(write)?;
+        }
         file.seek(SeekFrom::End(0)).map_err(write)?;
+        // Cut off right before its line feed.
+        if kept.last().is_some_and(|last| *last != b'\n') {
+            file.write_all(b"\n").map_err(write)?;
+        }
         Ok(AnswerLog { lines, file: Some((path.to_path_buf(), file)) })
     }
 
@@ -84,7 +103,7 @@ impl AnswerLog {
         if let Some((_, file)) = &mut self.file {
             let mut text = String::new();
             for line in &lines {
-                text += &serde_json::to_string(line).expect("strings, numbers and lists always serialize");
+                text += &sealed(&serde_json::to_string(line).expect("strings, numbers and lists always serialize"));
                 text.push('\n');
             }
             file.write_all(text.as_bytes()).map_err(|source| EvalError::Write { file: name, source })?;
@@ -146,19 +165,148 @@ pub fn read_lines(path: &Path) -> Result<Vec<QuestionLine>, EvalError> {
     parse_lines(&bytes, &file)
 }
 
-/// Lines of a per-question file held in memory; `file` is its name for messages.
+/// Lines of a per-question file held in memory; `file` is its name for messages. Where one has a checksum, all have: lines
+/// of other programs have none.
 ///
 /// # Errors
 /// [`EvalError::Lines`] naming the line.
 pub fn parse_lines(bytes: &[u8], file: &str) -> Result<Vec<QuestionLine>, EvalError> {
-    let lines = bytes.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
-    lines
-        .map(|(index, line)| {
-            serde_json::from_slice(line).map_err(|error| EvalError::Lines {
-                file: file.to_string(),
-                line: index + 1,
-                detail: error.to_string(),
-            })
-        })
-        .collect()
+    let numbered = || bytes.split(|byte| *byte == b'\n').zip(1..).filter(|(line, _)| !line.trim_ascii().is_empty());
+    let have_checksums = numbered().any(|(line, _)| checksum(line.trim_ascii()).is_some());
+    let parsed = numbered().map(|(line, number)| {
+        let wrong = |detail: String| EvalError::Lines { file: file.to_string(), line: number, detail };
+        let line = line.trim_ascii();
+        let parsed = serde_json::from_slice(line).map_err(|error| wrong(error.to_string()))?;
+        match checksum(line) {
+            None if !have_checksums => Ok(parsed),
+            Some((text, sum)) if xxh3_64(text) == sum => Ok(parsed),
+            _ => Err(EvalError::Changed { file: file.to_string(), line: number }),
+        }
+    });
+    parsed.collect()
+}
+
+/// What stands before a line's checksum, which is of all before it.
+const CHECKSUM: &str = ",\"xxh3\":\"";
+const DIGITS: usize = 16;
+
+/// A line's JSON object with the checksum of what is before it as its last field.
+fn sealed(line: &str) -> String {
+    let open = line.strip_suffix('}').expect("a line is an object");
+    format!("{open}{CHECKSUM}{:0width$x}\"}}", xxh3_64(open.as_bytes()), width = DIGITS)
+}
+
+/// What the checksum of a line is of, and what it should be; `None` for a line without one.
+fn checksum(line: &[u8]) -> Option<(&[u8], u64)> {
+    let rest = line.strip_suffix(b"\"}")?;
+    let (rest, digits) = rest.split_at_checked(rest.len().checked_sub(DIGITS)?)?;
+    let sum = u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    Some((rest.strip_suffix(CHECKSUM.as_bytes())?, sum))
+}
+
+/// Whether this is the beginning of one of our lines: of JSON that ends too soon, with our first fields as we write them.
+/// Anything else without a line feed at its end is somebody's file.
+fn is_torn(last: &[u8]) -> bool {
+    const ID: &[u8] = b"{\"id\":\"";
+    const TURN: &[u8] = b",\"turn_id\":";
+    let begins = |text: &[u8], with: &[u8]| text.iter().zip(with).all(|(a, b)| a == b);
+    let ends_early = serde_json::from_slice::<serde_json::Value>(last).is_err_and(|error| error.is_eof());
+    let after_id = last.get(ID.len()..).unwrap_or_default();
+    let escaped = |at: usize| after_id[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1;
+    let end = (0..after_id.len()).find(|&at| after_id[at] == b'"' && !escaped(at));
+    !last.is_empty() && ends_early && begins(last, ID) && end.is_none_or(|end| begins(&after_id[end + 1..], TURN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(id: &str) -> QuestionLine {
+        QuestionLine {
+            id: id.into(),
+            turn_id: 1,
+            domain: "cnn".into(),
+            protocol: "official".into(),
+            protocol_version: "1.0".into(),
+            model: "m".into(),
+            prompt_sha256: "ab".into(),
+            truncated: false,
+            text: " four\n".into(),
+            eos: None,
+            prediction: "four".into(),
+            golds: vec!["four".into()],
+            em: 1.0,
+            f1: 2.0 / 3.0,
+            seconds: 0.1 + 0.2,
+        }
+    }
+
+    fn written(path: &Path) -> Vec<u8> {
+        let mut log = AnswerLog::open(path).unwrap();
+        log.append(vec![line("a\\\""), line("b")]).unwrap();
+        std::fs::read(path).unwrap()
+    }
+
+    #[test]
+    fn whatever_was_cut_off_of_ours_is_gone_on_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lines.jsonl");
+        let whole = written(&path);
+        let first = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+        for cut in 0..whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let done = usize::from(cut >= first - 1) + usize::from(cut == whole.len() - 1);
+            let mut log = AnswerLog::open(&path).unwrap_or_else(|error| panic!("{cut}: {error}"));
+            assert_eq!(log.lines().len(), done, "{cut}");
+            log.append([line("a\\\""), line("b")][done..].to_vec()).unwrap();
+            assert!(std::fs::read(&path).unwrap() == whole, "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_not_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("theirs");
+        for theirs in [
+            r#"{"version": "1.0", "data": []}"#,
+            "notes",
+            r#"{"notes": "the only copy"#,
+            r#"{"id":"1","prompt":"P","golds":["x"]}"#,
+            r#"{"id":"1","prompt":"P","#,
+            "[1, 2]",
+            "\0\0\0",
+        ] {
+            std::fs::write(&path, theirs).unwrap();
+            let error = AnswerLog::open(&path).err().unwrap_or_else(|| panic!("{theirs}"));
+            assert!(matches!(error, EvalError::Lines { line: 1, .. }), "{error}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), theirs);
+        }
+    }
+
+    #[test]
+    fn no_flipped_bit_of_a_line_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lines.jsonl");
+        let whole = written(&path);
+        for bit in 0..8 * whole.len() {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            match parse_lines(&bytes, "f") {
+                Err(EvalError::Lines { .. } | EvalError::Changed { .. }) => {}
+                // White space at the end is no part of a line, and a checksum may have capital letters.
+                taken => assert_eq!(taken.unwrap(), [line("a\\\""), line("b")], "bit {bit}"),
+            }
+        }
+    }
+
+    #[test]
+    fn one_run_at_a_time_writes_to_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lines.jsonl");
+        let first = AnswerLog::open(&path).unwrap();
+        let error = AnswerLog::open(&path).err().unwrap();
+        assert!(matches!(error, EvalError::InUse { .. }), "{error}");
+        drop(first);
+        AnswerLog::open(&path).unwrap();
+    }
 }

@@ -165,7 +165,7 @@ impl BenchReport {
     }
 }
 
-const CSV_HEADER: [&str; 28] = [
+pub(super) const CSV_HEADER: [&str; 28] = [
     "artifact",
     "ep",
     "threads",

@@ -6,7 +6,7 @@ use anyhow::Context;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Numbers, TensorFile};
+use crate::checkpoint::{Numbers, TensorFile, TensorFileError};
 use crate::quant::InputStats;
 
 /// Hexadecimal digits of the key in a file's name.
@@ -35,23 +35,36 @@ impl Kept {
         self.folder.join(format!("{}.safetensors", &key.to_hex()[..DIGITS]))
     }
 
-    /// The statistics of `key`, if they are there.
+    /// The statistics of `key`, if they are there as they were written.
     ///
     /// # Errors
-    /// The file is no statistics, or damaged.
+    /// The file cannot be read.
     pub fn read(&self, key: &blake3::Hash) -> anyhow::Result<Option<InputStats>> {
         let file = self.file(key);
         if !file.is_file() {
             return Ok(None);
         }
-        tracing::info!("statistics read from {}", file.display());
-        read(&file).map(Some)
+        match read(&file) {
+            Err(error) if !is_unreadable(&error) => {
+                tracing::warn!("statistics are made again: {error:#}");
+                Ok(None)
+            }
+            read => {
+                tracing::info!("statistics read from {}", file.display());
+                read.map(Some)
+            }
+        }
     }
 
     /// Keeps statistics under `key`.
     pub fn write(&self, key: &blake3::Hash, stats: &InputStats) -> anyhow::Result<()> {
         write(stats, &self.file(key))
     }
+}
+
+/// Whether the disk is at fault, and not what lies on it.
+pub fn is_unreadable(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(TensorFileError::Read { .. }))
 }
 
 fn write(stats: &InputStats, path: &Path) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use crate::recipe::WeightRecipe;
 use crate::record::FileRecord;
 
 /// Changes with every version of the program whose layers or statistics are not those of the one before.
-const FORM: u32 = 2;
+const FORM: u32 = 3;
 
 /// What the hashes are of.
 pub struct Keys<'a> {

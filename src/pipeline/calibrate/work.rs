@@ -1,30 +1,24 @@
 //! The folder beside an output in which finished layers wait, so that a stopped export goes on where it was. One process at a
-//! time works in it: it holds a lock on a file there, which the system lets go of however the process ends.
+//! time works in it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use super::kept::is_unreadable;
 use super::layer::LayerResult;
-use crate::pipeline::lock;
+use crate::host::hidden::Hidden;
 use crate::recipe::WeightRecipe;
 
-/// Hexadecimal digits of the key in the folder's name.
-const DIGITS: usize = 16;
-
-/// Whose lock says that somebody works in the folder.
-const LOCK: &str = "lock";
+/// What the folder is called among the hidden ones of its output.
+const KIND: &str = "calibrated";
 
 /// Finished layers of one export.
 pub struct WorkFolder {
-    folder: PathBuf,
-    /// What the names of all work folders of this output begin with.
-    prefix: String,
-    /// Held until the folder is let go of.
-    _lock: File,
+    hidden: Hidden,
+    output: PathBuf,
 }
 
 impl WorkFolder {
@@ -33,23 +27,19 @@ impl WorkFolder {
     /// # Errors
     /// Another process works in it.
     pub fn open(output: &Path, key: &blake3::Hash) -> anyhow::Result<WorkFolder> {
-        let name = output.file_name().unwrap_or_default().to_string_lossy();
-        let prefix = format!(".{name}.calibrated-");
-        let folder = output.with_file_name(format!("{prefix}{}", &key.to_hex()[..DIGITS]));
-        fs::create_dir_all(&folder).with_context(|| format!("work folder {}: cannot be made", folder.display()))?;
-        match lock(&folder).with_context(|| format!("work folder {}: cannot be locked", folder.display()))? {
-            Some(lock) => Ok(WorkFolder { folder, prefix, _lock: lock }),
+        let held = Hidden::open(output, KIND, key);
+        match held.with_context(|| format!("output {}: the hidden folder of its layers cannot be made", output.display()))? {
+            Some(hidden) => Ok(WorkFolder { hidden, output: output.to_owned() }),
             None => bail!(
-                "output {}: another export is making it just now, in {}; wait for that one, or give another folder",
-                output.display(),
-                folder.display()
+                "output {}: another export is making it just now; wait for that one, or give another folder",
+                output.display()
             ),
         }
     }
 
     /// Where it lies.
     pub fn path(&self) -> &Path {
-        &self.folder
+        self.hidden.path()
     }
 
     /// Whether the layer is finished.
@@ -60,6 +50,23 @@ impl WorkFolder {
     /// Keeps a finished layer.
     pub fn put(&self, layer: usize, result: &LayerResult) -> anyhow::Result<()> {
         result.write(&self.file(layer))
+    }
+
+    /// A finished layer, if it is there as it was written.
+    ///
+    /// # Errors
+    /// Its file cannot be read.
+    pub fn sound(&self, layer: usize, recipes: &BTreeMap<String, WeightRecipe>) -> anyhow::Result<Option<LayerResult>> {
+        if !self.has(layer) {
+            return Ok(None);
+        }
+        match self.get(layer, recipes) {
+            Err(error) if !is_unreadable(&error) => {
+                tracing::warn!("layer {layer} is made again: {error:#}");
+                Ok(None)
+            }
+            read => read.map(Some),
+        }
     }
 
     /// A finished layer.
@@ -79,38 +86,19 @@ impl WorkFolder {
 
     /// Takes the folder away again where no layer is kept in it.
     pub fn leave(&self) {
-        let layers =
-            fs::read_dir(&self.folder).map(|mut entries| entries.any(|entry| entry.is_ok_and(|file| file.file_name() != LOCK)));
-        if matches!(layers, Ok(false)) {
-            // A failure leaves a hidden folder with an empty file.
-            let _ = fs::remove_dir_all(&self.folder);
-        }
+        // Only an empty one can be removed so; what stays is hidden and is used again.
+        let _ = fs::remove_dir(self.path());
     }
 
     /// Takes everything away once the artifact is in place, with what exports by other recipes have left behind for this output.
-    pub fn remove(self) -> anyhow::Result<()> {
-        fs::remove_dir_all(&self.folder).with_context(|| format!("work folder {}: cannot be removed", self.folder.display()))?;
-        let beside = self.folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        for entry in fs::read_dir(beside).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let key = name.to_str().and_then(|name| name.strip_prefix(&self.prefix));
-            let is_key = key.is_some_and(|key| key.len() == DIGITS && key.bytes().all(|byte| byte.is_ascii_hexdigit()));
-            // One that another export works in stays; of the others, what cannot be removed does no harm.
-            if is_key && let Ok(Some(_lock)) = lock(&entry.path()) {
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
-        Ok(())
+    pub fn remove(self) {
+        self.hidden.clear();
+        Hidden::abandoned(&self.output, KIND).into_iter().for_each(Hidden::clear);
     }
 
     fn file(&self, layer: usize) -> PathBuf {
-        self.folder.join(format!("layer-{layer:03}.safetensors"))
+        self.path().join(format!("layer-{layer:03}.safetensors"))
     }
-}
-
-/// The folder's lock, `None` where another process has it.
-fn lock(folder: &Path) -> std::io::Result<Option<File>> {
-    lock::hold(&folder.join(LOCK), Duration::ZERO)
 }
 
 #[cfg(test)]
@@ -124,14 +112,14 @@ mod tests {
         let open = |output: &Path, key: &str| WorkFolder::open(output, &blake3::hash(key.as_bytes()));
         let first = open(&output, "first").unwrap();
         let error = open(&output, "first").err().expect("it is taken").to_string();
-        assert!(error.starts_with(&format!("output {}: another export is making it just now, in ", output.display())), "{error}");
+        assert!(error.starts_with(&format!("output {}: another export is making it just now; ", output.display())), "{error}");
         let (held, foreign) = (open(&output, "held").unwrap(), open(&other, "foreign").unwrap());
-        let stale = open(&output, "stale").unwrap().path().to_owned();
+        let stale = open(&output, "stale").unwrap().hidden.path().to_owned();
         fs::write(stale.join("layer-000.safetensors"), "left behind").unwrap();
         let named_alike = place.path().join(".out.calibrated-notes");
         fs::create_dir(&named_alike).unwrap();
         let folder = first.path().to_owned();
-        first.remove().unwrap();
+        first.remove();
         assert!(!folder.exists() && !stale.exists(), "both are of no more use");
         assert!(held.path().exists() && foreign.path().exists() && named_alike.exists(), "these are not ours");
         // One that was let go of can be taken again.
@@ -149,6 +137,7 @@ mod tests {
         assert!(work.has(0), "a finished layer is kept");
         fs::remove_file(work.file(0)).unwrap();
         work.leave();
+        drop(work);
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
     }
 }

@@ -31,6 +31,11 @@ pub enum ExperimentError {
          --results", path = path.display()
     )]
     OtherModel { path: PathBuf, got: String, now: String },
+    #[error(
+        "{path}: is where the answers of an experiment go, and holds something else; move it away, or give another folder with \
+         --results", path = path.display()
+    )]
+    Foreign { path: PathBuf },
     #[error("results folder {folder}: cannot be made; give another with --results")]
     Folder { folder: PathBuf, source: std::io::Error },
     #[error("experiment {name}: another qonnx works on it in {folder}; wait for it, or choose another results folder", folder = folder.display())]
@@ -53,6 +58,7 @@ impl ExperimentError {
             | ExperimentError::Syntax { .. }
             | ExperimentError::Name { .. }
             | ExperimentError::OtherModel { .. }
+            | ExperimentError::Foreign { .. }
             | ExperimentError::NoBaseline { .. }
             | ExperimentError::NoModel => Fault::BadInput,
             // The user named a file, or a folder below one.

@@ -22,10 +22,10 @@ use crate::eval::compare::{NamedLines, compare};
 use crate::eval::coqa::lines::read_lines;
 use crate::onnx::DATA_FILE;
 use crate::pipeline::progress::Step;
-use crate::pipeline::{evaluate, export, generate, interrupt, source};
+use crate::pipeline::{evaluate, export, generate, hashing, interrupt, source};
 use crate::record::{
-    BenchSettings, EvaluationRecord, ExportTimes, FailureRecord, MANIFEST_FILE, Manifest, PairedRecord, RunRecord, SanityRecord,
-    StageRecord, TextRecord,
+    BenchSettings, EvaluationRecord, ExportTimes, FailureRecord, FileRecord, MANIFEST_FILE, Manifest, PairedRecord, RunRecord,
+    SanityRecord, StageRecord, TextRecord,
 };
 
 /// What every artifact is asked to go on with.
@@ -215,6 +215,7 @@ impl Stages<'_> {
     fn coqa(&mut self) -> anyhow::Result<()> {
         let job = self.job;
         let coqa = job.measure.coqa.as_ref().context("CoQA is asked for")?;
+        self.work.check_answers()?;
         let request = evaluate::CoqaRequest {
             artifact: self.work.artifact(),
             data: coqa.data.clone(),
@@ -364,10 +365,19 @@ impl Stages<'_> {
     }
 }
 
-/// Whether the artifact of `record` lies in `folder`.
+/// Whether the artifact of `record` lies in `folder`, with every byte as it was written: its weights have the hash in the
+/// record, everything else those in its manifest.
 pub fn has_artifact(folder: &Path, record: &RunRecord) -> bool {
-    let manifest = Manifest::load(folder);
-    matches!((&record.export, manifest), (Some(export), Ok(manifest)) if data_blake3(&manifest) == Some(&export.data_blake3))
+    let (Some(export), Ok(manifest)) = (&record.export, Manifest::load(folder)) else { return false };
+    if data_blake3(&manifest) != Some(&export.data_blake3) {
+        return false;
+    }
+    let is_whole = |file: &FileRecord| hashing::of_file(&folder.join(&file.file)).is_ok_and(|blake3| blake3 == file.blake3);
+    let damaged = manifest.outputs.iter().find(|file| !is_whole(file));
+    if let Some(file) = damaged {
+        tracing::warn!("{}: has changed since it was written; it is made again", folder.join(&file.file).display());
+    }
+    damaged.is_none()
 }
 
 /// BLAKE3 of the artifact's weights.

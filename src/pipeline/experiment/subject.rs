@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{Device, Experiment, Job, Measure, work};
 use crate::checkpoint::Index;
 use crate::contract::{COMPANIONS, Companion};
+use crate::host::sealed;
 use crate::pipeline::export::Options;
 use crate::pipeline::plan::{Facts, Plan, with_facts};
 use crate::pipeline::source::{self, Source};
@@ -250,16 +251,16 @@ struct Noted {
 impl Hashes {
     /// What an earlier run noted; nothing if that cannot be read, which costs a second reading of the model.
     fn read(path: &Path) -> Hashes {
-        fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+        sealed::text(path).ok().flatten().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
 
     fn write(&self, path: &Path) -> anyhow::Result<()> {
-        fs::write(path, serde_json::to_vec(self)?).with_context(|| format!("{}: cannot be written", path.display()))
+        sealed::write(path, &serde_json::to_string(self)?).with_context(|| format!("{}: cannot be written", path.display()))
     }
 
     fn of(&mut self, path: &Path) -> anyhow::Result<String> {
         let path = fs::canonicalize(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-        let meta = fs::metadata(&path)?;
+        let meta = fs::metadata(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
         let since = meta.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
         let (bytes, changed) = (meta.len(), u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
         if let Some(noted) = self.0.get(&path).filter(|noted| (noted.bytes, noted.changed) == (bytes, changed)) {

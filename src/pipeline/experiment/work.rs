@@ -8,12 +8,16 @@
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
 use super::{ExperimentError, Job};
-use crate::pipeline::lock;
+use crate::eval::EvalError;
+use crate::eval::coqa::AnswerLog;
+use crate::eval::coqa::lines::read_lines;
+use crate::host::{lock, publish, sealed};
+use crate::pipeline::export;
 use crate::record::{FailureRecord, RunRecord};
 
 /// What is not a result lies here, in the results folder.
@@ -24,6 +28,10 @@ const EXPERIMENTS: &str = "experiments";
 const SWEEP_LOCK: &str = "sweep.lock";
 /// A process whose sweep was killed ends within a few seconds; its work is waited for so long.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// So long a sweep that is done waits for a worker of an earlier one that was killed, to leave nothing behind.
+const CLEARING: Duration = Duration::from_secs(5);
+/// In an experiment's folder, what the process that works on it holds.
+const LOCK: &str = "lock";
 
 /// An experiment's folder, locked.
 pub struct Work {
@@ -74,13 +82,45 @@ pub fn predictions_file(name: &str) -> String {
 /// Takes the folder of what is not a result away, unless somebody works in it.
 pub fn clear(results: &Path) {
     let folder = folder(results);
-    let entries = fs::read_dir(folder.join(EXPERIMENTS)).into_iter().flatten().flatten();
-    let locks = entries.map(|entry| entry.path().join("lock")).chain([folder.join(SWEEP_LOCK)]);
-    let locks: Vec<_> = locks.filter(|lock| lock.is_file()).collect();
-    let held: Vec<_> = locks.iter().filter_map(|path| lock::hold(path, Duration::ZERO).ok().flatten()).collect();
-    if held.len() == locks.len() {
-        // What stays behind is hidden and is used again.
-        let _ = fs::remove_dir_all(&folder);
+    let experiments: Vec<PathBuf> =
+        fs::read_dir(folder.join(EXPERIMENTS)).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let locks = experiments.iter().map(|experiment| experiment.join(LOCK)).chain([folder.join(SWEEP_LOCK)]);
+    let locks: Vec<PathBuf> = locks.filter(|lock| lock.is_file()).collect();
+    let until = Instant::now() + CLEARING;
+    let patience = || until.saturating_duration_since(Instant::now());
+    let held: Vec<File> = locks.iter().filter_map(|path| lock::hold(path, patience()).ok().flatten()).collect();
+    if held.len() < locks.len() {
+        return;
+    }
+    // What stays behind is hidden and is used again. Locks go last and by whoever holds them; a network file system keeps the
+    // names of removed files that are open, so folders go after that, and only if they are empty.
+    for entry in experiments.iter().chain([&folder]).flat_map(fs::read_dir).flatten().flatten() {
+        let path = entry.path();
+        if !locks.contains(&path) && path != folder.join(EXPERIMENTS) {
+            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        }
+    }
+    locks.iter().for_each(|lock| drop(fs::remove_file(lock)));
+    drop(held);
+    for emptied in experiments.iter().chain([&folder.join(EXPERIMENTS), &folder]) {
+        let _ = fs::remove_dir(emptied);
+    }
+}
+
+/// Refuses a results folder in which the places of what `job` will write are taken by files of somebody else's.
+///
+/// # Errors
+/// [`ExperimentError::Foreign`] by path; an artifact's folder that holds more than an artifact.
+pub fn refuse_foreign(job: &Job) -> anyhow::Result<()> {
+    let answers = predictions(&job.results, &job.name);
+    // Damaged ones are ours, and are written again.
+    let is_there = fs::metadata(&answers).is_ok_and(|found| found.len() > 0);
+    if is_there && matches!(read_lines(&answers), Err(EvalError::Lines { line: 1, .. } | EvalError::Read { .. })) {
+        return Err(ExperimentError::Foreign { path: answers }.into());
+    }
+    match job.keep.as_ref().filter(|kept| kept.exists()) {
+        Some(kept) => export::check_replaced(kept, &kept.display().to_string()),
+        None => Ok(()),
     }
 }
 
@@ -90,31 +130,24 @@ impl Work {
         let all = root(&job.results)?.join(EXPERIMENTS).join(&job.name);
         make(&all)?;
         let busy = || ExperimentError::Busy { name: job.name.clone(), folder: job.results.clone() };
-        let held = lock::hold(&all.join("lock"), PATIENCE).with_context(|| format!("{}: cannot be locked", all.display()))?;
+        let held = lock::hold(&all.join(LOCK), PATIENCE).with_context(|| format!("{}: cannot be locked", all.display()))?;
         let lock = held.ok_or_else(busy)?;
         let folder = all.join(&job.id);
-        for entry in fs::read_dir(&all)? {
-            let path = entry?.path();
-            if path.is_dir() && path != folder {
-                fs::remove_dir_all(&path)?;
+        let others = || {
+            for entry in fs::read_dir(&all)? {
+                let path = entry?.path();
+                if path.is_dir() && path != folder {
+                    fs::remove_dir_all(&path)?;
+                }
             }
-        }
+            std::io::Result::Ok(())
+        };
+        others().with_context(|| format!("{}: earlier work cannot be removed", all.display()))?;
         make(&folder)?;
         let work = Work { folder, results: job.results.clone(), name: job.name.clone(), _lock: lock };
-        work.remove_halves()?;
+        let artifact = work.artifact();
+        publish::recover(&artifact).with_context(|| format!("{}: cannot be put back", artifact.display()))?;
         Ok(work)
-    }
-
-    /// What a killed export left: a folder that was never given its name.
-    fn remove_halves(&self) -> anyhow::Result<()> {
-        for entry in fs::read_dir(&self.folder)? {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name.starts_with(".artifact.partial-") {
-                fs::remove_dir_all(&path)?;
-            }
-        }
-        Ok(())
     }
 
     /// Where the artifact is written.
@@ -127,48 +160,64 @@ impl Work {
         self.folder.join("answers.jsonl")
     }
 
-    /// The record as far as an earlier process came; `None` where there is none that can be read.
+    fn noted(&self) -> PathBuf {
+        RunRecord::path(&self.folder, &self.name)
+    }
+
+    /// The record as far as an earlier process came; `None` where there is none that is as it was written.
     pub fn so_far(&self) -> Option<RunRecord> {
-        RunRecord::load(&RunRecord::path(&self.folder, &self.name)).ok()
+        serde_json::from_str(&sealed::text(&self.noted()).ok()??).ok()
     }
 
     /// Notes how far it is.
     pub fn note(&self, record: &RunRecord) -> anyhow::Result<()> {
-        record.write(&self.folder)?;
-        Ok(())
+        let noted = self.noted();
+        sealed::write(&noted, &serde_json::to_string(record)?).with_context(|| format!("{}: cannot be written", noted.display()))
+    }
+
+    /// Answers that an earlier process wrote are gone on behind only if they are as they were written; otherwise all questions
+    /// are asked again.
+    pub fn check_answers(&self) -> anyhow::Result<()> {
+        match AnswerLog::open(&self.predictions()) {
+            Err(error @ (EvalError::Lines { .. } | EvalError::Changed { .. })) => {
+                tracing::warn!("all questions are asked again: {error}");
+                remove(&self.predictions())
+            }
+            opened => Ok(opened.map(drop)?),
+        }
     }
 
     /// Forgets what an earlier process did.
     pub fn begin_again(&self) -> anyhow::Result<()> {
-        for path in [self.artifact(), self.predictions(), RunRecord::path(&self.folder, &self.name)] {
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            match removed {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("{}: cannot be removed", path.display()));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        [self.noted(), self.artifact(), self.predictions()].iter().try_for_each(|path| remove(path))
     }
 
     /// Puts the record and what belongs to it in place; the artifact too where `keep` says one.
     pub fn finish(self, record: &RunRecord, keep: Option<&Path>) -> anyhow::Result<()> {
         if record.evaluation.is_some() && self.predictions().is_file() {
-            fs::rename(self.predictions(), predictions(&self.results, &self.name))
-                .context("the answers cannot be put in place")?;
+            let place = predictions(&self.results, &self.name);
+            let put = || publish::sync(&self.predictions()).and_then(|()| fs::rename(self.predictions(), &place));
+            put().with_context(|| format!("{}: the answers cannot be put in place", place.display()))?;
         }
         if let Some(kept) = keep.filter(|_| self.artifact().is_dir()) {
             make(kept.parent().unwrap_or(&self.results))?;
-            if kept.is_dir() {
-                fs::remove_dir_all(kept)?;
-            }
-            fs::rename(self.artifact(), kept).with_context(|| format!("{}: cannot be put in place", kept.display()))?;
+            publish::moved(&self.artifact(), kept).with_context(|| format!("{}: cannot be put in place", kept.display()))?;
         }
         record.write(&self.results)?;
         // The record is there: what stays behind is hidden, and the next run of this experiment removes it.
         let _ = fs::remove_dir_all(&self.folder);
         Ok(())
+    }
+}
+
+/// Removes a file or a folder, if it is there.
+fn remove(path: &Path) -> anyhow::Result<()> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{}: cannot be removed", path.display()))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@ use console::Term;
 
 use super::estimate;
 use super::report::{HEADER, RIGHT, cells};
+use crate::host::terminal;
 use crate::pipeline::table::table;
 use crate::record::RunRecord;
 
@@ -75,7 +76,7 @@ impl Board {
         };
         self.lines[row].state = state;
         if self.term.is_none() && is_news {
-            eprintln!("{}", self.news(row));
+            terminal::say(self.news(row));
         }
     }
 
@@ -105,7 +106,7 @@ impl Board {
     /// Says something above the table.
     pub fn say(&mut self, line: &str) {
         self.clear();
-        eprintln!("{line}");
+        terminal::say(line);
         self.draw();
     }
 

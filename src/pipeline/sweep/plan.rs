@@ -63,8 +63,8 @@ impl Row {
     }
 }
 
-/// Plans the sweep in `path`. A dry run downloads no model.
-pub fn plan(path: &Path, results: PathBuf, overrides: Overrides, dry: bool) -> anyhow::Result<SweepPlan> {
+/// Plans the sweep in `path`. A dry run downloads no model; with `retry_failed` a baseline that failed will be there.
+pub fn plan(path: &Path, results: PathBuf, overrides: Overrides, dry: bool, retry_failed: bool) -> anyhow::Result<SweepPlan> {
     let sweep = SweepFile::load(path)?;
     let ask = sweep.ask(path, results, overrides)?;
     let (members, excluded) = sweep.members(path)?;
@@ -77,7 +77,7 @@ pub fn plan(path: &Path, results: PathBuf, overrides: Overrides, dry: bool) -> a
         rows.push(Row { seconds: estimate::by_rule(&planned), planned, before });
     }
     refuse_duplicates(&rows, &file)?;
-    open_incomparable(&mut rows);
+    open_incomparable(&mut rows, retry_failed);
     let (factor, records) = bring_into_line(&mut rows);
     let model = subject.model().to_owned();
     Ok(SweepPlan { file: path.to_owned(), results, model, rows, excluded, factor, records })
@@ -109,9 +109,9 @@ fn before(planned: &Planned) -> anyhow::Result<Before> {
 }
 
 /// What was never compared with the baseline as it is now is done again: beside an earlier baseline, or beside none.
-fn open_incomparable(rows: &mut [Row]) {
+fn open_incomparable(rows: &mut [Row], retry_failed: bool) {
     let Some((baseline, others)) = rows.split_first_mut() else { return };
-    if matches!(baseline.before, Before::Failed(_)) {
+    if matches!(baseline.before, Before::Failed(_)) && !retry_failed {
         return;
     }
     for row in others.iter_mut().filter(|row| row.planned.job.measure.coqa.is_some()) {

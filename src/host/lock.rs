@@ -2,21 +2,26 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
 
 /// Between two looks at a lock that is held.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Locks the file at `path`, which is made if it is not there; `None` where it is still held by another after `patience`.
 ///
-/// The lock is the open file: it is given back when that is dropped or the process ends, by SIGKILL too.
+/// The lock is the open file: it is given back when that is dropped or the process ends, by SIGKILL too. Who removes the
+/// file holds it.
 pub fn hold(path: &Path, patience: Duration) -> io::Result<Option<File>> {
+    // A link here is somebody else's, and a FIFO would be waited for.
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
     let started = Instant::now();
     loop {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).custom_flags(flags).open(path)?;
         match file.try_lock() {
             // Whoever held it before may have removed the file since it was opened here.
             Ok(()) if is_at(&file, path) => return Ok(Some(file)),
@@ -28,9 +33,10 @@ pub fn hold(path: &Path, patience: Duration) -> io::Result<Option<File>> {
     }
 }
 
-fn is_at(file: &File, path: &Path) -> bool {
-    let held = file.metadata().map(|meta| meta.ino());
-    let there = std::fs::metadata(path).map(|meta| meta.ino());
+/// Whether the file lies at `path`.
+pub fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    let (held, there) = (file.metadata().map(identity), std::fs::metadata(path).map(identity));
     matches!((held, there), (Ok(held), Ok(there)) if held == there)
 }
 
@@ -46,6 +52,15 @@ mod tests {
         assert!(hold(&path, Duration::ZERO).unwrap().is_none());
         drop(held);
         assert!(hold(&path, Duration::ZERO).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_link_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, other] = ["lock", "other"].map(|name| folder.path().join(name));
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        assert!(hold(&path, Duration::ZERO).is_err());
+        assert!(!other.exists());
     }
 
     #[test]

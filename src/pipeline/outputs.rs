@@ -1,0 +1,183 @@
+//! Files that a user names for a command to write: before any work it is known that each can be made, is no input of the same
+//! command, and takes the place of nothing but what this program has written.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::UsageError;
+use crate::host::hidden::parent;
+use crate::record::{MANIFEST_FILE, Manifest};
+
+/// A file to write.
+#[derive(Debug, Clone, Copy)]
+pub struct Output<'a> {
+    /// The flag that names it.
+    pub flag: &'static str,
+    pub path: &'a Path,
+    pub kind: Kind,
+}
+
+/// What tells that a file at the place of an output is an earlier one of the same kind.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// Whoever opens it looks at it.
+    Checked,
+    /// Answers in the official scorer's form.
+    OfficialPredictions,
+    /// A table with these columns.
+    Csv(&'static [&'static str]),
+    /// A graph of this program.
+    Graph,
+}
+
+/// An answer as the official scorer reads it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfficialAnswer {
+    #[serde(rename = "id")]
+    _id: String,
+    #[serde(rename = "turn_id")]
+    _turn_id: u32,
+    #[serde(rename = "answer")]
+    _answer: String,
+}
+
+/// Refuses `outputs` that cannot be made, that are one of `inputs` (a file, or a file of a folder) or each other, that belong to
+/// an artifact, or that would replace a file of somebody else's.
+///
+/// # Errors
+/// [`UsageError`] by flag and path.
+pub fn check(outputs: &[Output<'_>], inputs: &[&Path]) -> Result<(), UsageError> {
+    let mut taken: HashSet<(u64, u64)> = inputs.iter().flat_map(|path| identities(path)).collect();
+    let mut names: HashSet<PathBuf> = HashSet::new();
+    for Output { flag, path, kind } in outputs {
+        let shown = || path.display().to_string();
+        if !parent(path).is_dir() {
+            return Err(UsageError::ParentMissing { path: shown() });
+        }
+        let is_new = names.insert(fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()));
+        let Ok(found) = fs::metadata(path) else {
+            match (is_new, belongs_to_artifact(path)) {
+                (true, false) => continue,
+                (_, true) => return Err(UsageError::OutputOfArtifact { flag, path: shown() }),
+                (false, _) => return Err(UsageError::OutputIsInput { flag, path: shown() }),
+            }
+        };
+        if found.is_dir() {
+            return Err(UsageError::OutputIsFolder { flag, path: shown() });
+        }
+        // A terminal or a pipe loses nothing.
+        if !found.is_file() {
+            continue;
+        }
+        if !taken.insert((found.dev(), found.ino())) {
+            return Err(UsageError::OutputIsInput { flag, path: shown() });
+        }
+        if belongs_to_artifact(path) {
+            return Err(UsageError::OutputOfArtifact { flag, path: shown() });
+        }
+        if found.len() > 0 && !is_ours(path, *kind) {
+            return Err(UsageError::OutputOfOthers { flag, path: shown(), kind: kind.name() });
+        }
+    }
+    Ok(())
+}
+
+/// A file's device and number on it, or those of an artifact's or another folder's files: one file under any of its names,
+/// links included.
+fn identities(path: &Path) -> Vec<(u64, u64)> {
+    let files: Vec<PathBuf> = match Manifest::load(path) {
+        Ok(manifest) => manifest.outputs.iter().map(|file| path.join(&file.file)).chain([path.join(MANIFEST_FILE)]).collect(),
+        Err(_) => fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect(),
+    };
+    let found = files.into_iter().chain([path.to_owned()]).filter_map(|path| fs::metadata(path).ok());
+    found.map(|found| (found.dev(), found.ino())).collect()
+}
+
+/// Whether an artifact in the same folder has a file of that name.
+fn belongs_to_artifact(path: &Path) -> bool {
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let name = real.file_name().unwrap_or_default();
+    let manifest = Manifest::load(parent(&real));
+    manifest.is_ok_and(|manifest| name == MANIFEST_FILE || manifest.outputs.iter().any(|file| name == file.file.as_str()))
+}
+
+fn is_ours(path: &Path, kind: Kind) -> bool {
+    let bytes = || fs::read(path).unwrap_or_default();
+    match kind {
+        Kind::Checked => true,
+        Kind::OfficialPredictions => serde_json::from_slice::<Vec<OfficialAnswer>>(&bytes()).is_ok(),
+        Kind::Csv(columns) => bytes().starts_with((columns.join(",") + "\n").as_bytes()),
+        // Version of the format, then the producer.
+        Kind::Graph => bytes().get(2..).is_some_and(|rest| rest.starts_with(b"\x12\x05qonnx")),
+    }
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Checked => "answers",
+            Kind::OfficialPredictions => "answers in the official scorer's form",
+            Kind::Csv(_) => "a table of this version of qonnx bench",
+            Kind::Graph => "a graph that qonnx bench has saved",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COLUMNS: &[&str] = &["a", "b"];
+
+    fn refusal(outputs: &[(&'static str, &Path, Kind)], inputs: &[&Path]) -> Option<String> {
+        let outputs: Vec<Output<'_>> = outputs.iter().map(|&(flag, path, kind)| Output { flag, path, kind }).collect();
+        check(&outputs, inputs).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn only_earlier_outputs_of_the_same_kind_are_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        let official = r#"[{"id":"a","turn_id":1,"answer":"x"}]"#;
+        let graph = "\u{8}\u{a}\u{12}\u{5}qonnx\u{1a}\u{5}0.1.0";
+        for (kind, ours) in [(Kind::OfficialPredictions, official), (Kind::Csv(COLUMNS), "a,b\n1,2\n"), (Kind::Graph, graph)] {
+            assert_eq!(refusal(&[("--f", &path, kind)], &[]), None, "nothing is there");
+            for empty_or_ours in ["", ours] {
+                fs::write(&path, empty_or_ours).unwrap();
+                assert_eq!(refusal(&[("--f", &path, kind)], &[]), None, "{ours}");
+            }
+            for theirs in ["notes", "[1, 2]", r#"{"version": "1.0"}"#, "a;b\n", r#"[{"id":"a","turn_id":1,"answer":"x","x":1}]"#]
+            {
+                fs::write(&path, theirs).unwrap();
+                let said = refusal(&[("--f", &path, kind)], &[]).expect(theirs);
+                assert!(said.starts_with("--f ") && said.contains("exists and is not"), "{said}");
+            }
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_input_under_any_of_its_names_is_no_output() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("data"), "").unwrap();
+        fs::hard_link(at("data"), at("hard")).unwrap();
+        std::os::unix::fs::symlink(at("data"), at("soft")).unwrap();
+        for name in ["data", "hard", "soft"] {
+            for input in [&at("data"), folder.path()] {
+                let said = refusal(&[("--f", &at(name), Kind::Checked)], &[input]).expect(name);
+                assert!(said.contains("also names for something else"), "{said}");
+            }
+        }
+        let twice = [("--f", at("new"), Kind::Checked), ("--g", at("new"), Kind::OfficialPredictions)];
+        let twice = twice.each_ref().map(|(flag, path, kind)| (*flag, path.as_path(), *kind));
+        assert!(refusal(&twice, &[]).is_some_and(|said| said.starts_with("--g ")));
+        assert_eq!(refusal(&[("--f", &at("other"), Kind::Checked)], &[&at("data")]), None);
+        assert_eq!(refusal(&[("--f", Path::new("/dev/null"), Kind::Csv(COLUMNS))], &[]), None);
+    }
+}

@@ -1,0 +1,48 @@
+//! The artifact's kernels continue a text as its dequantized weights do.
+
+use std::path::Path;
+
+use super::Check;
+use crate::generate::{Generate, GenerateOptions, Score};
+use crate::record::Manifest;
+use crate::runtime::{Engine, EngineOptions, Weights};
+
+/// Text that both ways of running the weights continue.
+const PROMPT: &str = "Once upon a time there was a little white cat who lived in a house near the river.";
+const GOLDEN_TOKENS: usize = 24;
+const WHAT: &str = "golden generation";
+
+/// Runs both; that one cannot be run is a failed check.
+pub fn check(artifact: &Path, manifest: &Manifest, options: &EngineOptions) -> Check {
+    let (passed, detail) = compare(artifact, manifest, options).unwrap_or_else(|error| (false, format!("{error:#}")));
+    Check { what: WHAT, passed, detail }
+}
+
+fn compare(artifact: &Path, manifest: &Manifest, options: &EngineOptions) -> anyhow::Result<(bool, String)> {
+    let ids = |weights| -> anyhow::Result<(Vec<u32>, Vec<Vec<f32>>)> {
+        let mut engine = Engine::load(artifact, &EngineOptions { weights, ..*options })?;
+        let positions = engine.context_length().min(manifest.max_context);
+        let mut prompt = engine.encode(PROMPT)?;
+        // An artifact of a short context continues the beginning of the text.
+        let max_new_tokens = GOLDEN_TOKENS.min(positions / 2);
+        prompt.truncate(positions - max_new_tokens);
+        if max_new_tokens == 0 || prompt.is_empty() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let greedy = GenerateOptions { max_new_tokens, stop: Vec::new() };
+        let completion = engine.generate(std::slice::from_ref(&prompt), &greedy, &mut |_| {})?.remove(0);
+        let mut logits = Vec::new();
+        let text: Vec<u32> = prompt.iter().chain(&completion.ids).copied().collect();
+        engine.logits(&text, &mut |_, rows| logits.extend(rows.rows().into_iter().map(|row| row.to_vec())))?;
+        Ok((completion.ids, logits.split_off(prompt.len() - 1)))
+    };
+    let (fused, _) = ids(Weights::Fused)?;
+    let (reference, logits) = ids(Weights::Dequantized)?;
+    let Some(first) = fused.iter().zip(&reference).position(|(a, b)| a != b) else {
+        return Ok((fused == reference, format!("{} tokens as the dequantized weights give them", fused.len())));
+    };
+    // A kernel may sum in another order; what it must not do is prefer a token that the reference finds clearly worse.
+    let tolerance = if manifest.activation == "f32" { 2e-3 } else { 0.25 };
+    let margin = logits[first][reference[first] as usize] - logits[first][fused[first] as usize];
+    Ok((margin <= tolerance, format!("token {first} differs from the dequantized weights', whose logits are {margin:.4} apart")))
+}
