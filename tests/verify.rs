@@ -298,7 +298,7 @@ fn a_changed_number_is_named_even_under_hashes_that_fit() {
     let made = Made::new(1, int4(), None);
     let data = made.artifact().join("model.onnx.data");
     let (whole, manifest) = (fs::read(&data).expect("readable"), made.manifest());
-    for (at, says) in [(0, "holds other numbers than config.json gives it"), (whole.len() - 1, "1 wrong: lm_head.weight")] {
+    for (at, says) in [(0, "holds other numbers than config.json gives it"), (whole.len() - 1, "1 wrong: model.")] {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;
         fs::write(&data, &bytes).expect("the place is ours");
