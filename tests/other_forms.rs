@@ -191,6 +191,23 @@ fn a_model_of_few_positions_is_planned_at_all_of_them() {
 }
 
 #[test]
+fn a_context_beyond_all_memory_is_refused() {
+    let place = tempfile::tempdir().expect("a temporary folder can be made");
+    let checkpoint = folder(place.path(), &|config| config["max_position_embeddings"] = json!(1_u64 << 31));
+    write_safetensors(&checkpoint.join("model.safetensors"), &tensors());
+    let plan = |context: &str| {
+        let mut qonnx = Command::new(env!("CARGO_BIN_EXE_qonnx"));
+        let run = qonnx.arg("plan").arg(&checkpoint).args(["--max-context", context]).output().expect("qonnx starts");
+        (run.status.code(), String::from_utf8_lossy(&run.stdout).into_owned())
+    };
+    let (code, said) = plan("134217728");
+    assert_eq!(code, Some(2), "{said}");
+    // A gigabyte of f32, 32 to a position.
+    assert!(said.contains("--max-context 134217728: expected 1 to 8388608, for the artifact has a row"), "{said}");
+    assert_eq!(plan("100000").0, Some(0));
+}
+
+#[test]
 fn a_folder_is_planned_and_exported_without_a_home() {
     let place = tempfile::tempdir().expect("a temporary folder can be made");
     let (model, artifact) = (model(), place.path().join("artifact"));

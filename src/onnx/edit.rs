@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use super::ir::{Attribute, Content, Dim, Domain, Node, Shape, Type, Typed, Value};
 use super::ir::{Initializer, Model};
 use crate::fault::Fault;
+use crate::host::shown;
 use crate::tensor::DType;
 
 /// Why an edit does not fit the model.
@@ -49,6 +50,21 @@ impl Model {
         }
         self.inputs.push(value);
         Ok(value)
+    }
+
+    /// Renames the file that external data is in.
+    ///
+    /// # Errors
+    /// Some of it is in another file, whose name is returned.
+    pub fn move_external_data(&mut self, from: &str, to: &str) -> Result<(), String> {
+        for initializer in &mut self.initializers {
+            match &mut initializer.content {
+                Content::External(range) if range.location == from => range.location = to.to_owned(),
+                Content::External(range) => return Err(shown(&range.location).to_string()),
+                Content::Inline(_) | Content::Declared => {}
+            }
+        }
+        Ok(())
     }
 
     /// Leaves out an optional input of every node of that type.

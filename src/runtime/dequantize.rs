@@ -6,6 +6,7 @@ use half::f16;
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Tensor};
 
+use super::data_place::DataPlace;
 use super::locate::runtime;
 use super::session::{self, Placement, Products, SessionPlan};
 use super::{ExecutionProvider, Launch, RuntimeError, Weights};
@@ -21,12 +22,14 @@ use crate::tensor::{DType, transpose};
 pub fn dequantize(dir: &Path, weights: &WeightFinder<'_>, codes: &str) -> Result<Vec<f32>, RuntimeError> {
     let provider = ExecutionProvider::Cpu;
     let layout = |what: String| RuntimeError::Layout { path: dir.join(MODEL_FILE), what };
-    let WeightModel { model, reading } = weights.weight_of(codes).map_err(|error| layout(error.to_string()))?;
+    let WeightModel { mut model, reading } = weights.weight_of(codes).map_err(|error| layout(error.to_string()))?;
+    let data = DataPlace::of(dir)?;
+    data.point(&mut model).map_err(layout)?;
     let bytes = encode(&model).map_err(|error| layout(error.to_string()))?;
     let plan = SessionPlan {
         provider,
         threads: None,
-        data: Some(dir),
+        data: Some(&data.folder),
         weights: Weights::Fused,
         placement: Placement::AllOnProvider,
         products: Products::F32,

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::artifact::Artifact;
+use super::data_place::DataPlace;
 use super::decoder::Decoder;
 use super::locate::runtime;
 use super::replay::Launch;
@@ -91,14 +92,15 @@ impl Engine {
         observe: &mut dyn FnMut(LoadStage),
     ) -> Result<Engine, RuntimeError> {
         let mut artifact = Artifact::read(dir)?;
-        let graph = specialise(&artifact.graph)?;
+        let data = DataPlace::of(dir)?;
+        let graph = specialise(&artifact.graph, &data)?;
         let beside = &mut artifact.beside;
         beside.context_length = beside.context_length.min(graph.max_positions);
         let runtime = runtime(options.provider)?;
         let plan = SessionPlan {
             provider: options.provider,
             threads: options.threads,
-            data: Some(dir),
+            data: Some(&data.folder),
             weights: options.weights,
             placement: Placement::AllOnProvider,
             products: Products::F32,

@@ -11,10 +11,11 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::{DynTensor, TensorElementType, ValueType};
 use serde::{Deserialize, Serialize};
 
+use super::data_place::DataPlace;
 use super::locate::runtime;
 use super::session::{self, Placement, Products, SessionPlan};
 use super::{EngineOptions, Launch, RuntimeError};
-use crate::onnx::{Initializer, MODEL_FILE, Model, Node, Value, decode};
+use crate::onnx::{Initializer, MODEL_FILE, Model, Node, Value, decode, encode};
 
 /// How a weight takes part in its product.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -78,7 +79,7 @@ pub fn inspect(dir: &Path, options: &EngineOptions) -> Result<Inspection, Runtim
     }
     let bytes = std::fs::read(&path).map_err(|source| RuntimeError::Read { path: path.clone(), source })?;
     let model = decode(&bytes).map_err(|error| RuntimeError::Layout { path: path.clone(), what: error.to_string() })?;
-    let profile = profile(dir, &path, options)?;
+    let profile = profile(dir, &path, &model, options)?;
     Ok(report(&model, &profile))
 }
 
@@ -91,24 +92,37 @@ struct Ran {
 }
 
 /// Runs one token with an empty cache and returns the nodes that ran.
-fn profile(dir: &Path, path: &Path, options: &EngineOptions) -> Result<Vec<Ran>, RuntimeError> {
+fn profile(dir: &Path, path: &Path, model: &Model, options: &EngineOptions) -> Result<Vec<Ran>, RuntimeError> {
     let runtime = runtime(options.provider)?;
     let EngineOptions { provider, threads, weights, .. } = *options;
     let (placement, products) = (Placement::CpuMayHelp, Products::F32);
-    let plan = SessionPlan { provider, threads, data: Some(dir), weights, placement, products, launch: Launch::Eager };
+    let data = DataPlace::of(dir)?;
+    let folder = Some(data.folder.as_path());
+    let plan = SessionPlan { provider, threads, data: folder, weights, placement, products, launch: Launch::Eager };
     let scratch = tempfile::tempdir().map_err(|source| RuntimeError::Profile { path: std::env::temp_dir(), source })?;
     let what = path.display().to_string();
-    let mut session = session::builder(&runtime, &plan)?
+    let mut builder = session::builder(&runtime, &plan)?
         .with_profiling(scratch.path().join("profile"))
-        .map_err(RuntimeError::session("profiling"))?
-        .commit_from_file(path)
-        .map_err(RuntimeError::session(&what))?;
+        .map_err(RuntimeError::session("profiling"))?;
+    let session = match data.is_elsewhere() {
+        true => builder.commit_from_memory(&pointed(path, model, &data)?),
+        false => builder.commit_from_file(path),
+    };
+    let mut session = session.map_err(RuntimeError::session(&what))?;
     let inputs = one_token(&session).map_err(RuntimeError::run("making one token's inputs"))?;
     session.run(inputs).map(drop).map_err(RuntimeError::run("running one token"))?;
     let file = session.end_profiling().map_err(RuntimeError::run("writing the profile"))?;
     let path = Path::new(&file).to_owned();
     let text = std::fs::read(&path).map_err(|source| RuntimeError::Read { path: path.clone(), source })?;
     read_profile(&text).map_err(|source| RuntimeError::Profile { path, source })
+}
+
+/// The graph with its weights where they really lie.
+fn pointed(path: &Path, model: &Model, data: &DataPlace) -> Result<Vec<u8>, RuntimeError> {
+    let foreign = |what: String| RuntimeError::Layout { path: path.to_owned(), what };
+    let mut model = model.clone();
+    data.point(&mut model).map_err(foreign)?;
+    encode(&model).map_err(|error| foreign(error.to_string()))
 }
 
 /// Zeros for every input: named axes are 1, but nothing is in the cache yet.

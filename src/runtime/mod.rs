@@ -14,6 +14,7 @@ mod bandwidth;
 mod batch;
 mod cache;
 mod choosing;
+mod data_place;
 mod decoder;
 mod dequantize;
 mod device_memory;

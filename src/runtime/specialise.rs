@@ -13,6 +13,7 @@
 use std::path::Path;
 
 use super::RuntimeError;
+use super::data_place::DataPlace;
 use crate::onnx::{EditError, MODEL_FILE, Model, decode, encode};
 
 /// int64 `[rows, length]`
@@ -44,12 +45,13 @@ pub(super) struct Specialised {
     pub max_positions: usize,
 }
 
-/// Reads the artifact's graph and makes the decode loop's from it.
-pub(super) fn specialise(path: &Path) -> Result<Specialised, RuntimeError> {
+/// Reads the artifact's graph and makes the decode loop's from it, its weights in the file at `data`.
+pub(super) fn specialise(path: &Path, data: &DataPlace) -> Result<Specialised, RuntimeError> {
     let bytes = std::fs::read(path).map_err(|source| RuntimeError::Read { path: path.to_owned(), source })?;
     let foreign = |what: String| RuntimeError::Layout { path: path.to_owned(), what };
     let mut model = decode(&bytes).map_err(|error| foreign(error.to_string()))?;
     let max_positions = for_decoding(&mut model).map_err(foreign)?;
+    data.point(&mut model).map_err(foreign)?;
     let bytes = encode(&model).map_err(|error| foreign(error.to_string()))?;
     Ok(Specialised { bytes, max_positions })
 }
@@ -57,7 +59,7 @@ pub(super) fn specialise(path: &Path) -> Result<Specialised, RuntimeError> {
 /// The graph that [`Engine`](super::Engine) runs of the artifact in `dir`, serialized; its weights stay in the artifact's
 /// data file.
 pub fn decode_graph(dir: &Path) -> Result<Vec<u8>, RuntimeError> {
-    Ok(specialise(&dir.join(MODEL_FILE))?.bytes)
+    Ok(specialise(&dir.join(MODEL_FILE), &DataPlace::of(dir)?)?.bytes)
 }
 
 fn for_decoding(model: &mut Model) -> Result<usize, String> {

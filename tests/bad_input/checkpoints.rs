@@ -183,7 +183,11 @@ fn configurations() {
             &["gptq"],
         ),
         ("no tokenizer.json", |c| c.remove("tokenizer.json"), &["tokenizer.json is missing"]),
-        ("a broken tokenizer.json", |c| c.write("tokenizer.json", "{\"version\": "), &["tokenizer.json is not JSON", "line 1"]),
+        (
+            "a broken tokenizer.json",
+            |c| c.write("tokenizer.json", "{\"version\": "),
+            &["tokenizer.json is not a tokenizer that can be used", "line 1"],
+        ),
         ("a broken generation_config.json", |c| c.write("generation_config.json", "none"), &["generation_config.json"]),
     ];
     expect_none(cases.iter().map(|(name, broken, says)| ((*name).to_owned(), checkpoint_refusal(*broken, says))).collect());

@@ -67,7 +67,7 @@ impl Download<'_> {
     /// brought next to nothing count against the retries.
     fn run(&mut self, progress: &mut dyn Progress) -> Result<(), HubError> {
         let mut have = self.part_bytes()?;
-        progress.begin(self.file, self.meta.bytes, have);
+        progress.begin(&shown(self.file).to_string(), self.meta.bytes, have);
         let (mut fruitless, mut wait) = (0, self.config.retry_wait);
         while have < self.meta.bytes {
             let failure = match self.attempt(have, progress) {
