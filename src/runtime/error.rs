@@ -38,6 +38,12 @@ pub enum RuntimeError {
     },
     #[error(transparent)]
     Companion(#[from] CompanionError),
+    #[error("{folder} cannot be used for the profile that ONNX Runtime writes; set TMPDIR to a folder with room", folder = .folder.display())]
+    Scratch {
+        folder: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the profile that ONNX Runtime wrote to {path} is cut off; check the disk's space there", path = .path.display())]
     Profile {
         path: PathBuf,
@@ -74,6 +80,7 @@ impl RuntimeError {
             | RuntimeError::LibraryUnusable { .. }
             | RuntimeError::NoProvider { .. }
             | RuntimeError::Read { .. }
+            | RuntimeError::Scratch { .. }
             | RuntimeError::Profile { .. }
             | RuntimeError::Graph(_)
             | RuntimeError::Session { .. }

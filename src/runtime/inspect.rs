@@ -99,7 +99,7 @@ fn profile(dir: &Path, path: &Path, model: &Model, options: &EngineOptions) -> R
     let data = DataPlace::of(dir)?;
     let folder = Some(data.folder.as_path());
     let plan = SessionPlan { provider, threads, data: folder, weights, placement, products, launch: Launch::Eager };
-    let scratch = tempfile::tempdir().map_err(|source| RuntimeError::Profile { path: std::env::temp_dir(), source })?;
+    let scratch = tempfile::tempdir().map_err(|source| RuntimeError::Scratch { folder: std::env::temp_dir(), source })?;
     let what = path.display().to_string();
     let mut builder = session::builder(&runtime, &plan)?
         .with_profiling(scratch.path().join("profile"))
