@@ -49,6 +49,8 @@ impl DataError {
 pub struct Layout<'m> {
     model: &'m Model,
     slots: Vec<Slot>,
+    /// Index into `slots` by the initializer's name.
+    places: HashMap<&'m str, usize>,
     data_bytes: u64,
 }
 
@@ -72,13 +74,13 @@ impl<'m> Layout<'m> {
             }
             slots.push(Slot { offset, bytes });
         }
-        Layout { model, slots, data_bytes: end }
+        let names = model.initializers.iter().map(|initializer| model.name_of(initializer.value));
+        Layout { model, slots, places: names.zip(0..).collect(), data_bytes: end }
     }
 
     /// Where an initializer lies in the data file; `None` for one that lies in the model.
     pub fn offset_of(&self, name: &str) -> Option<u64> {
-        let position = self.model.initializers.iter().position(|initializer| self.model.name_of(initializer.value) == name);
-        self.slots[position?].offset
+        self.slots[*self.places.get(name)?].offset
     }
 
     /// Size of the data file.

@@ -2,7 +2,7 @@
 //!
 //! The messages follow `onnx.proto` of ONNX 1.20; field numbers are theirs. The same model always gives the same bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 
@@ -253,7 +253,8 @@ fn type_of_info(info: &ValueInfoProto) -> Result<Type, ProtoError> {
 fn to_message(model: &Model) -> Result<ModelProto, ProtoError> {
     let info = |value: Value| value_info(model.name_of(value), model.type_of(value));
     let computed = model.nodes.iter().flat_map(|node| node.outputs.iter().flatten().copied());
-    let intermediate = computed.filter(|value| !model.outputs.contains(value));
+    let outputs: HashSet<Value> = model.outputs.iter().copied().collect();
+    let intermediate = computed.filter(|value| !outputs.contains(value));
     let graph = GraphProto {
         node: model.nodes.iter().map(|node| node_message(model, node)).collect(),
         name: model.name.clone(),
