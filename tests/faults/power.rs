@@ -1,0 +1,79 @@
+//! The power fails at the moment a command returns: a file system on a loop device, whose bytes are copied just then. Needs
+//! a machine on which that may be mounted.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use super::{EXPORT, Place, contents, copied, succeed};
+
+/// A mounted file system, unmounted at the end.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(image: &Path, at: PathBuf) -> Result<Mounted, String> {
+        fs::create_dir_all(&at).expect("the place is ours");
+        done(Command::new("mount").args(["-o", "loop"]).arg(image).arg(&at).output())?;
+        Ok(Mounted(at))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).output();
+    }
+}
+
+fn done(output: std::io::Result<Output>) -> Result<(), String> {
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// What a file system has after `command` in it has returned and the power has failed: with what lay in it `before`.
+fn after_the_cut(place: &Place, before: Option<&Path>, command: &[&str]) -> Result<[Mounted; 2], String> {
+    let [image, cut] = ["image", "cut"].map(|name| place.0.path().join(name));
+    let file = fs::File::create(&image).and_then(|file| file.set_len(64 << 20));
+    file.expect("the place is ours");
+    done(Command::new("mkfs.ext4").arg("-q").arg(&image).output())?;
+    let disk = Mounted::new(&image, place.0.path().join("work"))?;
+    if let Some(before) = before {
+        copied(before, &disk.0);
+    }
+    done(Command::new("sync").arg("-f").arg(&disk.0).output())?;
+    succeed(&place.qonnx(command, None));
+    done(Command::new("cp").args(["--sparse=always"]).args([&image, &cut]).output())?;
+    let after = Mounted::new(&cut, place.0.path().join("after"))?;
+    Ok([disk, after])
+}
+
+#[track_caller]
+fn expect_the_same(name: &str, before: Option<&Path>, place: &Place, command: &[&str]) {
+    match after_the_cut(place, before, command) {
+        Err(why) => eprintln!("no power cut was tried: a file system on a loop device cannot be had here ({why})"),
+        Ok([disk, after]) => {
+            let [wanted, got] = [&disk, &after].map(|mounted| contents(&mounted.0.join(name)));
+            assert!(!wanted.is_empty());
+            assert!(wanted == got, "{:?} became {:?}", wanted.keys().collect::<Vec<_>>(), got.keys().collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn an_artifact_outlives_a_power_cut() {
+    for flags in [&[][..], &["--method", "gptq", "--group-size", "32", "--calibration", "@set.json"]] {
+        let place = Place::new();
+        let command = [&EXPORT[..], &["@work/out"], flags].concat();
+        expect_the_same("out", None, &place, &command);
+    }
+}
+
+#[test]
+fn an_artifact_that_took_the_place_of_another_does_too() {
+    let place = Place::new();
+    succeed(&place.qonnx(&["export", "@model", "--bits", "8", "--dtype", "f32", "-o", "@out"], None));
+    let command = [&EXPORT[..], &["@work/out", "--overwrite"]].concat();
+    expect_the_same("out", Some(&place.0.path().join("out")), &place, &command);
+}
