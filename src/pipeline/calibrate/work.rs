@@ -129,6 +129,22 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_that_has_changed_is_not_there() {
+        let place = tempfile::tempdir().unwrap();
+        let work = WorkFolder::open(&place.path().join("out"), &blake3::hash(b"key")).unwrap();
+        let recipes = BTreeMap::new();
+        assert_eq!(work.sound(0, &recipes).unwrap(), None);
+        let mut layer = LayerResult::default();
+        layer.scales.insert(1, vec![0.5; 8]);
+        work.put(0, &layer).unwrap();
+        assert_eq!(work.sound(0, &recipes).unwrap(), Some(layer));
+        let mut bytes = fs::read(work.file(0)).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(work.file(0), bytes).unwrap();
+        assert_eq!(work.sound(0, &recipes).unwrap(), None);
+    }
+
+    #[test]
     fn a_folder_without_layers_is_not_left() {
         let place = tempfile::tempdir().unwrap();
         let work = WorkFolder::open(&place.path().join("out"), &blake3::hash(b"key")).unwrap();
