@@ -6,11 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{BenchRecord, Sizes};
 use crate::fault::Fault;
-use crate::host::publish;
+use crate::host::{publish, read};
 use crate::recipe::Recipe;
 
 /// Ending of a record's file name, after the experiment's name.
 pub const RUN_SUFFIX: &str = "_results.json";
+/// Most bytes of a record, all samples of a benchmark included.
+const MOST: u64 = 256 << 20;
 /// Version of the record's form; a reader refuses any other.
 pub const RUN_SCHEMA: u32 = 1;
 
@@ -196,8 +198,7 @@ impl RunRecord {
 
     /// Reads a record.
     pub fn load(path: &Path) -> Result<Self, RunRecordError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| RunRecordError::Unreadable { path: path.to_owned(), source })?;
+        let text = read::text(path, MOST).map_err(|source| RunRecordError::Unreadable { path: path.to_owned(), source })?;
         let damaged = |error: serde_json::Error| RunRecordError::Damaged { path: path.to_owned(), message: error.to_string() };
         let value: serde_json::Value = serde_json::from_str(&text).map_err(damaged)?;
         match value.get("schema").and_then(serde_json::Value::as_u64) {

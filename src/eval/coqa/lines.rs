@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::protocol::{Protocol, Question};
 use crate::eval::error::EvalError;
+use crate::host::read;
 
 /// One question, what the model wrote, and how it scored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -161,7 +162,7 @@ impl AnswerLog {
 /// [`EvalError::Read`], or [`EvalError::Lines`] naming the first line that is not one of ours, a cut-off last one included.
 pub fn read_lines(path: &Path) -> Result<Vec<QuestionLine>, EvalError> {
     let file = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|source| EvalError::Read { file: file.clone(), source })?;
+    let bytes = read::file(path, u64::MAX).map_err(|source| EvalError::Read { file: file.clone(), source })?;
     parse_lines(&bytes, &file)
 }
 

@@ -72,7 +72,7 @@ pub fn run(job: &Job, tell: &mut dyn FnMut(&Event)) -> anyhow::Result<Outcome> {
 pub fn artifact(job: &Job) -> anyhow::Result<()> {
     let kept = job.keep.clone().context("an artifact is made to be kept")?;
     if let Some(parent) = kept.parent() {
-        std::fs::create_dir_all(parent)?;
+        std::fs::create_dir_all(parent).with_context(|| format!("{}: cannot be made", parent.display()))?;
     }
     let overwrite = kept.join(MANIFEST_FILE).is_file();
     export::run(&job.request(), &export::Options { overwrite, ..options(job, kept) })?;
@@ -369,7 +369,7 @@ impl Stages<'_> {
 /// record, everything else those in its manifest.
 pub fn has_artifact(folder: &Path, record: &RunRecord) -> bool {
     let (Some(export), Ok(manifest)) = (&record.export, Manifest::load(folder)) else { return false };
-    if data_blake3(&manifest) != Some(&export.data_blake3) {
+    if data_blake3(&manifest) != Some(&export.data_blake3) || manifest.is_as_written() == Some(false) {
         return false;
     }
     let is_whole = |file: &FileRecord| hashing::of_file(&folder.join(&file.file)).is_ok_and(|blake3| blake3 == file.blake3);

@@ -261,9 +261,10 @@ impl Hashes {
     fn of(&mut self, path: &Path) -> anyhow::Result<String> {
         let path = fs::canonicalize(path).with_context(|| format!("{}: cannot be read", path.display()))?;
         let meta = fs::metadata(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-        let since = meta.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        // A file system that keeps no times has every file hashed.
+        let since = meta.modified().unwrap_or(UNIX_EPOCH).duration_since(UNIX_EPOCH).unwrap_or_default();
         let (bytes, changed) = (meta.len(), u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
-        if let Some(noted) = self.0.get(&path).filter(|noted| (noted.bytes, noted.changed) == (bytes, changed)) {
+        if let Some(noted) = self.0.get(&path).filter(|noted| changed > 0 && (noted.bytes, noted.changed) == (bytes, changed)) {
             return Ok(noted.blake3.clone());
         }
         let blake3 = hashing::of_file(&path)?;

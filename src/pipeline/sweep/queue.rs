@@ -269,8 +269,11 @@ fn log_file(results: &Path, name: &str) -> anyhow::Result<File> {
 fn prune(folder: &Path, most: u64) -> anyhow::Result<()> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten() {
-        let (entry, meta) = entry.and_then(|entry| entry.metadata().map(|meta| (entry, meta)))?;
-        files.push((meta.modified()?, meta.len(), entry.path()));
+        let found = entry.and_then(|entry| {
+            let meta = entry.metadata()?;
+            Ok((meta.modified()?, meta.len(), entry.path()))
+        });
+        files.push(found.with_context(|| format!("{}: cannot be listed", folder.display()))?);
     }
     files.sort();
     let mut kept = 0;
