@@ -11,7 +11,7 @@ pub fn left_out<'a>(files: impl Iterator<Item = &'a str>, read: &[&str]) -> Vec<
     for file in files.filter(|file| !file.contains('/') && !read.contains(file)) {
         match file {
             file if is_adapter(file) => adapter.push(file),
-            "quantize_config.json" | "quant_config.json" => quantized.push(file),
+            "quantize_config.json" | "quant_config.json" | "hf_quant_config.json" => quantized.push(file),
             file if file.ends_with(".safetensors") => weights.push(file),
             _ => {}
         }

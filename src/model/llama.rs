@@ -15,6 +15,9 @@ use crate::tensor::DType;
 /// Llama 3.1 would be 64 MB.
 const DEFAULT_MAX_CONTEXT: usize = 8192;
 
+/// Most layers that a graph is written for: a hundred times as many as the deepest models have. Configurations claim any number.
+const MOST_LAYERS: usize = 16384;
+
 /// What is chosen about a graph beside its weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GraphOptions {
@@ -71,7 +74,10 @@ fn causal_lm(m: &Module, cfg: &LlamaConfig, options: &GraphOptions) -> Vec<Value
     let table = model.table("embed_tokens", cfg.vocab_size, cfg.hidden_size);
     let mut stream = Stream { x: model.child("embed_tokens").rows(table, ids), delta: None };
     let mut presents = Vec::new();
-    for layer in 0..cfg.num_hidden_layers {
+    if cfg.num_hidden_layers > MOST_LAYERS {
+        model.refuse("layers", "num_hidden_layers", &format!("at most {MOST_LAYERS}"), &cfg.num_hidden_layers.to_string());
+    }
+    for layer in 0..cfg.num_hidden_layers.min(MOST_LAYERS) {
         let past = past(graph, cfg, options.activation, layer);
         let present;
         (stream, present) = decoder_layer(&model.child(&format!("layers.{layer}")), cfg, stream, &pos, past);

@@ -162,7 +162,7 @@ mod tests {
         let y = op.matmul_bnb4(x, codes, op.nested_scales(nested, w.blocks()), w);
         match graph.finish(&[y]) {
             Ok(model) => model.type_of(y).to_string(),
-            Err(error) => error.to_string().split(" (inserted at ").next().expect("split gives a first part").to_owned(),
+            Err(error) => error.to_string(),
         }
     }
 

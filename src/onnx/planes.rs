@@ -267,8 +267,7 @@ mod tests {
             let graph = Graph::new("test");
             let [low, high] = ["low", "high"].map(|name| graph.declare(name, DType::U8, &shape));
             let codes = graph.at("part").from_planes(low, high, planes);
-            let text = graph.finish(&[codes]).expect_err("this must be refused").to_string();
-            text.split(" (inserted at ").next().expect("split gives a first part").to_owned()
+            graph.finish(&[codes]).expect_err("this must be refused").to_string()
         };
         let planes = Planes { bits: 3, in_features: 16, out_features: 4, signed: true };
         let odd = Planes { in_features: 12, ..planes };

@@ -35,7 +35,7 @@ pub enum SweepError {
         "sweep {file}: {a} and {b} are the same recipe on the same data (id {id}); leave one out, or exclude its combination"
     )]
     DuplicateId { file: String, a: String, b: String, id: String },
-    #[error("sweep {file}: {} cannot be run:\n  {}\nexclude a combination by [[exclude]] with a reason, or leave the experiment out", count(.refusals.len()), .refusals.join("\n  "))]
+    #[error("sweep {file}: {} cannot be run:\n  {}\nexclude a combination by [[exclude]] with a reason, or leave the experiment out", count(.refusals.len()), first(.refusals))]
     Refused { file: String, refusals: Vec<String> },
     #[error("sweep {file}: text is measured beside CoQA; add coqa to [measure], or leave text out")]
     TextAlone { file: String },
@@ -70,5 +70,28 @@ impl SweepError {
             SweepError::Busy { .. } | SweepError::Interrupted { .. } | SweepError::DiskFull { .. } => Fault::Failed,
             _ => Fault::BadInput,
         }
+    }
+}
+
+/// The first refusals, a line each, and how many more there are.
+fn first(refusals: &[String]) -> String {
+    const MOST: usize = 3;
+    let more = refusals.len().saturating_sub(MOST);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    refusals.iter().take(MOST).cloned().chain(more).collect::<Vec<_>>().join("\n  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_refusals_three_are_said_and_the_rest_counted() {
+        let refusals =
+            |count: usize| SweepError::Refused { file: "s".into(), refusals: (1..=count).map(|n| format!("r{n}")).collect() };
+        let said = refusals(3).to_string();
+        assert!(said.contains("3 experiments cannot be run:\n  r1\n  r2\n  r3\nexclude"), "{said}");
+        let said = refusals(10_000).to_string();
+        assert!(said.contains("10000 experiments cannot be run:\n  r1\n  r2\n  r3\n  and 9997 more\nexclude"), "{said}");
     }
 }
