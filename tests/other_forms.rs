@@ -105,7 +105,9 @@ fn head_in_f32() -> Vec<Tensor> {
 type Write = Box<dyn Fn(&Path)>;
 
 /// Name, change of config.json, how the weights are written, what stderr must say.
-fn forms() -> Vec<(&'static str, fn(&mut Value), Write, &'static [&'static str])> {
+type Form = (&'static str, fn(&mut Value), Write, &'static [&'static str]);
+
+fn forms() -> Vec<Form> {
     let single = |tensors: Vec<Tensor>| -> Write {
         Box::new(move |folder| write_safetensors(&folder.join("model.safetensors"), &tensors))
     };
