@@ -22,6 +22,7 @@ mod point;
 mod recommend;
 mod render;
 mod scene;
+mod selection;
 mod study;
 
 pub use error::ReportError;

@@ -8,6 +8,7 @@ use super::markdown::markdown;
 use super::pdf::pdf;
 use super::plot;
 use super::recommend::recommend;
+use super::selection::{MOST_DRAWN, chosen, selection};
 use super::study::Study;
 
 /// A finished report.
@@ -25,8 +26,9 @@ impl Rendered {
     /// [`ReportError::Drawing`], [`ReportError::Html`], [`ReportError::Pdf`].
     pub fn new(study: &Study) -> Result<Self, ReportError> {
         let recommendation = recommend(study);
-        let all: Vec<usize> = (0..study.rows.len()).collect();
-        let figures = figure::figures(study, &all);
+        let drawn = chosen(study, &recommendation, MOST_DRAWN);
+        let mut figures = figure::figures(study, &drawn);
+        figures.iter_mut().for_each(|figure| figure.caption.push_str(&selection(study, drawn.len())));
         let mut files = Vec::new();
         for Figure { name, scene, .. } in &figures {
             files.push((format!("figures/{name}.svg"), plot::svg(scene)?.into_bytes()));

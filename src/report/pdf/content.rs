@@ -6,8 +6,9 @@ use crate::report::findings::{self, Finding};
 use crate::report::limits::limits;
 use crate::report::method;
 use crate::report::numbers::{self, NONE};
-use crate::report::recommend::{Recommendation, Smallest};
+use crate::report::recommend::Recommendation;
 use crate::report::scene::{Anchor, Scene};
+use crate::report::selection::{chosen, selection};
 use crate::report::study::{Row, Study};
 
 /// Sizes of running text that are tried, from the wanted one down.
@@ -186,35 +187,4 @@ fn conclusion(study: &Study, recommendation: &Recommendation, size: f64) -> Page
         }
     }
     page
-}
-
-fn selection(study: &Study, shown: usize) -> String {
-    match study.rows.len() - shown {
-        0 => String::new(),
-        more => format!(
-            " {shown} of {} experiments are shown: the baseline, those recommended, the Pareto front, then by F1; the other {more} stand in REPORT.md.",
-            study.rows.len()
-        ),
-    }
-}
-
-/// At most `most` rows, in the study's order: the baseline, what is recommended, the Pareto front, then by F1.
-fn chosen(study: &Study, recommendation: &Recommendation, most: usize) -> Vec<usize> {
-    let mut wanted = vec![0];
-    if let Smallest::Found { row } = recommendation.smallest {
-        wanted.push(row);
-    }
-    wanted.extend(recommendation.fastest.iter().flat_map(|fastest| [Some(fastest.row), fastest.safe]).flatten());
-    wanted.extend(&recommendation.pareto);
-    let mut by_score: Vec<usize> = (0..study.rows.len()).collect();
-    by_score.sort_by(|&a, &b| study.rows[b].f1().unwrap_or(-1.0).total_cmp(&study.rows[a].f1().unwrap_or(-1.0)));
-    wanted.extend(by_score);
-    let mut rows: Vec<usize> = Vec::new();
-    for row in wanted {
-        if rows.len() < most && !rows.contains(&row) {
-            rows.push(row);
-        }
-    }
-    rows.sort_unstable();
-    rows
 }
