@@ -6,7 +6,7 @@ use std::path::Path;
 use qonnx::tensor::DType;
 use serde_json::{Value, json};
 
-/// Writes the model `model`, two questions `questions.json`, a text `text.txt` and a calibration set `set.json` into `place`.
+/// Writes the model `model`, two stories with questions `questions.json`, a text `text.txt` and a calibration set `set.json` into `place`.
 pub fn write(place: &Path) {
     let fixture = super::tiny::model();
     let read = |name: &str| -> Value {
@@ -20,7 +20,7 @@ pub fn write(place: &Path) {
     super::made_up::write_checkpoint(&place.join("model"), &config, DType::BF16);
     let mut questions = read("coqa-mini.json");
     let stories = questions["data"].as_array_mut().expect("a list");
-    stories.truncate(1);
+    stories.truncate(2);
     fs::write(place.join("questions.json"), questions.to_string()).expect("the place is ours");
     let text = "The cat sat by the river and watched the boats go past until the evening came. ".repeat(4);
     fs::write(place.join("text.txt"), text).expect("the place is ours");
