@@ -248,3 +248,15 @@ fn a_cache_below_a_tilde_is_found() {
         assert!(String::from_utf8_lossy(&run.stdout).starts_with("org/tiny: 5.8 M parameters"));
     }
 }
+
+#[test]
+fn an_output_that_nothing_could_open_is_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = tempfile::tempdir().expect("a temporary folder can be made");
+    let output = place.path().join(std::ffi::OsStr::from_bytes(b"a\xff"));
+    let run = Command::new(env!("CARGO_BIN_EXE_qonnx")).arg("export").arg(model()).arg("-o").arg(&output).output();
+    let run = run.expect("qonnx starts");
+    let stderr = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert_eq!(run.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("the path is not UTF-8") && !output.exists(), "{stderr}");
+}

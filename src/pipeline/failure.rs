@@ -52,6 +52,8 @@ pub enum UsageError {
     DataSetMixed { id: String, file: String },
     #[error("output {path}: exists already; give another folder, or --overwrite to replace an artifact")]
     OutputExists { path: String },
+    #[error("output {path}: the path is not UTF-8, and ONNX Runtime would open nothing there; give another folder")]
+    OutputNotUtf8 { path: String },
     #[error("output {path}: exists and is not an artifact, so --overwrite does not replace it; give another folder")]
     OutputForeign { path: String },
     #[error("{flag} {path}: exists and is not {kind}, so it is not written over; give another file, or remove this one")]

@@ -21,15 +21,19 @@ pub(super) struct DataPlace {
 impl DataPlace {
     /// Follows the links of the artifact in `dir`.
     pub fn of(dir: &Path) -> Result<DataPlace, RuntimeError> {
+        let foreign = |what: String| RuntimeError::Layout { path: dir.join(MODEL_FILE), what };
+        if dir.to_str().is_none() {
+            return Err(foreign("the path of its folder is not UTF-8, and ONNX Runtime opens no other".to_owned()));
+        }
         let path = dir.join(DATA_FILE);
         // One that is missing is named by whoever reads it.
         if !path.is_symlink() {
             return Ok(DataPlace { folder: dir.to_owned(), renamed: None });
         }
         let real = path.canonicalize().map_err(|source| RuntimeError::Read { path: path.clone(), source })?;
-        let (Some(folder), Some(name)) = (real.parent(), real.file_name().and_then(|name| name.to_str())) else {
-            let what = format!("{DATA_FILE} leads to {}, whose name is not UTF-8", real.display());
-            return Err(RuntimeError::Layout { path: dir.join(MODEL_FILE), what });
+        let folder = real.parent().filter(|folder| folder.to_str().is_some());
+        let (Some(folder), Some(name)) = (folder, real.file_name().and_then(|name| name.to_str())) else {
+            return Err(foreign(format!("{DATA_FILE} leads to {}, which is not UTF-8", real.display())));
         };
         Ok(DataPlace { folder: folder.to_owned(), renamed: Some(name.to_owned()) })
     }

@@ -41,7 +41,7 @@ pub struct Quirks {
     pub busy: u32,
     /// What those are told to wait.
     pub retry_after: Option<&'static str>,
-    /// Every GET of a file and of the listing is redirected to the same path there.
+    /// Everything but what the store has is redirected to the same path there.
     pub elsewhere: Option<String>,
     /// Bodies come byte by byte, each after so long.
     pub drip: Option<Duration>,
@@ -187,7 +187,7 @@ fn answer(request: &Request, port: u16, state: &mut State) -> Answer {
         let busy = Answer::new("429 Too Many Requests", Vec::new());
         return state.quirks.retry_after.into_iter().fold(busy, |busy, wait| busy.with("Retry-After", wait));
     }
-    if let Some(elsewhere) = state.quirks.elsewhere.as_ref().filter(|_| request.method == "GET") {
+    if let Some(elsewhere) = state.quirks.elsewhere.as_ref().filter(|_| !request.path.starts_with("/store/")) {
         return Answer::new("302 Found", Vec::new()).with("Location", format!("{elsewhere}{}", request.path));
     }
     if let Some(file) = request.path.strip_prefix("/store/") {

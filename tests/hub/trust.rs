@@ -20,6 +20,7 @@ fn the_token_goes_to_the_hub_and_to_no_other_port_of_its_host() {
     assert_holds(&dir, &[("config.json", b"{}".to_vec()), ("model.safetensors", weights(&["a", "b"], 100_000))]);
     let (ours, theirs) = (setup.server.take_log(), other.take_log());
     assert!(ours.iter().all(|request| request.authorization.as_deref() == Some("Bearer hf_good")), "{ours:?}");
+    assert!(theirs.iter().any(|request| request.method == "HEAD"), "headers that the hub does not give are asked for there");
     assert!(theirs.len() > 5 && theirs.iter().all(|request| request.authorization.is_none()), "{theirs:?}");
 }
 

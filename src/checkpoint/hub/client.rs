@@ -158,8 +158,8 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Makes a request and follows its redirects; a HEAD only within the hub, whose headers tell of a file what its store does
-    /// not. The token goes to the hub's own scheme, host and port, and to nobody once a redirect has led away from there.
+    /// Makes a request and follows its redirects; a HEAD up to the one to the store, whose headers tell of a file what the store
+    /// does not. The token goes to the hub's own scheme, host and port, and to nobody once a redirect has led away from there.
     fn followed(&self, method: &Method, url: &str, range: Option<&str>) -> Result<Response<Body>, HubError> {
         let broken = |problem: String| HubError::Protocol { url: url.into(), problem };
         let mut at = Url::parse(url).map_err(|e| broken(format!("this is no address ({e})")))?;
@@ -182,7 +182,7 @@ impl<'a> Client<'a> {
             let to = || text(response.headers(), "location").unwrap_or_default();
             let target = target.ok_or_else(|| broken(format!("redirects to \"{}\"", shown(to()))))?;
             is_at_hub &= target.origin() == hub;
-            if method == Method::HEAD && !is_at_hub {
+            if method == Method::HEAD && text(response.headers(), "x-linked-etag").is_some() {
                 return Ok(response);
             }
             at = target;

@@ -16,6 +16,9 @@ use crate::record::{MANIFEST_FILE, Manifest};
 /// something is in the way.
 pub fn resolved(options: &Options) -> anyhow::Result<PathBuf> {
     let path = || options.output.display().to_string();
+    if options.output.to_str().is_none() {
+        return Err(UsageError::OutputNotUtf8 { path: path() }.into());
+    }
     if options.output.file_name().is_none() && !options.output.exists() {
         return Err(UsageError::OutputForeign { path: path() }.into());
     }
