@@ -299,7 +299,7 @@ fn chats_go_through_the_models_template_which_writes_bos_itself() {
     assert!(sentence.starts_with("document 1: the model's chat template refuses it: no system message; take"), "{sentence}");
     let broken = json!({ "chat_template": "{% for %}" });
     let sentence = load(broken).expect_err("broken").to_string();
-    assert!(sentence.contains("tokenizer_config.json: cannot be read as a chat template"), "{sentence}");
+    assert!(sentence.contains("tokenizer_config.json: cannot be used as a chat template: line 1: "), "{sentence}");
 }
 
 #[test]

@@ -1,11 +1,13 @@
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::builtin::builtin_sets;
+use super::chat::ChatError;
 use crate::checkpoint::hub::HubError;
 use crate::companions::CompanionError;
 use crate::eval::coqa::DataError;
 use crate::fault::Fault;
+use crate::host::read;
 
 /// Why there is no calibration set.
 #[derive(Debug, thiserror::Error)]
@@ -45,10 +47,10 @@ pub enum SetError {
         model.display()
     )]
     NoChatTemplate { model: PathBuf },
-    #[error(
-        "document {document}: the model's chat template refuses it: {reason}; take it out of the source, or use form = \"text\""
-    )]
-    ChatTemplate { document: usize, reason: String },
+    #[error("{}: cannot be used as a chat template: {reason}; mend it, or use form = \"text\"", path.display())]
+    Template { path: PathBuf, reason: String },
+    #[error("document {document}: {}", of_chat(model, reason))]
+    Chat { model: PathBuf, document: usize, reason: ChatError },
     #[error(
         "calibration set {set}: sequence {sequence} has token id {id}, but the model's vocabulary ends at {}; use a set of this \
          model's tokenizer",
@@ -74,6 +76,16 @@ pub enum SetError {
     Record { problem: String },
 }
 
+/// Whose doing it is that a chat has no text: the document's, which a template may refuse, or the template's.
+fn of_chat(model: &Path, reason: &ChatError) -> String {
+    match reason {
+        ChatError::Refused(_) => {
+            format!("the model's chat template refuses it: {reason}; take it out of the source, or use form = \"text\"")
+        }
+        _ => format!("the chat template of {} fails on it: {reason}; mend the template, or use form = \"text\"", model.display()),
+    }
+}
+
 impl SetError {
     /// Sets and their sources are the input; a hub or disk that fails is not.
     pub fn fault(&self) -> Fault {
@@ -81,14 +93,8 @@ impl SetError {
             SetError::Hub(error) => error.fault(),
             SetError::Coqa(error) => error.fault(),
             SetError::Companion(error) => error.fault(),
-            SetError::Unreadable { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound
-                | io::ErrorKind::IsADirectory
-                | io::ErrorKind::NotADirectory
-                | io::ErrorKind::InvalidInput
-                | io::ErrorKind::InvalidData => Fault::BadInput,
-                _ => Fault::Failed,
-            },
+            SetError::Chat { reason: ChatError::Thread(_), .. } => Fault::Failed,
+            SetError::Unreadable { source, .. } if !read::is_wrong_file(source) => Fault::Failed,
             _ => Fault::BadInput,
         }
     }

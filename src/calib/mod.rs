@@ -19,6 +19,7 @@ mod vocabulary;
 mod weights;
 
 pub use builtin::builtin_sets;
+pub use chat::{ChatError, ChatTemplate, Clock, Message};
 pub use error::SetError;
 pub use leak::{Fingerprint, Leak, PASSAGE_WORDS, RECORDED_RUN, evaluation_texts};
 pub use logits::Logits;

@@ -1,11 +1,13 @@
 //! What of a model a calibration set depends on: tokenizer, chat template, size of the vocabulary.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
 use super::SetError;
-use super::chat::{ChatTemplate, Message};
+use super::chat::{ChatTemplate, Clock, Message};
 use crate::companions::{SpecialTokens, Tokenizer};
 use crate::contract::{CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE};
 use crate::host::read;
@@ -16,7 +18,24 @@ pub struct Vocabulary {
     tokenizer: Tokenizer,
     /// Rows of the token embedding.
     size: usize,
-    template: Option<ChatTemplate>,
+    template: Option<Template>,
+}
+
+/// A chat template that is compiled when the first chat comes: without chats it does no harm, whatever it is.
+struct Template {
+    path: PathBuf,
+    text: String,
+    special_tokens: BTreeMap<String, String>,
+    compiled: OnceLock<Result<ChatTemplate, String>>,
+}
+
+impl Template {
+    fn compiled(&self) -> Result<&ChatTemplate, SetError> {
+        let compile =
+            || ChatTemplate::new(&self.text, self.special_tokens.clone(), Clock::of_process()).map_err(|e| e.to_string());
+        let compiled = self.compiled.get_or_init(compile).as_ref();
+        compiled.map_err(|reason| SetError::Template { path: self.path.clone(), reason: reason.clone() })
+    }
 }
 
 impl Vocabulary {
@@ -47,7 +66,11 @@ impl Vocabulary {
     /// A chat's ids through the template, which writes the special tokens itself.
     pub(super) fn encode_chat(&self, messages: &[Message], document: usize) -> Result<Vec<u32>, SetError> {
         let template = self.template.as_ref().ok_or_else(|| SetError::NoChatTemplate { model: self.model.clone() })?;
-        let text = template.render(messages).map_err(|reason| SetError::ChatTemplate { document, reason })?;
+        let text = template.compiled()?.render(messages).map_err(|reason| SetError::Chat {
+            model: self.model.clone(),
+            document,
+            reason,
+        })?;
         self.ids(&text, false, document)
     }
 
@@ -63,7 +86,7 @@ impl Vocabulary {
 
 /// The template in its own file, else the one in `tokenizer_config.json`: a string, or a list of named ones, of which
 /// `default` counts.
-fn chat_template(model: &Path) -> Result<Option<ChatTemplate>, SetError> {
+fn chat_template(model: &Path) -> Result<Option<Template>, SetError> {
     let path = model.join(TOKENIZER_CONFIG_FILE);
     let config: Value = match optional(&path)? {
         None => Value::Null,
@@ -79,14 +102,13 @@ fn chat_template(model: &Path) -> Result<Option<ChatTemplate>, SetError> {
         other => other.clone(),
     };
     let own = model.join(CHAT_TEMPLATE_FILE);
-    let (path, template) = match (optional(&own)?, inside) {
+    let (path, text) = match (optional(&own)?, inside) {
         (Some(template), _) => (own, template),
         (None, Value::String(template)) => (path, template),
         (None, _) => return Ok(None),
     };
-    let SpecialTokens { bos, eos } = SpecialTokens::read(model)?;
-    let compiled = ChatTemplate::new(template, bos, eos);
-    compiled.map(Some).map_err(|reason| SetError::ModelFile { path, what: "a chat template", reason })
+    let special_tokens = SpecialTokens::by_name(model)?;
+    Ok(Some(Template { path, text, special_tokens, compiled: OnceLock::new() }))
 }
 
 fn optional(path: &Path) -> Result<Option<String>, SetError> {

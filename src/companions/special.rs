@@ -1,5 +1,6 @@
 //! The special tokens that a tokenizer calls its own, by their texts.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -7,6 +8,9 @@ use serde_json::{Map, Value};
 use super::CompanionError;
 use super::json::{Keys, object};
 use crate::contract::{SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE};
+
+/// What transformers calls a tokenizer's special tokens.
+const NAMES: &[&str] = &["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// Texts of special tokens; `None` where the tokenizer has none.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -21,6 +25,15 @@ impl SpecialTokens {
     /// # Errors
     /// One of the two files is there and is not what it should be.
     pub fn read(dir: &Path) -> Result<SpecialTokens, CompanionError> {
+        let mut all = SpecialTokens::by_name(dir)?;
+        Ok(SpecialTokens { bos: all.remove("bos_token"), eos: all.remove("eos_token") })
+    }
+
+    /// All that the tokenizer has, as a chat template calls them; else as [`SpecialTokens::read`].
+    ///
+    /// # Errors
+    /// As [`SpecialTokens::read`].
+    pub fn by_name(dir: &Path) -> Result<BTreeMap<String, String>, CompanionError> {
         let [map, config] = [SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE].map(|file| {
             let path = dir.join(file);
             object(&path).map(|found| (found.unwrap_or_default(), path))
@@ -32,7 +45,8 @@ impl SpecialTokens {
             };
             Ok(of(&map)?.or(of(&config)?))
         };
-        Ok(SpecialTokens { bos: text("bos_token")?, eos: text("eos_token")? })
+        let named = NAMES.iter().filter_map(|&name| Some(text(name).transpose()?.map(|token| (name.to_owned(), token))));
+        named.collect()
     }
 }
 
