@@ -1,5 +1,6 @@
 //! Places labels beside the points of a scatter so that none covers another label, a mark or the frame.
 
+use std::collections::HashMap;
 use std::f64::consts::PI;
 
 use super::scene::{Point, Rect};
@@ -44,29 +45,78 @@ pub struct Obstacles<'a> {
 /// can.
 pub fn place(points: &[Labelled], obstacles: Obstacles<'_>, frame: Rect, care: Care) -> Option<Vec<Rect>> {
     let mut placed: Vec<Option<Rect>> = vec![None; points.len()];
+    let lines = Nearby::of(obstacles.lines.iter().map(|&line| (line, line)));
+    let marks = Nearby::of(points.iter().enumerate().map(|(at, other)| {
+        let mark = Rect::around(other.point, MARK, MARK);
+        (mark, (at, mark))
+    }));
+    let mut taken = Nearby::of(obstacles.marks.iter().map(|&mark| (mark, mark)));
+    let (mut labels, mut leaders) = (Nearby::of([]), Nearby::of([]));
     for at in densest_first(points) {
         let point = points[at].point;
-        let taken: Vec<Rect> = placed.iter().flatten().copied().collect();
-        let leaders: Vec<Leader> =
-            points.iter().zip(&placed).filter_map(|(from, label)| label.map(|label| leader(from.point, &label))).collect();
-        let free = |label: &Rect| label.inside(&frame) && !taken.iter().chain(obstacles.marks).any(|other| label.overlaps(other));
-        let open = |label: &Rect| !obstacles.lines.iter().any(|line| label.overlaps(line));
+        let free = |label: &Rect| label.inside(&frame) && !taken.any(label, |other| label.overlaps(other));
+        let open = |label: &Rect| !lines.any(label, |line| label.overlaps(line));
         let apart = |label: &Rect| {
-            !taken.iter().any(|other| crosses(leader(point, label), other)) && !leaders.iter().any(|&other| crosses(other, label))
+            let line = leader(point, label);
+            !labels.any(&around(line), |other| crosses(line, other)) && !leaders.any(label, |&other| crosses(other, label))
         };
         let clear = |label: &Rect| {
-            let others = points.iter().enumerate().filter(|(other, _)| *other != at);
-            !others.map(|(_, other)| Rect::around(other.point, MARK, MARK)).any(|mark| crosses(leader(point, label), &mark))
+            let line = leader(point, label);
+            !marks.any(&around(line), |(other, mark)| *other != at && crosses(line, mark))
         };
-        let around = || candidates(points[at]).filter(free);
-        let mut found = around().find(|label| open(label) && apart(label) && clear(label));
-        found = found.or_else(|| around().find(|label| open(label) && apart(label)));
+        let candidates = || candidates(points[at]).filter(free);
+        let mut found = candidates().find(|label| open(label) && apart(label) && clear(label));
+        found = found.or_else(|| candidates().find(|label| open(label) && apart(label)));
         if care == Care::Crowded {
-            found = found.or_else(|| around().find(|label| apart(label))).or_else(|| around().next());
+            found = found.or_else(|| candidates().find(|label| apart(label))).or_else(|| candidates().next());
         }
-        placed[at] = Some(found?);
+        let label = found?;
+        let line = leader(point, &label);
+        taken.insert(&label, label);
+        labels.insert(&label, label);
+        leaders.insert(&around(line), line);
+        placed[at] = Some(label);
     }
     placed.into_iter().collect()
+}
+
+/// Side of the squares that the plane is divided into, pixels: about a label's width.
+const SQUARE: f64 = 100.0;
+
+/// Things by the squares that they lie in, so that a question about a place looks at those near it only.
+struct Nearby<T> {
+    things: Vec<T>,
+    squares: HashMap<(i64, i64), Vec<usize>>,
+}
+
+impl<T> Nearby<T> {
+    fn of(things: impl IntoIterator<Item = (Rect, T)>) -> Nearby<T> {
+        let mut nearby = Nearby { things: Vec::new(), squares: HashMap::new() };
+        things.into_iter().for_each(|(area, thing)| nearby.insert(&area, thing));
+        nearby
+    }
+
+    /// Adds a thing that lies inside `area`.
+    fn insert(&mut self, area: &Rect, thing: T) {
+        squares(area).for_each(|square| self.squares.entry(square).or_default().push(self.things.len()));
+        self.things.push(thing);
+    }
+
+    /// Whether `wanted` holds for anything of which the area shares a square with this one.
+    fn any(&self, area: &Rect, wanted: impl Fn(&T) -> bool) -> bool {
+        squares(area).filter_map(|square| self.squares.get(&square)).flatten().any(|&at| wanted(&self.things[at]))
+    }
+}
+
+/// The squares that an area touches.
+fn squares(area: &Rect) -> impl Iterator<Item = (i64, i64)> + use<> {
+    let [left, right, top, bottom] = [area.left, area.right, area.top, area.bottom].map(|edge| (edge / SQUARE).floor() as i64);
+    (left..=right).flat_map(move |column| (top..=bottom).map(move |line| (column, line)))
+}
+
+/// The area that a line lies in.
+fn around((a, b): Leader) -> Rect {
+    Rect { left: a[0].min(b[0]), top: a[1].min(b[1]), right: a[0].max(b[0]), bottom: a[1].max(b[1]) }
 }
 
 /// Ends of the line that joins a label to its point.
@@ -87,7 +137,8 @@ fn densest_first(points: &[Labelled]) -> Vec<usize> {
         points.iter().map(|other| 1.0 / (20.0 + (other.point[0] - x).hypot(other.point[1] - y))).sum::<f64>()
     };
     let mut order: Vec<usize> = (0..points.len()).collect();
-    order.sort_by(|&a, &b| crowd(b).total_cmp(&crowd(a)));
+    let crowds: Vec<f64> = order.iter().map(|&at| crowd(at)).collect();
+    order.sort_by(|&a, &b| crowds[b].total_cmp(&crowds[a]));
     order
 }
 
@@ -167,6 +218,19 @@ mod tests {
         assert!(crosses(([-5.0, 5.0], [15.0, 6.0]), &area));
         assert!(!crosses(([-5.0, -5.0], [15.0, -1.0]), &area));
         assert!(!crosses(([-5.0, 0.0], [15.0, 0.0]), &area));
+    }
+
+    #[test]
+    fn a_question_looks_at_what_is_near_only() {
+        let place = |at: usize| Rect::around([70.0 * at as f64, 50.0], 20.0, 5.0);
+        let nearby = Nearby::of((0..10_000).map(|at| (place(at), at)));
+        let looks = std::cell::Cell::new(0);
+        assert!(!nearby.any(&place(5_000), |_| {
+            looks.set(looks.get() + 1);
+            false
+        }));
+        assert!(looks.get() < 10, "{}", looks.get());
+        assert!(nearby.any(&place(5_000), |&at| at == 5_000));
     }
 
     proptest! {
