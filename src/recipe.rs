@@ -8,6 +8,8 @@ use std::path::Path;
 use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
 
+use crate::host::read;
+
 mod builtin;
 mod check;
 mod error;
@@ -82,7 +84,7 @@ impl Recipe {
         if let Some(text) = builtin::text(name) {
             return Self::parse(name, text);
         }
-        let text = std::fs::read_to_string(Path::new(name))
+        let text = read::text(Path::new(name), read::SETTINGS)
             .map_err(|source| RecipeError::Unreadable { path: name.to_owned(), source })?;
         Self::parse(name, &text)
     }

@@ -27,9 +27,6 @@ pub const MANIFEST_FILE: &str = "qonnx.json";
 /// Version of the manifest's form; a reader refuses any other.
 pub const MANIFEST_SCHEMA: u32 = 2;
 
-/// Most bytes of a manifest: a few hundred a weight, and a calibration set's fingerprint.
-const MOST: u64 = 1 << 30;
-
 /// What an artifact is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -176,17 +173,20 @@ impl RecordError {
     /// A missing or damaged artifact is the input's fault; an unreadable disk is not.
     pub fn fault(&self) -> Fault {
         match self {
-            RecordError::Unreadable { .. } => Fault::Failed,
+            RecordError::Unreadable { source, .. } if !read::is_wrong_file(source) => Fault::Failed,
             _ => Fault::BadInput,
         }
     }
 }
 
+/// Most bytes of a manifest or record; those of a hundred thousand weights have some fifty million.
+const MOST_BYTES: u64 = 1 << 30;
+
 impl Manifest {
     /// Reads the manifest of the artifact in `dir`.
     pub fn load(dir: &std::path::Path) -> Result<Self, RecordError> {
         let shown = || dir.display().to_string();
-        let text = read::text(&dir.join(MANIFEST_FILE), MOST).map_err(|source| match source.kind() {
+        let text = read::text(&dir.join(MANIFEST_FILE), MOST_BYTES).map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
                 RecordError::Missing { dir: shown(), file: MANIFEST_FILE.to_owned() }
             }

@@ -10,6 +10,7 @@ use super::source::{Base, Document, documents, folder_of, locate};
 use super::{SetError, Vocabulary};
 use crate::checkpoint::hub::{Hub, HubError};
 use crate::eval::coqa::Dataset;
+use crate::host::read;
 use crate::record::CalibrationRecord;
 
 /// Digits of a tokenizer's hash by which a set's expected hash is found.
@@ -151,7 +152,8 @@ fn find(name: &str) -> Result<(SetFile, Base), SetError> {
     }
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("toml") => {
-            let text = std::fs::read_to_string(path).map_err(|source| SetError::Unreadable { file: name.to_owned(), source })?;
+            let text =
+                read::text(path, read::SETTINGS).map_err(|source| SetError::Unreadable { file: name.to_owned(), source })?;
             Ok((SetFile::parse(name, &text)?, folder_of(path)))
         }
         Some("json") => {

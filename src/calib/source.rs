@@ -1,8 +1,7 @@
 //! From a set's source to documents: local files, files compiled in, files of a hub data set.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
@@ -13,6 +12,7 @@ use super::set_file::{Form, SetFile, SourceName};
 use super::{SetError, builtin};
 use crate::checkpoint::hub::{Hub, HubError, Selection};
 use crate::eval::coqa::{self, Conversation, Dataset, parquet, prompt};
+use crate::host::read;
 
 /// A document before it is tokenized.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,19 +125,23 @@ impl DataFile {
         SetError::Content { file: self.name(), place: place.to_string(), expected: expected.to_owned(), got }
     }
 
-    /// Its contents, unpacked.
+    /// Its contents, unpacked, without a byte order mark.
     fn open(&self) -> Result<Box<dyn BufRead>, SetError> {
-        Ok(match self {
-            DataFile::Embedded { text, .. } => Box::new(text.as_bytes()),
-            DataFile::Disk(path) => {
-                let file = File::open(path).map_err(|source| self.unreadable(source))?;
-                if path.extension().is_some_and(|extension| extension == "gz") {
-                    Box::new(BufReader::new(MultiGzDecoder::new(BufReader::new(file))))
-                } else {
-                    Box::new(BufReader::new(file))
+        let open = || -> io::Result<Box<dyn BufRead>> {
+            Ok(match self {
+                DataFile::Embedded { text, .. } => Box::new(text.as_bytes()),
+                DataFile::Disk(path) => {
+                    let file = read::open(path)?;
+                    if path.extension().is_some_and(|extension| extension == "gz") {
+                        let packed = file.metadata()?.len();
+                        Box::new(read::unmarked_lines(read::unpacked(MultiGzDecoder::new(BufReader::new(file)), packed))?)
+                    } else {
+                        Box::new(read::unmarked_lines(file)?)
+                    }
                 }
-            }
-        })
+            })
+        };
+        open().map_err(|source| self.unreadable(source))
     }
 
     fn bytes(&self) -> Result<Vec<u8>, SetError> {

@@ -59,9 +59,9 @@ pub struct EvalArgs {
     /// perplexity, kl: plain text, JSONL with a `text` field, or a JSON file of token id windows.
     #[arg(long)]
     text: Option<PathBuf>,
-    /// perplexity, kl: tokens in a window, BOS included.
-    #[arg(long, default_value_t = 1024, value_parser = parse_window)]
-    window: usize,
+    /// perplexity, kl: tokens in a window, BOS included [default: 1024, or the model's context where that is less].
+    #[arg(long, value_parser = parse_window)]
+    window: Option<usize>,
     /// perplexity, kl: at most this many windows.
     #[arg(long, value_parser = positive)]
     windows: Option<usize>,

@@ -6,7 +6,7 @@
 //! For a vocabulary of 128 256 and k = 64 that is 520 bytes a position instead of 513 024.
 
 use std::fs::File;
-use std::io::{BufReader, Error, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use super::positions::{Window, log_sum_exp, measure_positions};
 use super::windows::Windows;
 use crate::generate::Score;
 use crate::host::publish::PartialFile;
+use crate::host::read;
 
 const MAGIC: &[u8; 8] = b"qonnxKL2";
 /// No header is longer; a longer one is a broken file.
@@ -147,11 +148,7 @@ impl CacheReader {
     /// [`EvalError::Read`]; [`EvalError::Cache`] if it is of another model, another format, or cut off.
     pub fn open(path: &Path, model: &str) -> Result<CacheReader, EvalError> {
         let name = path.display().to_string();
-        let unread = |source| EvalError::Read { file: name.clone(), source };
-        if !std::fs::metadata(path).map_err(unread)?.is_file() {
-            return Err(unread(Error::new(ErrorKind::InvalidInput, "it is not a file")));
-        }
-        let file = File::open(path).map_err(unread)?;
+        let file = read::open(path).map_err(|source| EvalError::Read { file: name.clone(), source })?;
         let length = file.metadata().map_err(|source| EvalError::Read { file: name.clone(), source })?.len();
         let mut file = BufReader::new(file);
         let (header, header_length) = read_header(&mut file, &name)?;

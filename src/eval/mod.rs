@@ -11,6 +11,7 @@ mod fake;
 pub mod kl;
 pub mod kl_cache;
 pub mod perplexity;
+pub mod pieces;
 mod positions;
 pub mod score;
 pub mod stats;

@@ -10,7 +10,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::error::EvalError;
+use super::pieces;
 use crate::generate::Score;
+use crate::host::read;
 
 /// Window length unless told otherwise.
 pub const DEFAULT_LENGTH: usize = 1024;
@@ -48,14 +50,27 @@ impl Windows {
         Windows::new(windows.filter(|window| window.len() >= 2).collect())
     }
 
-    /// [`Windows::cut`] of texts under the model's own tokenizer and BOS; documents are joined by BOS if there is one.
+    /// [`Windows::cut`] of texts under the model's own tokenizer and BOS; documents are joined by BOS if there is one. With a
+    /// `limit`, the first so many windows, and no more is tokenized than they need.
     ///
     /// # Errors
     /// As [`Windows::cut`], and the tokenizer's.
-    pub fn of_texts(model: &dyn Score, texts: &[String], length: usize) -> Result<Windows, EvalError> {
+    pub fn of_texts(model: &dyn Score, texts: &[String], length: usize, limit: Option<usize>) -> Result<Windows, EvalError> {
         let separator: Vec<u32> = model.bos().into_iter().collect();
-        let documents = texts.iter().map(|text| model.encode_plain(text)).collect::<Result<Vec<_>, _>>()?;
-        Windows::cut(&documents, &separator, model.bos(), length)
+        let encode = |text: &str| model.encode_plain(text);
+        // The windows that are wanted have less than this between them.
+        let mut missing = limit.map_or(usize::MAX, |limit| limit.saturating_mul(length));
+        let mut documents = Vec::new();
+        for text in texts {
+            let ids = if limit.is_none() { encode(text)? } else { pieces::first(&encode, text, missing)? };
+            missing = missing.saturating_sub(ids.len() + separator.len());
+            documents.push(ids);
+            if missing == 0 {
+                break;
+            }
+        }
+        let windows = Windows::cut(&documents, &separator, model.bos(), length)?;
+        Ok(limit.map_or_else(|| windows.clone(), |limit| windows.first(limit)))
     }
 
     /// Windows from a JSON file `{"windows": [[id, …], …]}`; other fields are ignored.
@@ -64,8 +79,8 @@ impl Windows {
     /// [`EvalError::Read`], [`EvalError::Text`] saying where the file is not of that form, and as [`Windows::new`].
     pub fn load(path: &Path) -> Result<Windows, EvalError> {
         let file = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|source| EvalError::Read { file: file.clone(), source })?;
-        Windows::parse(&bytes, &file)
+        let bytes = read::file(path, u64::MAX).map_err(|source| EvalError::Read { file: file.clone(), source })?;
+        Windows::parse(read::unmarked(&bytes), &file)
     }
 
     /// [`Windows::load`] of bytes in memory.
@@ -127,18 +142,29 @@ impl Windows {
     }
 }
 
-/// Documents of a text file: every `text` of a `.jsonl` file of `{"text": …}` lines, else the whole file as one document.
+/// Documents of a text file that are not blank: every `text` of a `.jsonl` file of `{"text": …}` lines, else the whole file as
+/// one document.
 ///
 /// # Errors
-/// [`EvalError::Read`], or [`EvalError::Text`] naming the line that is not of that form.
+/// [`EvalError::Read`], or [`EvalError::Text`] naming the line that is not of that form; a file of blank documents is one.
 pub fn load_texts(path: &Path) -> Result<Vec<String>, EvalError> {
     let file = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|source| EvalError::Read { file: file.clone(), source })?;
+    let text = read::text(path, u64::MAX).map_err(|source| EvalError::Read { file: file.clone(), source })?;
     let wrong = |detail: String| EvalError::Text { file: file.clone(), detail };
-    let text = String::from_utf8(bytes).map_err(|error| wrong(format!("not UTF-8: {}; save it as UTF-8", error.utf8_error())))?;
-    if path.extension().is_none_or(|extension| extension != "jsonl") {
-        return Ok(vec![text]);
+    let mut documents = match path.extension() {
+        Some(extension) if extension == "jsonl" => lines(&text, &wrong)?,
+        _ => vec![text],
+    };
+    // Between two blank documents there would be nothing to predict but their separator.
+    documents.retain(|document| !document.trim().is_empty());
+    match documents.is_empty() {
+        true => Err(wrong("holds no text; give a file with text".to_owned())),
+        false => Ok(documents),
     }
+}
+
+/// The `text` of each line that is not blank.
+fn lines(text: &str, wrong: &dyn Fn(String) -> EvalError) -> Result<Vec<String>, EvalError> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(index, line)| {
@@ -196,6 +222,18 @@ mod tests {
     }
 
     #[test]
+    fn the_first_windows_are_those_of_the_whole_text() {
+        let model = crate::eval::fake::FakeScore::default();
+        let texts: Vec<String> = (1..40).map(|number| "ab c".repeat(number * number)).collect();
+        for length in [2, 7, 64] {
+            let all = Windows::of_texts(&model, &texts, length, None).expect("cuts");
+            for limit in [1, 2, 3, 10, 100_000] {
+                assert_eq!(Windows::of_texts(&model, &texts, length, Some(limit)).expect("cuts"), all.first(limit));
+            }
+        }
+    }
+
+    #[test]
     fn texts_come_whole_or_by_line() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let write = |name: &str, text: &str| {
@@ -205,6 +243,16 @@ mod tests {
         };
         assert_eq!(load_texts(&write("a.txt", "x\ny\n")).expect("reads"), ["x\ny\n"]);
         assert_eq!(load_texts(&write("a.jsonl", "{\"text\": \"x\"}\n\n{\"text\": \"y\"}\n")).expect("reads"), ["x", "y"]);
+        assert_eq!(load_texts(&write("m.txt", "\u{feff}x")).expect("reads"), ["x"]);
+        assert_eq!(load_texts(&write("m.jsonl", "\u{feff}{\"text\": \"x\"}\n{\"text\": \" \"}\n")).expect("reads"), ["x"]);
+        for (name, blank) in [("e.jsonl", "{\"text\": \"\"}\n{\"text\": \"\"}\n"), ("e.txt", " \n"), ("z.txt", "")] {
+            let error = load_texts(&write(name, blank)).expect_err("blank").to_string();
+            assert!(error.ends_with(": holds no text; give a file with text"), "{error}");
+        }
+        std::fs::write(folder.path().join("u.txt"), b"\xff\xfex\0").expect("writes");
+        let error = load_texts(&folder.path().join("u.txt")).expect_err("UTF-16");
+        assert!(matches!(&error, EvalError::Read { source, .. } if source.to_string().contains("UTF-16")), "{error}");
+        assert_eq!(error.fault(), crate::fault::Fault::BadInput);
         let error = load_texts(&write("b.jsonl", "{\"text\": \"x\"}\n{\"txt\": 1}\n")).expect_err("no text").to_string();
         assert!(error.contains("line 2: expected an object with a string `text`"), "{error}");
     }

@@ -1,7 +1,7 @@
 //! Reading small files that somebody else wrote: only regular ones, only up to a size, and texts without their mark.
 
 use std::fs::File;
-use std::io::{Error, ErrorKind, Read, Result};
+use std::io::{BufRead, BufReader, Cursor, Error, ErrorKind, Read, Result, Take};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
@@ -11,6 +11,14 @@ pub const SETTINGS: u64 = 16 << 20;
 /// Most bytes of a tokenizer.json. The largest in use have some 35 MB.
 pub const TOKENIZER: u64 = 512 << 20;
 
+const MARK: &[u8] = b"\xef\xbb\xbf";
+const UTF_16: &str = "it is UTF-16; save it as UTF-8";
+
+/// Most times that a packed file may grow.
+const MOST_SHRUNK: u64 = 32;
+/// What any packed file may grow to.
+const LEAST_UNPACKED: u64 = 64 << 20;
+
 /// The bytes of a regular file of at most `most` bytes. A FIFO would be waited for without end, and a device such as
 /// `/dev/zero` has none.
 ///
@@ -18,17 +26,32 @@ pub const TOKENIZER: u64 = 512 << 20;
 /// As [`std::fs::read`]; [`ErrorKind::InvalidInput`] for what is no regular file, [`ErrorKind::InvalidInput`] for a larger
 /// one. The message has no path.
 pub fn file(path: &Path, most: u64) -> Result<Vec<u8>> {
-    let found = std::fs::metadata(path)?;
-    if !found.is_file() {
-        return Err(Error::new(ErrorKind::InvalidInput, format!("it is {}, not a file", kind(&found))));
-    }
-    let mut bytes = Vec::with_capacity(found.len().min(most) as usize);
+    let file = open(path)?;
+    let mut bytes = Vec::with_capacity(file.metadata()?.len().min(most) as usize);
     // One byte more tells a file that is too large, or that grows while it is read.
-    File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > most {
         true => Err(Error::new(ErrorKind::InvalidInput, format!("it has more than {most} bytes"))),
         false => Ok(bytes),
     }
+}
+
+/// Opens a regular file.
+///
+/// # Errors
+/// As [`File::open`]; [`ErrorKind::InvalidInput`] for what is no regular file. The message has no path.
+pub fn open(path: &Path) -> Result<File> {
+    let found = std::fs::metadata(path)?;
+    match found.is_file() {
+        true => File::open(path),
+        false => Err(Error::new(ErrorKind::InvalidInput, format!("it is {}, not a file", kind(&found)))),
+    }
+}
+
+/// Whether an error of these functions says that the path leads to the wrong thing, and not that a disk failed.
+pub fn is_wrong_file(error: &Error) -> bool {
+    use ErrorKind::*;
+    matches!(error.kind(), NotFound | NotADirectory | IsADirectory | InvalidInput | InvalidData | FileTooLarge)
 }
 
 /// The text of a file as [`file`], without a byte order mark.
@@ -46,13 +69,54 @@ pub fn text(path: &Path, most: u64) -> Result<String> {
 pub fn decode(mut bytes: Vec<u8>) -> Result<String> {
     let refused = |what: &str| Err(Error::new(ErrorKind::InvalidData, what.to_owned()));
     match bytes.as_slice() {
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return refused("it is UTF-16; save it as UTF-8"),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return refused(UTF_16),
         [0xef, 0xbb, 0xbf, ..] => drop(bytes.drain(..3)),
         _ => {}
     }
     match String::from_utf8(bytes) {
         Ok(text) => Ok(text),
         Err(error) => refused(&format!("it is not UTF-8: byte {} is not", error.utf8_error().valid_up_to())),
+    }
+}
+
+/// Bytes without a byte order mark.
+pub fn unmarked(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(MARK).unwrap_or(bytes)
+}
+
+/// As [`unmarked`], of what is read line by line.
+///
+/// # Errors
+/// The reader's; [`ErrorKind::InvalidData`] for UTF-16.
+pub fn unmarked_lines(mut reader: impl Read) -> Result<impl BufRead> {
+    let mut first = Vec::new();
+    reader.by_ref().take(MARK.len() as u64).read_to_end(&mut first)?;
+    if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] = first.as_slice() {
+        return Err(Error::new(ErrorKind::InvalidData, UTF_16));
+    }
+    Ok(Cursor::new(unmarked(&first).to_vec()).chain(BufReader::new(reader)))
+}
+
+/// What `packed` bytes unpack to, by `unpacked`: texts shrink by a factor of ten, and a file that was made to fill a memory by a
+/// thousand.
+pub fn unpacked<R: Read>(unpacked: R, packed: u64) -> Unpacked<R> {
+    let most = packed.saturating_mul(MOST_SHRUNK).max(LEAST_UNPACKED);
+    Unpacked { reader: unpacked.take(most + 1), most }
+}
+
+/// A reader that fails beyond a limit; see [`unpacked`].
+pub struct Unpacked<R> {
+    reader: Take<R>,
+    most: u64,
+}
+
+impl<R: Read> Read for Unpacked<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let read = self.reader.read(buffer)?;
+        match self.reader.limit() {
+            0 => Err(Error::new(ErrorKind::FileTooLarge, format!("it unpacks to more than {} bytes", self.most))),
+            _ => Ok(read),
+        }
     }
 }
 
@@ -96,9 +160,26 @@ mod tests {
     }
 
     #[test]
+    fn what_unpacks_to_a_thousand_times_its_size_is_refused() {
+        let read = |bytes: u64, packed: u64| {
+            std::io::copy(&mut unpacked(std::io::repeat(b'x').take(bytes), packed), &mut std::io::sink())
+        };
+        assert_eq!(read(64 << 20, 1).expect("little"), 64 << 20);
+        assert_eq!(read((64 << 20) + 1, 1).unwrap_err().to_string(), "it unpacks to more than 67108864 bytes");
+        assert_eq!(read(96 << 20, 3 << 20).expect("32 times"), 96 << 20);
+        assert!(read((96 << 20) + 1, 3 << 20).is_err());
+    }
+
+    #[test]
     fn a_mark_is_skipped_and_utf_16_is_named() {
         assert_eq!(text(kept(b"\xef\xbb\xbf{}").path(), 10).expect("UTF-8"), "{}");
         assert_eq!(text(kept(b"\xff\xfe{\0}\0").path(), 10).unwrap_err().to_string(), "it is UTF-16; save it as UTF-8");
+        let lines =
+            |bytes: &'static [u8]| unmarked_lines(bytes).map(|lines| lines.lines().map_while(Result::ok).collect::<Vec<_>>());
+        assert_eq!(lines(b"\xef\xbb\xbfa\nb").expect("UTF-8"), ["a", "b"]);
+        assert_eq!(lines(b"\xef\xbba\n").expect("no mark"), Vec::<String>::new());
+        assert_eq!(lines(b"a").expect("UTF-8"), ["a"]);
+        assert_eq!(lines(b"\xfe\xff\0a").err().map(|error| error.to_string()).as_deref(), Some(UTF_16));
         assert_eq!(text(kept(b"ab\xff").path(), 10).unwrap_err().to_string(), "it is not UTF-8: byte 2 is not");
     }
 }

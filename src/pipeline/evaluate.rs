@@ -13,9 +13,10 @@ use super::{RuntimeChoice, UsageError, Weights, hashing, progress, source};
 use crate::calib::{Vocabulary, refuse_recorded_leak, refuse_recorded_text};
 use crate::companions::GenerationSettings;
 use crate::eval::coqa::{self, AnswerLog, CoqaReport, Dataset, EvaluateOptions, Protocol};
-use crate::eval::windows::load_texts;
+use crate::eval::windows::{DEFAULT_LENGTH, load_texts};
 use crate::eval::{CacheReader, EvalError, KlReport, PerplexityReport, Windows as TokenWindows};
 use crate::eval::{kl_against_cache, kl_exact, write_cache};
+use crate::generate::Generate;
 use crate::host::publish;
 use crate::record::{MANIFEST_FILE, Manifest, WeightRecord};
 use crate::runtime::Engine;
@@ -168,8 +169,8 @@ fn dataset_files(data: &str) -> anyhow::Result<Vec<PathBuf>> {
 #[derive(Debug, Clone)]
 pub struct Windows {
     pub text: PathBuf,
-    /// Tokens in a window, BOS included.
-    pub window: usize,
+    /// Tokens in a window, BOS included; where it is not said [`DEFAULT_LENGTH`], or the model's context where that is less.
+    pub window: Option<usize>,
     pub limit: Option<usize>,
 }
 
@@ -212,11 +213,31 @@ impl Windows {
 
     fn tokens(&self, text: Text, engine: &Engine) -> anyhow::Result<TokenWindows> {
         let file = || self.text.display().to_string();
-        let windows = match text {
-            Text::Ids(windows) => windows,
-            Text::Documents(texts) => TokenWindows::of_texts(engine, &texts, self.window).with_context(file)?,
-        };
-        Ok(self.limit.map_or_else(|| windows.clone(), |limit| windows.first(limit)))
+        let context = engine.context_length();
+        match text {
+            Text::Ids(windows) => {
+                let windows = self.limit.map_or_else(|| windows.clone(), |limit| windows.first(limit));
+                match windows.as_slice().iter().map(Vec::len).find(|&window| window > context) {
+                    Some(window) => Err(UsageError::WindowBeyondContext { window, context }).with_context(file),
+                    None => Ok(windows),
+                }
+            }
+            Text::Documents(texts) => {
+                TokenWindows::of_texts(engine, &texts, self.length(context)?, self.limit).with_context(file)
+            }
+        }
+    }
+
+    fn length(&self, context: usize) -> Result<usize, UsageError> {
+        match self.window {
+            Some(window) if window > context => Err(UsageError::WindowBeyondContext { window, context }),
+            Some(window) => Ok(window),
+            None if DEFAULT_LENGTH > context => {
+                tracing::warn!("windows of {context} tokens, all that the model takes, and not of {DEFAULT_LENGTH}");
+                Ok(context)
+            }
+            None => Ok(DEFAULT_LENGTH),
+        }
     }
 }
 

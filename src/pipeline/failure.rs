@@ -9,6 +9,8 @@ use crate::host::shown;
 pub enum UsageError {
     #[error("--text is missing; perplexity and kl need a text: plain text, JSONL with a `text` field, or token id windows")]
     TextMissing,
+    #[error("windows of {window} tokens are longer than the model's context of {context}; give --window {context} or less")]
+    WindowBeyondContext { window: usize, context: usize },
     #[error("--reference is missing; kl needs the artifact to diverge from, like the one of `qonnx export --bits 16`")]
     ReferenceMissing,
     #[error("{flag} means nothing to --task {task}, which takes {takes}; leave it out")]

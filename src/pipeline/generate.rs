@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::RuntimeChoice;
+use crate::eval::pieces;
 use crate::generate::{Generate, GenerateOptions, Piece, StopReason};
 use crate::record::Manifest;
 
@@ -39,7 +40,8 @@ pub struct GenerateReport {
 pub fn run(request: &Request, show: &mut dyn FnMut(&str)) -> anyhow::Result<GenerateReport> {
     let manifest = Manifest::load(&request.artifact)?;
     let mut engine = request.runtime.load(&request.artifact, &manifest)?;
-    let prompt = engine.encode(&request.prompt)?;
+    // One token more than there is room for is enough to refuse it.
+    let prompt = pieces::first(&|text| engine.encode(text), &request.prompt, engine.context_length() + 1)?;
     // A chat ends with the tokenizer's own token, also where generation_config.json names another.
     let stop = request.stop.iter().cloned().chain(engine.end_of_sequence_text()).collect();
     let options = GenerateOptions { max_new_tokens: request.max_new_tokens, stop };

@@ -24,7 +24,7 @@ mod report;
 mod words;
 
 pub use error::SweepError;
-pub use file::Overrides;
+pub use file::{Overrides, SweepFile};
 pub use plan::{PlanReport, PlanRow};
 pub use report::{ResultRow, Results, SweepReport};
 

@@ -4,15 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{BenchRecord, Sizes};
+use super::{BenchRecord, MOST_BYTES, Sizes};
 use crate::fault::Fault;
 use crate::host::{publish, read};
 use crate::recipe::Recipe;
 
 /// Ending of a record's file name, after the experiment's name.
 pub const RUN_SUFFIX: &str = "_results.json";
-/// Most bytes of a record, all samples of a benchmark included.
-const MOST: u64 = 256 << 20;
 /// Version of the record's form; a reader refuses any other.
 pub const RUN_SCHEMA: u32 = 1;
 
@@ -184,6 +182,7 @@ impl RunRecordError {
     /// A damaged record is the input's fault; a disk is not.
     pub fn fault(&self) -> Fault {
         match self {
+            RunRecordError::Unreadable { source, .. } if read::is_wrong_file(source) => Fault::BadInput,
             RunRecordError::Unreadable { .. } | RunRecordError::Unwritable { .. } => Fault::Failed,
             _ => Fault::BadInput,
         }
@@ -198,7 +197,7 @@ impl RunRecord {
 
     /// Reads a record.
     pub fn load(path: &Path) -> Result<Self, RunRecordError> {
-        let text = read::text(path, MOST).map_err(|source| RunRecordError::Unreadable { path: path.to_owned(), source })?;
+        let text = read::text(path, MOST_BYTES).map_err(|source| RunRecordError::Unreadable { path: path.to_owned(), source })?;
         let damaged = |error: serde_json::Error| RunRecordError::Damaged { path: path.to_owned(), message: error.to_string() };
         let value: serde_json::Value = serde_json::from_str(&text).map_err(damaged)?;
         match value.get("schema").and_then(serde_json::Value::as_u64) {

@@ -20,6 +20,7 @@ use super::conversation::conversations;
 use super::data_error::{DataError, Place};
 use super::fields::{Node, kind, strings};
 use super::parquet;
+use crate::host::read;
 
 /// A story and the questions asked about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +82,7 @@ impl Dataset {
 /// [`DataError`], which names the file, the conversation, the turn, and what was expected there.
 pub fn load(path: &Path) -> Result<Dataset, DataError> {
     let file = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|source| DataError::Read { file: file.clone(), source })?;
+    let bytes = read::file(path, u64::MAX).map_err(|source| DataError::Read { file: file.clone(), source })?;
     parse(&bytes, &file)
 }
 
@@ -108,7 +109,7 @@ pub fn parse(bytes: &[u8], file: &str) -> Result<Dataset, DataError> {
 }
 
 fn utf8<'a>(bytes: &'a [u8], file: &str) -> Result<&'a str, DataError> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let bytes = read::unmarked(bytes);
     std::str::from_utf8(bytes).map_err(|error| {
         let byte = error.valid_up_to();
         let line = 1 + bytes[..byte].iter().filter(|b| **b == b'\n').count();

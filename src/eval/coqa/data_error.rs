@@ -3,6 +3,7 @@
 use std::{fmt, io};
 
 use crate::fault::Fault;
+use crate::host::read;
 
 /// Where in a file: which entry, which turn. Counts from 1, as people do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -76,12 +77,9 @@ pub enum DataError {
     DuplicateConversation { file: String, place: Box<Place>, first: usize },
 }
 
-/// Whether the path leads to no file, which is the fault of whoever named it.
+/// Whether the path leads to no file, or to one of another kind, which is the fault of whoever named it.
 pub(in crate::eval) fn is_wrong_path(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::InvalidInput
-    )
+    read::is_wrong_file(error)
 }
 
 impl DataError {

@@ -172,7 +172,8 @@ pub fn read_lines(path: &Path) -> Result<Vec<QuestionLine>, EvalError> {
 /// # Errors
 /// [`EvalError::Lines`] naming the line.
 pub fn parse_lines(bytes: &[u8], file: &str) -> Result<Vec<QuestionLine>, EvalError> {
-    let numbered = || bytes.split(|byte| *byte == b'\n').zip(1..).filter(|(line, _)| !line.trim_ascii().is_empty());
+    let numbered =
+        || read::unmarked(bytes).split(|byte| *byte == b'\n').zip(1..).filter(|(line, _)| !line.trim_ascii().is_empty());
     let have_checksums = numbered().any(|(line, _)| checksum(line.trim_ascii()).is_some());
     let parsed = numbered().map(|(line, number)| {
         let wrong = |detail: String| EvalError::Lines { file: file.to_string(), line: number, detail };

@@ -7,6 +7,7 @@ use super::lines::{AnswerLog, QuestionLine};
 use super::protocol::{Protocol, Question, Story};
 use super::report::{CoqaReport, report};
 use crate::eval::error::EvalError;
+use crate::eval::pieces;
 use crate::eval::score::score_answer;
 use crate::generate::{Completion, Generate, GenerateOptions};
 
@@ -173,12 +174,7 @@ fn encode_prompts(
     if room == 0 {
         return Err(EvalError::ContextTooShort { context, max_new_tokens });
     }
-    let encode = |question: &&Question| {
-        let mut ids = model.encode(&question.prompt)?;
-        let surplus = ids.len().saturating_sub(room);
-        ids.drain(..surplus);
-        Ok((ids, surplus > 0))
-    };
+    let encode = |question: &&Question| Ok(pieces::last(&|text| model.encode(text), &question.prompt, room)?);
     questions.iter().map(encode).collect()
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::ExperimentError;
 use super::builtin;
+use crate::host::read;
 use crate::recipe::Recipe;
 
 /// A named experiment, its recipe read.
@@ -103,7 +104,7 @@ impl Experiment {
         }
         let path = Path::new(name);
         let text =
-            std::fs::read_to_string(path).map_err(|source| ExperimentError::Unreadable { name: name.to_owned(), source })?;
+            read::text(path, read::SETTINGS).map_err(|source| ExperimentError::Unreadable { name: name.to_owned(), source })?;
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         Self::parse(&stem, name, &text)
     }

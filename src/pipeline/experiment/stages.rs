@@ -20,6 +20,7 @@ use super::worker::{Event, Task};
 use super::{Job, TextMeasure, blank, subject};
 use crate::eval::compare::{NamedLines, compare};
 use crate::eval::coqa::lines::read_lines;
+use crate::eval::windows::DEFAULT_LENGTH;
 use crate::onnx::DATA_FILE;
 use crate::pipeline::progress::Step;
 use crate::pipeline::{evaluate, export, generate, hashing, interrupt, source};
@@ -315,7 +316,9 @@ impl Stages<'_> {
 
     fn text(&mut self, text: &TextMeasure) -> anyhow::Result<()> {
         let runtime = self.job.device.runtime(self.job.measure.weights.weights());
-        let windows = evaluate::Windows { text: text.file.clone(), window: text.window, limit: text.windows };
+        // The usual length gives way to a context that is less.
+        let window = Some(text.window).filter(|&window| window != DEFAULT_LENGTH);
+        let windows = evaluate::Windows { text: text.file.clone(), window, limit: text.windows };
         let perplexity = evaluate::perplexity(&self.work.artifact(), &windows, &runtime)?.report;
         let kl = match self.reference() {
             None => {

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::SweepError;
 use super::axes::{Axes, Combination, Exclude, Excluded};
+use crate::host::read;
 use crate::pipeline::experiment::{
     Ask, CoqaMeasure, Device, EMBEDDED_MODEL, Experiment, Measure, ProtocolName, ScoringWeights, TextMeasure, bench_settings,
     placed,
@@ -120,7 +121,7 @@ impl SweepFile {
     /// Reads the file.
     pub fn load(path: &Path) -> Result<SweepFile, SweepError> {
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|source| SweepError::Unreadable { file: file.clone(), source })?;
+        let text = read::text(path, read::SETTINGS).map_err(|source| SweepError::Unreadable { file: file.clone(), source })?;
         Self::parse(&file, &text)
     }
 
