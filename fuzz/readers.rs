@@ -17,8 +17,11 @@ use qonnx::recipe::Recipe;
 use qonnx::record::{Manifest, RunRecord};
 use qonnx::report::{RecordFile, Study};
 
-/// A reader by its name. What it returns does not matter; it must return, and soon, and in little memory.
-pub const READERS: &[(&str, fn(&[u8]))] = &[
+/// What a reader returns does not matter; it must return, and soon, and in little memory.
+type Reader = fn(&[u8]);
+
+/// Readers by their names.
+pub const READERS: &[(&str, Reader)] = &[
     ("answers", answers),
     ("calibration", calibration),
     ("chat_template", chat_template),
