@@ -327,7 +327,7 @@ fn inspect_and_verify_answer_with_their_exit_code() {
     assert_eq!(fused, 42);
     let verified = report(&["verify", &artifact("4")], 0);
     let checks = verified["checks"].as_array().expect("a list");
-    assert_eq!(checks.len(), 4);
+    assert_eq!(checks.len(), 5);
     assert!(checks.iter().all(|check| check["passed"] == true), "{verified}");
 
     let (folder, at) = place();
@@ -340,8 +340,8 @@ fn inspect_and_verify_answer_with_their_exit_code() {
     data[middle] ^= 1;
     fs::write(at("model.onnx.data"), data).expect("the place is ours");
     let broken = report(&["verify", path(folder.path())], 1);
-    assert_eq!(broken["checks"][0]["passed"], false);
-    assert!(broken["checks"][0]["detail"].as_str().expect("a string").contains("model.onnx.data has another BLAKE3"), "{broken}");
+    assert_eq!(broken["checks"][1]["passed"], false);
+    assert!(broken["checks"][1]["detail"].as_str().expect("a string").contains("model.onnx.data has another BLAKE3"), "{broken}");
 }
 
 #[test]
