@@ -118,6 +118,11 @@ fn within(least: usize, most: usize, text: &str) -> Result<usize, String> {
     number.ok_or_else(|| format!("expected a whole number from {least} on, {most} at most"))
 }
 
+/// What is only multiplied in an estimate, which says of any number that it is too much.
+fn estimated(text: &str) -> Result<usize, String> {
+    within(1, usize::MAX, text)
+}
+
 fn positive(text: &str) -> Result<usize, String> {
     at_least(1, text)
 }
@@ -131,10 +136,10 @@ struct PlanArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Sequences decoded together, for the VRAM estimate.
-    #[arg(long, default_value_t = 1, value_parser = positive)]
+    #[arg(long, default_value_t = 1, value_parser = estimated)]
     batch: usize,
     /// Positions of each sequence, for the VRAM estimate [default: 2048, or all of a model that has fewer].
-    #[arg(long, value_parser = positive)]
+    #[arg(long, value_parser = estimated)]
     context: Option<usize>,
     /// One JSON object on stdout and nothing else there.
     #[arg(long)]
