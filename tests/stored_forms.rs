@@ -278,7 +278,7 @@ fn recipes_without_statistics_export_every_format() {
         assert_eq!(manifest["sizes"]["memory_bits_per_weight_linears"].as_f64(), Some(in_memory), "{flags:?}");
         let verified = verify::run(&output, &CPU).unwrap_or_else(|error| panic!("{error:#}"));
         assert!(verified.passed(), "{flags:?}: {verified}");
-        let compared = &verified.checks[2];
+        let compared = &verified.checks[3];
         assert_eq!((compared.what, compared.detail.as_str()), ("ONNX Runtime's dequantization", "42 weights bit for bit"));
         let inspected = inspect::run(&output, &CPU).unwrap_or_else(|error| panic!("{error:#}"));
         assert!(inspected.every_weight_fused(), "{flags:?}: {inspected}");
