@@ -77,19 +77,19 @@ class Package:
         if run.total is not None:
             run.total.fill(past + length)
         self.session.run_with_iobinding(run.binding, run.options)
-        return run.tokens.read()
+        return run.tokens.read()[..., 0]
 
     def run_anew(self, ids, past, total):
         """The same as a run that is launched, with nothing bound before."""
         rows, length = ids.shape
-        binding, tokens = self.binding(), self.value(np.zeros((rows, 1), np.int64), "cpu")
+        binding, tokens = self.binding(), self.value(np.zeros((rows, 1, 1), np.int64), "cpu")
         seqlens_k, positions = np.full(rows, past + length - 1, np.int32), np.full((rows, 1, 1), length - 1, np.int64)
         inputs = {"input_ids": ids, "seqlens_k": seqlens_k, "total_sequence_length": np.array(total, np.int32), "positions": positions}
         for name, array in inputs.items():
             binding.bind_cpu_input(name, array)
         binding.bind_ortvalue_output("next_tokens", tokens)
         self.session.run_with_iobinding(binding, self.numbered(-1))
-        return tokens.numpy().copy()  # it shares memory that dies with this call
+        return tokens.numpy()[..., 0].copy()  # it shares memory that dies with this call
 
     def check(self, ids, other_ids, steps):
         """What is written in place must reach the session: two prompts, and steps behind the second, choose what they choose
@@ -152,7 +152,7 @@ class Run:
         self.ids = Tensor(package, np.zeros((rows, length), np.int64), package.device)
         self.seqlens_k = Tensor(package, np.zeros(rows, np.int32), package.device)
         self.positions = Tensor(package, np.full((rows, 1, 1), length - 1, np.int64), package.device)
-        self.tokens = Tensor(package, np.zeros((rows, 1), np.int64), tokens_on)
+        self.tokens = Tensor(package, np.zeros((rows, 1, 1), np.int64), tokens_on)
         self.binding.bind_ortvalue_input("input_ids", self.ids.value)
         self.binding.bind_ortvalue_input("seqlens_k", self.seqlens_k.value)
         self.binding.bind_ortvalue_input("positions", self.positions.value)

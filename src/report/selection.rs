@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn however_many_there_are_a_figure_draws_so_many_and_says_so() {
-        let study = made_up::of_size(400);
+        let study = made_up::of_size(140);
         let recommendation = recommend(&study);
         let drawn = chosen(&study, &recommendation, MOST_DRAWN);
         assert_eq!((drawn.len(), drawn[0]), (MOST_DRAWN, 0));
@@ -57,7 +57,7 @@ mod tests {
         assert!(tallest < 6000.0, "a figure is {tallest} pixels tall");
         let said = selection(&study, drawn.len());
         assert!(
-            said.starts_with(" 60 of 400 experiments are shown") && said.contains("the other 340 stand in REPORT.md"),
+            said.starts_with(" 60 of 140 experiments are shown") && said.contains("the other 80 stand in REPORT.md"),
             "{said}"
         );
         assert_eq!(selection(&study, study.rows.len()), "");
