@@ -260,3 +260,31 @@ fn an_output_that_nothing_could_open_is_refused() {
     assert_eq!(run.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("the path is not UTF-8") && !output.exists(), "{stderr}");
 }
+
+/// Also what older exports left behind: the chat template of an instruct model.
+#[test]
+fn what_lies_beside_the_weights_comes_along() {
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let checkpoint = folder(place.path(), &|_| ());
+    write_safetensors(&checkpoint.join("model.safetensors"), &tensors());
+    fs::write(checkpoint.join("chat_template.jinja"), "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}")
+        .expect("the place is ours");
+    let artifact = place.path().join("artifact");
+    export(&checkpoint, &artifact);
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(artifact.join("qonnx.json")).expect("it is there")).expect("a manifest is JSON");
+    let outputs: Vec<&str> =
+        manifest["outputs"].as_array().expect("a list").iter().filter_map(|output| output["file"].as_str()).collect();
+    for file in [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+    ] {
+        let [theirs, ours] =
+            [&checkpoint, &artifact].map(|folder| fs::read(folder.join(file)).unwrap_or_else(|e| panic!("{file}: {e}")));
+        assert!(theirs == ours && outputs.contains(&file), "{file}, {outputs:?}");
+    }
+}

@@ -31,8 +31,16 @@ struct Template {
 
 impl Template {
     fn compiled(&self) -> Result<&ChatTemplate, SetError> {
-        let compile =
-            || ChatTemplate::new(&self.text, self.special_tokens.clone(), Clock::of_process()).map_err(|e| e.to_string());
+        let compile = || {
+            let clock = Clock::of_process();
+            if self.text.contains("strftime_now") && matches!(clock, Clock::Running) {
+                let path = self.path.display();
+                tracing::warn!(
+                    "{path} writes today's date: the same set has other token ids tomorrow; set SOURCE_DATE_EPOCH to keep them"
+                );
+            }
+            ChatTemplate::new(&self.text, self.special_tokens.clone(), clock).map_err(|error| error.to_string())
+        };
         let compiled = self.compiled.get_or_init(compile).as_ref();
         compiled.map_err(|reason| SetError::Template { path: self.path.clone(), reason: reason.clone() })
     }
