@@ -74,6 +74,7 @@ CASES = {
     "suppress_tokens": generation(suppress_tokens=[294, 3873], begin_suppress_tokens=[335, 262]),
     "begin_suppress_tokens": generation(begin_suppress_tokens=[3873, 262, 335]),
     "max_new_tokens": generation(max_new_tokens=3),
+    "max_new_tokens beyond the task's": generation(max_new_tokens=300, suppress_tokens=[1, 50], eos_token_id=None),
     "forced_eos_token_id": generation(max_new_tokens=4, forced_eos_token_id=1),
     "exponential_decay_length_penalty": generation(exponential_decay_length_penalty=[1, 1.5]),
     "forced_bos_token_id": generation(forced_bos_token_id=294),

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-coqa");
 const GOLDEN: &str = include_str!("goldens/lm_eval.json");
@@ -37,25 +37,36 @@ fn change(model: &Path, changes: &Value) {
     }
 }
 
+fn run(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_qonnx")).args(args).output().expect("qonnx starts")
+}
+
 fn qonnx(args: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_qonnx")).args(args).output().expect("qonnx starts");
+    let output = run(args);
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// What differs from the golden in one case.
-fn differences(case: &Value) -> Vec<String> {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let at = |name: &str| folder.path().join(name).display().to_string();
-    let (model, artifact, lines) = (at("model"), at("artifact"), at("lines.jsonl"));
+/// The artifact of the embedded model with `changes`, in `folder`.
+fn artifact(folder: &Path, changes: &Value) -> String {
+    let (model, artifact) = (folder.join("model"), folder.join("artifact").display().to_string());
     fs::create_dir(&model).expect("the place is ours");
     for file in fs::read_dir(FIXTURE).expect("the fixture is there") {
         let file = file.expect("readable");
-        fs::copy(file.path(), Path::new(&model).join(file.file_name())).expect("the place is ours");
+        fs::copy(file.path(), model.join(file.file_name())).expect("the place is ours");
     }
-    change(Path::new(&model), &case["changes"]);
-    qonnx(&["export", &model, "--bits", "16", "--dtype", "f32", "-o", &artifact]);
-    let data = format!("{FIXTURE}/coqa-mini.json");
+    change(&model, changes);
+    qonnx(&["export", &model.display().to_string(), "--bits", "16", "--dtype", "f32", "-o", &artifact]);
+    artifact
+}
+
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-coqa/coqa-mini.json");
+
+/// What differs from the golden in one case.
+fn differences(case: &Value) -> Vec<String> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let lines = folder.path().join("lines.jsonl").display().to_string();
+    let artifact = artifact(folder.path(), &case["changes"]);
     let golden = case["texts"].as_object().expect("texts");
     let limit = golden.len().to_string();
     let asked = [
@@ -64,7 +75,7 @@ fn differences(case: &Value) -> Vec<String> {
         "--task",
         "coqa",
         "--data",
-        &data,
+        DATA,
         "--batch",
         "8",
         "--limit",
@@ -102,4 +113,57 @@ fn texts_and_scores_are_those_of_lm_eval() {
     assert!(cases.len() >= 12);
     let differ: Vec<String> = cases.iter().flat_map(differences).collect();
     assert!(differ.is_empty(), "{}", differ.join("\n"));
+}
+
+#[test]
+fn what_is_not_followed_is_refused_under_lm_eval_and_noted_under_official() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let artifact = artifact(folder.path(), &json!([["generation_config.json", {"num_beams": 4, "repetition_penalty": 1.2}]]));
+    let asked = ["eval", &artifact, "--task", "coqa", "--data", DATA, "--limit", "1", "--json"];
+    let refused = run(&asked);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("num_beams = 4") && said.contains("protocol lm-eval cannot claim its scores"), "{said}");
+    let scores: Value = serde_json::from_str(&qonnx(&[&asked[..], &["--protocol", "official"]].concat())).expect("JSON");
+    let notes = [
+        "answers were made under generation_config.json's repetition_penalty = 1.2",
+        "generation_config.json's num_beams = 4 would change answers in Hugging Face and was not followed",
+    ];
+    assert_eq!(scores["notes"], json!(notes));
+    // The record of an experiment has them among its warnings.
+    let (model, results) = (folder.path().join("model").display().to_string(), folder.path().join("results"));
+    let results_folder = results.display().to_string();
+    let ran = [
+        "run",
+        "fp16_baseline",
+        "--model",
+        &model,
+        "--coqa",
+        DATA,
+        "--protocol",
+        "official",
+        "--limit",
+        "1",
+        "--no-bench",
+        "--results",
+        &results_folder,
+    ];
+    qonnx(&ran);
+    let record = fs::read_to_string(results.join("fp16_baseline_results.json")).expect("a record");
+    let record: Value = serde_json::from_str(&record).expect("JSON");
+    let warnings = record["warnings"].as_array().expect("a list");
+    assert!(notes.iter().all(|note| warnings.contains(&json!(note))), "{warnings:?}");
+}
+
+#[test]
+fn an_answer_that_lm_eval_would_go_on_with_beyond_the_context_is_an_error() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let endless = json!({"max_new_tokens": 5000, "suppress_tokens": [1, 50], "eos_token_id": null});
+    let short =
+        json!([["generation_config.json", endless], ["config.json", {"max_position_embeddings": 700, "rope_scaling": null}]]);
+    let artifact = artifact(folder.path(), &short);
+    let ran = run(&["eval", &artifact, "--task", "coqa", "--data", DATA, "--limit", "1"]);
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(2), "{said}");
+    assert!(said.contains("the end of the context of 700 tokens") && said.contains("max_new_tokens = 5000"), "{said}");
 }

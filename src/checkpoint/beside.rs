@@ -1,9 +1,6 @@
 //! What lies beside a checkpoint's weights and is no part of them: named, so that nobody believes it was used.
 
-use crate::host::shown;
-
-/// Most names in one sentence.
-const MOST: usize = 3;
+use crate::host::few;
 
 /// Sentences about the files of a folder or repository, of which `read` hold the weights.
 pub fn left_out<'a>(files: impl Iterator<Item = &'a str>, read: &[&str]) -> Vec<String> {
@@ -16,7 +13,10 @@ pub fn left_out<'a>(files: impl Iterator<Item = &'a str>, read: &[&str]) -> Vec<
             _ => {}
         }
     }
-    let say = |files: Vec<&str>, what: &str| (!files.is_empty()).then(|| format!("{}: {what}", few(files)));
+    let say = |mut files: Vec<&str>, what: &str| {
+        files.sort_unstable();
+        (!files.is_empty()).then(|| format!("{}: {what}", few(&files)))
+    };
     let adapter = say(
         adapter,
         "an adapter lies beside the weights and is not applied to them; to have it in the artifact, merge it first (peft's \
@@ -37,15 +37,6 @@ pub(super) fn is_adapter(file: &str) -> bool {
 }
 
 /// The first names in order, and how many more there are.
-fn few(mut files: Vec<&str>) -> String {
-    files.sort_unstable();
-    let named: Vec<String> = files.iter().take(MOST).map(|file| shown(file).to_string()).collect();
-    match files.len() {
-        count if count > MOST => format!("{} and {} more", named.join(", "), count - MOST),
-        _ => named.join(", "),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,11 @@ use crate::generate::GenerateError;
 pub enum EvalError {
     #[error(transparent)]
     Data(#[from] DataError),
+    #[error(
+        "an answer goes on to the end of the context of {context} tokens, where generation_config.json's max_new_tokens = {max_new_tokens} \
+         would let lm-evaluation-harness go on; lower it in the checkpoint's file and export again"
+    )]
+    AnswerBeyondContext { context: usize, max_new_tokens: usize },
     #[error("the model could not answer")]
     Model(#[from] GenerateError),
     #[error("{file} cannot be read; give an existing file")]

@@ -10,4 +10,4 @@ mod shown;
 pub mod signals;
 pub mod terminal;
 
-pub use shown::{Shown, shown};
+pub use shown::{NAMED, Shown, few, shown};

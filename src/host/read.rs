@@ -8,6 +8,10 @@ use std::path::Path;
 /// Most bytes of a file of settings: config.json, a recipe, a set. Real ones have kilobytes.
 pub const SETTINGS: u64 = 16 << 20;
 
+/// Room that is made for a file before it is read: what a sparse file says of its size may be more than any memory, and
+/// reading makes more room as it needs it, or an error where there is none.
+const AT_ONCE: u64 = 64 << 20;
+
 /// Most bytes of a tokenizer.json. The largest in use have some 35 MB.
 pub const TOKENIZER: u64 = 512 << 20;
 
@@ -27,7 +31,7 @@ const LEAST_UNPACKED: u64 = 64 << 20;
 /// one. The message has no path.
 pub fn file(path: &Path, most: u64) -> Result<Vec<u8>> {
     let file = open(path)?;
-    let mut bytes = Vec::with_capacity(file.metadata()?.len().min(most) as usize);
+    let mut bytes = Vec::with_capacity(file.metadata()?.len().min(most).min(AT_ONCE) as usize);
     // One byte more tells a file that is too large, or that grows while it is read.
     file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > most {

@@ -5,6 +5,18 @@ use std::fmt;
 /// Characters of foreign text that a message shows.
 const MOST: usize = 200;
 
+/// Things of one kind that a message names; the others are counted.
+pub const NAMED: usize = 3;
+
+/// The first three of `names` as messages may show them, and how many more there are.
+pub fn few<T: AsRef<str>>(names: &[T]) -> String {
+    let named: Vec<String> = names.iter().take(NAMED).map(|name| shown(name.as_ref()).to_string()).collect();
+    match names.len().saturating_sub(NAMED) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
 /// Displays foreign text on one line: escaped and cut, see [`shown`].
 #[derive(Debug, Clone, Copy)]
 pub struct Shown<'a>(&'a str);
@@ -45,6 +57,13 @@ mod tests {
     fn what_steers_a_terminal_is_escaped() {
         assert_eq!(shown("\x1b[2Jq\u{202e}x\r\n").to_string(), r"\u{1b}[2Jq\u{202e}x\r\n");
         assert_eq!(shown("größe “ñ” 小").to_string(), "größe “ñ” 小");
+    }
+
+    #[test]
+    fn three_are_named_and_the_others_counted() {
+        assert_eq!(few(&["a", "b\n", "c"]), r"a, b\n, c");
+        assert_eq!(few(&["a", "b", "c", "d", "e"]), "a, b, c and 2 more");
+        assert_eq!(few::<&str>(&[]), "");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::RuntimeError;
 use crate::companions::Companions;
-use crate::contract::{CONFIG_FILE, TOKENIZER_FILE};
+use crate::contract::COMPANIONS;
 use crate::onnx::{DATA_FILE, MODEL_FILE};
 
 /// What the runtime needs to know about a model apart from its graph.
@@ -16,7 +16,8 @@ pub(super) struct Artifact {
 impl Artifact {
     /// Reads the folder; the graph itself is not opened.
     pub fn read(dir: &Path) -> Result<Artifact, RuntimeError> {
-        for missing in [MODEL_FILE, DATA_FILE, CONFIG_FILE, TOKENIZER_FILE] {
+        let needed = COMPANIONS.into_iter().filter(|companion| companion.is_needed).map(|companion| companion.file);
+        for missing in [MODEL_FILE, DATA_FILE].into_iter().chain(needed) {
             if !dir.join(missing).is_file() {
                 return Err(RuntimeError::NotAnArtifact { dir: dir.to_owned(), missing });
             }

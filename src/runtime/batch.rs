@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::cache::{KvCache, capacity_for};
 use super::choosing::{Choice, Sequence, next_token};
+use super::decoder::Wanted;
 use super::engine::{Engine, Timings};
 use super::prefix::{Group, Member, groups};
 use super::text::TextStream;
@@ -44,9 +45,9 @@ impl Generate for Engine {
             text: TextStream::new(&tokenizer, &options.stop),
             reason: None,
         });
-        self.decoder.wants_scores = !self.artifact.beside.generation.choosing.is_plain();
+        let of = if self.artifact.beside.generation.choosing.is_plain() { Wanted::Largest } else { Wanted::Scores };
         let stopping = tokenizer.special_with(&options.stop);
-        let mut call = Call { engine: self, options, observe, stopping, rows: rows.collect() };
+        let mut call = Call { engine: self, options, of, observe, stopping, rows: rows.collect() };
         if options.max_new_tokens > 0 && !prompts.is_empty() {
             call.run(prompts)?;
         }
@@ -87,6 +88,8 @@ struct Row<'a> {
 struct Call<'a, 'o> {
     engine: &'a mut Engine,
     options: &'a GenerateOptions,
+    /// By what tokens are chosen.
+    of: Wanted,
     observe: &'a mut (dyn FnMut(Piece<'_>) + 'o),
     /// Special tokens that have a stop string in their text: decoding leaves them out, so it is not found there.
     stopping: BTreeSet<u32>,
@@ -131,7 +134,7 @@ impl Call<'_, '_> {
         ends.sort_unstable();
         ends.dedup();
         let mut trunk = self.empty(1, batch.capacity)?;
-        let next = self.engine.decoder.prefill(&mut trunk, ids, 0, &ends)?;
+        let next = self.engine.decoder.prefill(&mut trunk, ids, 0, &ends, self.of)?;
         self.engine.timings.prefill_tokens += ids.len();
         for member in &ending {
             let end = ends.binary_search(&(member.shared - 1)).expect("ends holds the end of every ending member");
@@ -143,7 +146,7 @@ impl Call<'_, '_> {
             self.engine.copier.select(&trunk, &[0], &mut branch)?;
             let own = &prompts[member.prompt][member.shared..];
             let end = prompts[member.prompt].len() - 1;
-            let mut next = self.engine.decoder.prefill(&mut branch, own, member.shared, &[end])?;
+            let mut next = self.engine.decoder.prefill(&mut branch, own, member.shared, &[end], self.of)?;
             self.engine.timings.prefill_tokens += own.len();
             self.take(member.prompt, next.remove(0))?;
             batch.add(self.engine, branch, &[(0, member.prompt)])?;
@@ -155,8 +158,8 @@ impl Call<'_, '_> {
         let mut cache = self.empty(together.len(), batch.capacity)?;
         let ids: Vec<&[u32]> = together.iter().map(|&prompt| prompts[prompt].as_slice()).collect();
         let next = match ids.as_slice() {
-            [ids] => self.engine.decoder.prefill(&mut cache, ids, 0, &[ids.len() - 1])?,
-            _ => self.engine.decoder.prefill_batch(&mut cache, &ids)?,
+            [ids] => self.engine.decoder.prefill(&mut cache, ids, 0, &[ids.len() - 1], self.of)?,
+            _ => self.engine.decoder.prefill_batch(&mut cache, &ids, self.of)?,
         };
         self.engine.timings.prefill_tokens += ids.iter().map(|ids| ids.len()).sum::<usize>();
         for (&prompt, token) in together.iter().zip(next) {
@@ -195,7 +198,7 @@ impl Call<'_, '_> {
         let live = |slot: usize| Some(&self.rows[slots[slot]]).filter(|row| row.reason.is_none());
         let ids: Vec<u32> = (0..slots.len()).map(|slot| live(slot).map_or(0, |row| row.last)).collect();
         let past: Vec<usize> = (0..slots.len()).map(|slot| live(slot).map_or(0, |row| row.length)).collect();
-        let next = self.engine.decoder.decode(cache, &ids, &past)?;
+        let next = self.engine.decoder.decode(cache, &ids, &past, self.of)?;
         self.engine.timings.decode_steps += 1;
         self.engine.timings.replayed_steps += usize::from(cache.recording.is_some());
         for (&prompt, token) in slots.iter().zip(next) {

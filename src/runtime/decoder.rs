@@ -36,10 +36,17 @@ pub(super) struct Decoder {
     recorder: Option<Recorder>,
     /// Rows of the rotary tables: no position may lie behind them.
     max_positions: usize,
-    /// Whether the host chooses tokens by all scores, which then come to it after every run: nothing is replayed.
-    pub wants_scores: bool,
     pub layout: CacheLayout,
     pub chunk: usize,
+}
+
+/// What is wanted of the places after which a token follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The token with the largest score.
+    Largest,
+    /// All scores, by which the host chooses. They come to it after every run, and nothing is replayed.
+    Scores,
 }
 
 /// What one run reads.
@@ -77,7 +84,7 @@ impl Decoder {
             _ => None,
         };
         let chunk = chunk(provider);
-        Ok(Decoder { session, allocator, memory, host, recorder, max_positions, wants_scores: false, layout, chunk })
+        Ok(Decoder { session, allocator, memory, host, recorder, max_positions, layout, chunk })
     }
 
     /// A cache whose contents are whatever was there.
@@ -108,6 +115,7 @@ impl Decoder {
         ids: &[u32],
         past: usize,
         ends: &[usize],
+        of: Wanted,
     ) -> Result<Vec<Choice>, RuntimeError> {
         let (mut next, mut is_broken) = (Vec::with_capacity(ends.len()), false);
         for (chunk, start) in ids.chunks(self.chunk).zip((past..).step_by(self.chunk)) {
@@ -116,7 +124,7 @@ impl Decoder {
             // A run without outputs is not worth a second graph: one is computed and dropped.
             let wanted: &[usize] = if inside.is_empty() { &[0] } else { &inside };
             let step = Step { ids: chunk, rows: 1, seqlens_k: vec![index(total - 1)], total, wanted };
-            let choices = self.choices(cache, &step)?;
+            let choices = self.choices(cache, &step, of)?;
             is_broken |= choices.contains(&Choice::NotANumber);
             let choices = choices.into_iter().take(inside.len());
             // Places behind one that is no number read it.
@@ -126,23 +134,30 @@ impl Decoder {
     }
 
     /// Reads one prompt into each row of an empty cache, padded on the right, and returns what follows each.
-    pub fn prefill_batch(&mut self, cache: &mut KvCache, prompts: &[&[u32]]) -> Result<Vec<Choice>, RuntimeError> {
+    pub fn prefill_batch(&mut self, cache: &mut KvCache, prompts: &[&[u32]], of: Wanted) -> Result<Vec<Choice>, RuntimeError> {
         let length = prompts.iter().map(|ids| ids.len()).max().unwrap_or(0);
         let mut ids = vec![0; length * prompts.len()];
         for (row, prompt) in ids.chunks_mut(length).zip(prompts) {
-            let (own, pads) = row.split_at_mut(prompt.len());
-            own.copy_from_slice(prompt);
-            // A token that the row has anyway, so that a pad is a number where the prompt is.
-            pads.fill(prompt[prompt.len() - 1]);
+            row[..prompt.len()].copy_from_slice(prompt);
         }
         let wanted: Vec<usize> = prompts.iter().map(|ids| ids.len() - 1).collect();
         let seqlens_k = prompts.iter().map(|ids| index(ids.len() - 1)).collect();
-        self.choices(cache, &Step { ids: &ids, rows: prompts.len(), seqlens_k, total: length, wanted: &wanted })
+        let step = Step { ids: &ids, rows: prompts.len(), seqlens_k, total: length, wanted: &wanted };
+        let mut choices = self.choices(cache, &step, of)?;
+        for (choice, prompt) in choices.iter_mut().zip(prompts) {
+            // A pad may be what is no number, and nobody reads it: the prompt by itself says.
+            if *choice == Choice::NotANumber && prompt.len() < length {
+                let mut alone = self.cache(1, cache.capacity)?;
+                self.clear(&mut alone)?;
+                *choice = self.prefill(&mut alone, prompt, 0, &[prompt.len() - 1], of)?.remove(0);
+            }
+        }
+        Ok(choices)
     }
 
     /// Reads one token into each row behind the `past` tokens that are there, and returns what follows each.
-    pub fn decode(&mut self, cache: &mut KvCache, ids: &[u32], past: &[usize]) -> Result<Vec<Choice>, RuntimeError> {
-        if let Some(recorder) = self.recorder.as_mut().filter(|_| !self.wants_scores) {
+    pub fn decode(&mut self, cache: &mut KvCache, ids: &[u32], past: &[usize], of: Wanted) -> Result<Vec<Choice>, RuntimeError> {
+        if let Some(recorder) = self.recorder.as_mut().filter(|_| of == Wanted::Largest) {
             if cache.recording.is_none() && cache.steps_before_recording == 0 {
                 let total = cache.capacity.min(self.max_positions);
                 let prepared = recorder.prepare(&self.session, &self.allocator, &self.layout, cache, total)?;
@@ -155,7 +170,7 @@ impl Decoder {
         }
         let total = past.iter().max().map_or(1, |past| past + 1);
         let seqlens_k = past.iter().map(|&past| index(past)).collect();
-        self.choices(cache, &Step { ids, rows: ids.len(), seqlens_k, total, wanted: &vec![0; ids.len()] })
+        self.choices(cache, &Step { ids, rows: ids.len(), seqlens_k, total, wanted: &vec![0; ids.len()] }, of)
     }
 
     /// Reads `ids` into the one row of `cache` behind the `past` tokens that are there, and returns the logits after
@@ -192,8 +207,8 @@ impl Decoder {
     }
 
     /// What follows the wanted places, `[rows, n]`, row by row.
-    fn choices(&mut self, cache: &mut KvCache, step: &Step<'_>) -> Result<Vec<Choice>, RuntimeError> {
-        if self.wants_scores {
+    fn choices(&mut self, cache: &mut KvCache, step: &Step<'_>, of: Wanted) -> Result<Vec<Choice>, RuntimeError> {
+        if of == Wanted::Scores {
             let (scores, next) = self.scores(cache, step)?;
             let scores = scores.chunks(scores.len() / step.wanted.len());
             let pair = |(scores, next): (&[f32], Choice)| match next {

@@ -3,6 +3,7 @@
 
 use super::cache::{KvCache, capacity_for};
 use super::choosing::Choice;
+use super::decoder::Wanted;
 use super::engine::Engine;
 use super::memory::available;
 use super::{ExecutionProvider, RuntimeError};
@@ -48,7 +49,6 @@ impl Steps for EngineSteps<'_> {
         let mut cache = self.engine.decoder.cache(rows, capacity)?;
         // Its steps are taken over and over.
         cache.steps_before_recording = 0;
-        self.engine.decoder.wants_scores = false;
         self.engine.decoder.clear(&mut cache)?;
         self.cache = Some(cache);
         Ok(())
@@ -65,13 +65,13 @@ impl Steps for EngineSteps<'_> {
     fn prefill(&mut self, prompts: &[Vec<u32>]) -> Result<Vec<u32>, GenerateError> {
         let (engine, cache) = self.cache()?;
         let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-        let next = engine.decoder.prefill_batch(cache, &prompts)?;
+        let next = engine.decoder.prefill_batch(cache, &prompts, Wanted::Largest)?;
         Ok(numbers(next, engine.decoder.layout.dtype(), |row| prompts[row].len() - 1)?)
     }
 
     fn step(&mut self, tokens: &[u32], past: usize) -> Result<Vec<u32>, GenerateError> {
         let (engine, cache) = self.cache()?;
-        let next = engine.decoder.decode(cache, tokens, &vec![past; tokens.len()])?;
+        let next = engine.decoder.decode(cache, tokens, &vec![past; tokens.len()], Wanted::Largest)?;
         Ok(numbers(next, engine.decoder.layout.dtype(), |_| past)?)
     }
 }

@@ -31,9 +31,14 @@ pub use error::{HubError, TokenState};
 pub use progress::{Bars, Progress};
 pub use source::{RepoName, Source};
 
-/// Files beside the weights that the program cannot do without, or that a repository may lack.
-fn beside(needed: bool) -> impl Iterator<Item = &'static str> {
-    COMPANIONS.into_iter().filter(move |companion| companion.is_needed == needed).map(|companion| companion.file)
+/// Files beside the weights that the program cannot do without.
+fn needed() -> impl Iterator<Item = &'static str> {
+    COMPANIONS.into_iter().filter(|companion| companion.is_needed).map(|companion| companion.file)
+}
+
+/// Files beside the weights that a repository may lack.
+fn optional() -> impl Iterator<Item = &'static str> {
+    COMPANIONS.into_iter().filter(|companion| !companion.is_needed).map(|companion| companion.file)
 }
 
 /// What planning needs of a model.
@@ -192,14 +197,14 @@ impl Visit<'_> {
 
     /// Fetches configuration and tokenizer, and notes which optional files there are not.
     fn fetch_small(&mut self, listing: &Listing) -> Result<(), HubError> {
-        for file in beside(true) {
+        for file in needed() {
             if !listing.files.iter().any(|f| f == file) {
                 let advice = "take a repository in transformers' form, with its fast tokenizer";
                 return Err(HubError::NoFile { repo: self.name.to_string(), file: file.into(), advice });
             }
             self.fetch(&listing.commit, file)?;
         }
-        for file in beside(false) {
+        for file in optional() {
             if listing.files.iter().any(|f| f == file) {
                 self.fetch(&listing.commit, file)?;
             } else {
@@ -229,8 +234,8 @@ impl Visit<'_> {
         let known = |file: &str| snapshot.join(file).exists() || self.cache.is_absent(commit, file);
         let is_sound = |file: &str| contents::damage(&snapshot.join(file)).is_none();
         let weights = || self.require_model(commit).ok();
-        beside(false).all(known)
-            && beside(false).chain(beside(true)).all(is_sound)
+        optional().all(known)
+            && optional().chain(needed()).all(is_sound)
             && weights().is_some_and(|weights| weights.iter().all(|file| is_sound(file)))
     }
 
@@ -238,7 +243,7 @@ impl Visit<'_> {
     fn require_model(&self, commit: &str) -> Result<Vec<String>, HubError> {
         let snapshot = self.cache.snapshot(commit);
         let require = |file: &str| if snapshot.join(file).exists() { Ok(()) } else { Err(self.offline(file)) };
-        beside(true).try_for_each(require)?;
+        needed().try_for_each(require)?;
         if snapshot.join(SINGLE_FILE).exists() {
             return Ok(vec![SINGLE_FILE.to_owned()]);
         }

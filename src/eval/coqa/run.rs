@@ -9,7 +9,7 @@ use super::report::{CoqaReport, report};
 use crate::eval::error::EvalError;
 use crate::eval::pieces;
 use crate::eval::score::score_answer;
-use crate::generate::{Completion, Generate, GenerateOptions};
+use crate::generate::{Completion, Generate, GenerateOptions, StopReason};
 
 /// How to run.
 #[derive(Debug, Clone)]
@@ -131,11 +131,16 @@ fn ask(
     let start = Instant::now();
     let prompts = encode_prompts(model, questions, protocol.max_new_tokens)?;
     let (ids, truncated): (Vec<Vec<u32>>, Vec<bool>) = prompts.into_iter().unzip();
-    let max_new_tokens = options.max_new_tokens.unwrap_or(protocol.max_new_tokens);
+    let wanted = options.max_new_tokens.unwrap_or(protocol.max_new_tokens);
+    let room = model.context_length() - ids.iter().map(Vec::len).max().unwrap_or(0);
+    let max_new_tokens = wanted.min(room);
     let generate = GenerateOptions { max_new_tokens, stop: protocol.stop(options.eos.as_deref()) };
     let completions = model.generate(&ids, &generate, &mut |_| {})?;
     if completions.len() != questions.len() {
         return Err(EvalError::AnswerCount { expected: questions.len(), got: completions.len() });
+    }
+    if room < wanted && completions.iter().any(|completion| completion.reason == StopReason::Length) {
+        return Err(EvalError::AnswerBeyondContext { context: model.context_length(), max_new_tokens: wanted });
     }
     let seconds = start.elapsed().as_secs_f64() / questions.len() as f64;
     let answers = questions.iter().zip(completions).zip(truncated);

@@ -1,11 +1,8 @@
 //! Where config.json and the checkpoint speak of different models, in as few sentences as it takes.
 
 use crate::checkpoint::{CheckpointError, Index};
-use crate::host::shown;
+use crate::host::{NAMED, few, shown};
 use crate::model::{ExpectedTensor, LlamaConfig};
-
-/// Most sentences, and most names in a sentence, of one kind.
-const MOST: usize = 3;
 
 /// What the checkpoint's tensors are called instead: part of a name, what that means and what to do.
 const FOREIGN: [(&str, &str); 5] = [
@@ -50,7 +47,7 @@ fn of_tensors(expected: &[ExpectedTensor], index: &Index) -> Vec<String> {
     let shapes: Vec<String> = shapes.collect();
     let missing = (!missing.is_empty()).then(|| names_compared(&missing, index));
     let unfit = unfit.iter().map(ToString::to_string).collect();
-    missing.into_iter().chain(few(unfit)).chain(few(shapes)).collect()
+    missing.into_iter().chain(first(unfit)).chain(first(shapes)).collect()
 }
 
 /// Names that are not there, and other reasons why a tensor cannot be had.
@@ -70,14 +67,14 @@ fn split<'a>(expected: &'a [ExpectedTensor], index: &Index) -> (Vec<&'a str>, Ve
 fn names_compared(missing: &[&str], index: &Index) -> String {
     let checkpoint = index.dir().display();
     let names: Vec<&str> = index.names().into_iter().collect();
-    let wanted = listed(missing);
+    let wanted = few(missing);
     if names.is_empty() {
         return format!("checkpoint {checkpoint}: there is no tensor in it, and the model needs {wanted}; download it again");
     }
-    let there = listed(&names);
+    let there = few(&names);
     if let Some((part, what)) = FOREIGN.iter().find(|(part, _)| names.iter().any(|name| name.contains(part))) {
         let such: Vec<&str> = names.iter().copied().filter(|name| name.contains(part)).collect();
-        return format!("checkpoint {checkpoint}: there is no {wanted}, but {}: {what}", listed(&such));
+        return format!("checkpoint {checkpoint}: there is no {wanted}, but {}: {what}", few(&such));
     }
     if let Some(prefix) = prefix(missing, &names) {
         let how = if prefix.starts_with("base_model.model.") {
@@ -102,19 +99,10 @@ fn prefix<'a>(missing: &[&str], names: &[&'a str]) -> Option<&'a str> {
     found.filter(|prefix| prefix.ends_with('.'))
 }
 
-/// The first names, and how many more there are.
-fn listed(names: &[&str]) -> String {
-    let first: Vec<String> = names.iter().take(MOST).map(|name| shown(name).to_string()).collect();
-    match names.len() {
-        count if count > MOST => format!("{} and {} more", first.join(", "), count - MOST),
-        _ => first.join(", "),
-    }
-}
-
 /// The first sentences of one kind, and how many more there are.
-pub(super) fn few(mut sentences: Vec<String>) -> Vec<String> {
-    let more = sentences.len().saturating_sub(MOST);
-    sentences.truncate(MOST);
+pub(super) fn first(mut sentences: Vec<String>) -> Vec<String> {
+    let more = sentences.len().saturating_sub(NAMED);
+    sentences.truncate(NAMED);
     if more > 0 {
         sentences.push(format!("and the same of {more} more"));
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::fault::Fault;
+use crate::host::NAMED;
 
 /// Every way a sweep can be wrong or end early.
 #[derive(Debug, thiserror::Error)]
@@ -75,10 +76,9 @@ impl SweepError {
 
 /// The first refusals, a line each, and how many more there are.
 fn first(refusals: &[String]) -> String {
-    const MOST: usize = 3;
-    let more = refusals.len().saturating_sub(MOST);
+    let more = refusals.len().saturating_sub(NAMED);
     let more = (more > 0).then(|| format!("and {more} more"));
-    refusals.iter().take(MOST).cloned().chain(more).collect::<Vec<_>>().join("\n  ")
+    refusals.iter().take(NAMED).cloned().chain(more).collect::<Vec<_>>().join("\n  ")
 }
 
 #[cfg(test)]
