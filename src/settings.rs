@@ -94,6 +94,41 @@ impl<'a> Settings<'a> {
         }
     }
 
+    /// What `read` makes of the value of `key`.
+    ///
+    /// # Errors
+    /// It makes nothing of it: the value is not as `expected`.
+    pub fn read<T>(
+        &self,
+        key: &str,
+        expected: &'static str,
+        read: impl FnOnce(&'a Json) -> Option<T>,
+    ) -> Result<Option<T>, InvalidSetting> {
+        self.get(key).map(|value| read(value).ok_or_else(|| self.invalid(key, expected.to_owned()))).transpose()
+    }
+
+    /// A whole number from 0 on.
+    ///
+    /// # Errors
+    /// The value is none.
+    pub fn count(&self, key: &str) -> Result<Option<usize>, InvalidSetting> {
+        self.read(key, "a whole number from 0 on", |value| value.as_u64().and_then(|count| usize::try_from(count).ok()))
+    }
+
+    /// As [`Self::tokens`], where 2.0 is the id 2: `generate()` makes tensors of integers of what generation_config.json has,
+    /// and config.json's types are checked.
+    ///
+    /// # Errors
+    /// The value is neither.
+    pub fn tensor_of_tokens(&self, key: &str) -> Result<Vec<u32>, InvalidSetting> {
+        let ids = self.read(key, "a token id or a list of token ids", |value| {
+            let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+            let ids: Option<Vec<i64>> = values.iter().map(whole).collect();
+            Some(ids?.into_iter().filter_map(|id| u32::try_from(id).ok()).collect())
+        });
+        Ok(ids?.unwrap_or_default())
+    }
+
     /// One token id or a list of them. −1 and other negative ids are no token: that is how "none" was written once.
     ///
     /// # Errors
@@ -120,6 +155,12 @@ impl<'a> Settings<'a> {
     pub fn path(&self, key: &str) -> String {
         if self.prefix.is_empty() { key.to_owned() } else { format!("{}.{key}", self.prefix) }
     }
+}
+
+/// A whole number, also one that is written as 2.0.
+pub fn whole(value: &Json) -> Option<i64> {
+    let fraction = || value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() < 2e9).map(|number| number as i64);
+    value.as_i64().or_else(fraction)
 }
 
 /// Positions that the model of a config.json was made for.

@@ -22,8 +22,6 @@ pub enum CompanionError {
     },
     #[error("{path} must hold an object, got {got}", path = .path.display())]
     NotAnObject { path: PathBuf, got: &'static str },
-    #[error("{path}: {key} must be {expected}, got {got}; mend or remove it", path = .path.display())]
-    Value { path: PathBuf, key: String, expected: &'static str, got: String },
     #[error("{path}: {source}; mend or remove it", path = .path.display())]
     Setting { path: PathBuf, source: InvalidSetting },
     #[error("{path} is not a tokenizer that can be used: {reason}; copy tokenizer.json from the model's repository", path = .path.display())]

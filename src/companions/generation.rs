@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::CompanionError;
-use super::json::{Keys, whole};
 use crate::host::shown;
+use crate::settings::{InvalidSetting, Settings, whole};
 
 /// What `generation_config.json` says.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -59,30 +59,34 @@ impl Choosing {
 
 impl GenerationSettings {
     pub(super) fn of(object: &Map<String, Value>, path: &Path) -> Result<GenerationSettings, CompanionError> {
-        let keys = Keys { object, path };
-        let eos = keys.token_ids("eos_token_id")?.unwrap_or_default();
+        GenerationSettings::said(object).map_err(|source| CompanionError::Setting { path: path.to_owned(), source })
+    }
+
+    fn said(object: &Map<String, Value>) -> Result<GenerationSettings, InvalidSetting> {
+        let settings = Settings::of(object);
+        let eos = settings.tensor_of_tokens("eos_token_id")?;
         Ok(GenerationSettings {
-            max_new_tokens: keys.count("max_new_tokens")?,
-            choosing: choosing(keys, &eos)?,
-            followed: followed(keys, &eos)?,
-            not_followed: not_followed(keys),
+            max_new_tokens: settings.count("max_new_tokens")?,
+            choosing: choosing(settings, &eos)?,
+            followed: followed(object, &eos)?,
+            not_followed: not_followed(settings),
             eos,
         })
     }
 }
 
-fn choosing(keys: Keys<'_>, eos: &[u32]) -> Result<Choosing, CompanionError> {
+fn choosing(keys: Settings<'_>, eos: &[u32]) -> Result<Choosing, InvalidSetting> {
     let penalty = |key: &str| {
         let read = |value: &Value| value.as_f64().filter(|&penalty| penalty > 0.0).map(|penalty| penalty as f32);
-        Ok(keys.maybe(key, "a number above 0", read)?.filter(|&penalty| penalty != 1.0))
+        Ok(keys.read(key, "a number above 0", read)?.filter(|&penalty| penalty != 1.0))
     };
     let some = |key: &str| Ok(keys.count(key)?.filter(|&count| count > 0));
     // Without an end there is nothing to hold back.
     let held = |key: &str| Ok(some(key)?.filter(|_| !eos.is_empty()));
-    let mut bad_words_ids = keys.maybe("bad_words_ids", "lists of token ids", sequences)?.unwrap_or_default();
+    let mut bad_words_ids = keys.read("bad_words_ids", "lists of token ids", sequences)?.unwrap_or_default();
     bad_words_ids.retain(|ids| !matches!(ids.as_slice(), [id] if eos.contains(id)));
     Ok(Choosing {
-        sequence_bias: keys.maybe("sequence_bias", "a list of [token ids, number]", biases)?.unwrap_or_default(),
+        sequence_bias: keys.read("sequence_bias", "a list of [token ids, number]", biases)?.unwrap_or_default(),
         encoder_repetition_penalty: penalty("encoder_repetition_penalty")?,
         repetition_penalty: penalty("repetition_penalty")?,
         no_repeat_ngram_size: some("no_repeat_ngram_size")?,
@@ -90,22 +94,22 @@ fn choosing(keys: Keys<'_>, eos: &[u32]) -> Result<Choosing, CompanionError> {
         bad_words_ids,
         min_length: held("min_length")?,
         min_new_tokens: held("min_new_tokens")?,
-        forced_bos_token_id: keys.token_ids("forced_bos_token_id")?.unwrap_or_default().first().copied(),
-        forced_eos_token_id: keys.token_ids("forced_eos_token_id")?.unwrap_or_default(),
+        forced_bos_token_id: keys.tensor_of_tokens("forced_bos_token_id")?.first().copied(),
+        forced_eos_token_id: keys.tensor_of_tokens("forced_eos_token_id")?,
         exponential_decay_length_penalty: keys
-            .maybe("exponential_decay_length_penalty", "[a token of the answer, a number]", decay)?
+            .read("exponential_decay_length_penalty", "[a token of the answer, a number]", decay)?
             .filter(|_| !eos.is_empty()),
-        suppress_tokens: keys.token_ids("suppress_tokens")?.unwrap_or_default(),
-        begin_suppress_tokens: keys.token_ids("begin_suppress_tokens")?.unwrap_or_default(),
+        suppress_tokens: keys.tensor_of_tokens("suppress_tokens")?,
+        begin_suppress_tokens: keys.tensor_of_tokens("begin_suppress_tokens")?,
     })
 }
 
 /// Keys of [`Choosing`] that change anything.
-fn followed(keys: Keys<'_>, eos: &[u32]) -> Result<Vec<String>, CompanionError> {
+fn followed(object: &Map<String, Value>, eos: &[u32]) -> Result<Vec<String>, InvalidSetting> {
     let mut followed = Vec::new();
-    for (key, value) in keys.object {
+    for (key, value) in object {
         let alone = Map::from_iter([(key.clone(), value.clone())]);
-        if !choosing(Keys { object: &alone, ..keys }, eos)?.is_plain() || (key == "max_new_tokens" && !value.is_null()) {
+        if !choosing(Settings::of(&alone), eos)?.is_plain() || (key == "max_new_tokens" && !value.is_null()) {
             followed.push(setting(key, value));
         }
     }
@@ -118,7 +122,7 @@ fn setting(key: &str, value: &Value) -> String {
 
 /// Settings under which `generate()` would search, stop or score in another way. `remove_invalid_values` is not among them:
 /// logits that are no numbers are an error here.
-fn not_followed(keys: Keys<'_>) -> Vec<String> {
+fn not_followed(keys: Settings<'_>) -> Vec<String> {
     let beyond = |least: f64| move |value: &Value| value.as_f64().is_none_or(|number| number > least);
     let other = |usual: f64| move |value: &Value| value.as_f64() != Some(usual);
     let any = |value: &Value| *value != Value::Bool(false) && value.as_array().is_none_or(|list| !list.is_empty());

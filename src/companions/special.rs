@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::CompanionError;
-use super::json::{Keys, object};
+use super::json::object;
 use crate::contract::{SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE};
+use crate::settings::Settings;
 
 /// What transformers calls a tokenizer's special tokens.
 const NAMES: &[&str] = &["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -41,7 +42,8 @@ impl SpecialTokens {
         let (map, config) = (map?, config?);
         let text = |key: &str| -> Result<Option<String>, CompanionError> {
             let of = |(object, path): &(Map<String, Value>, PathBuf)| {
-                Keys { object, path }.maybe(key, "a token's text or an object with its content", token)
+                let token = Settings::of(object).read(key, "a token's text or an object with its content", token);
+                token.map_err(|source| CompanionError::Setting { path: path.clone(), source })
             };
             Ok(of(&map)?.or(of(&config)?))
         };
