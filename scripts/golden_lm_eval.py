@@ -81,6 +81,17 @@ CASES = {
     "all together": generation(eos_token_id=[1, 294], repetition_penalty=1.1, no_repeat_ngram_size=4, min_new_tokens=3, suppress_tokens=[3873], bad_words_ids=[[335, 621]]),
     "sampling": generation(do_sample=True, temperature=0.6, top_p=0.9, top_k=50),
     "no tokens of its own before a text": [(TOKENIZER, {"post_processor": None})],
+    "special by added_tokens_decoder": [(TOKENIZER_CONFIG, {"added_tokens_decoder": {"0": dict(BOS), "1": dict(EOS), "50": dict(BREAK)}})],
+    "special in tokenizer.json and not in added_tokens_decoder": [
+        (TOKENIZER, {"added_tokens": [BOS, EOS, BREAK]}), (TOKENIZER_CONFIG, {"added_tokens_decoder": {"0": dict(BOS), "1": dict(EOS), "50": BREAK | {"special": False}}})],
+    "an added_tokens_decoder leaves special_tokens_map aside": [
+        (TOKENIZER_CONFIG, {"added_tokens_decoder": {"0": dict(BOS), "1": dict(EOS)}}), (SPECIAL, {"eos_token": NEXT})],
+    "additional_special_tokens": [(TOKENIZER_CONFIG, {"additional_special_tokens": [NEXT]})],
+    "extra_special_tokens as an object": [(TOKENIZER_CONFIG, {"extra_special_tokens": {"next_token": NEXT}})],
+    "additional_special_tokens in special_tokens_map": [(SPECIAL, {"additional_special_tokens": [NEXT]})],
+    "an unk_token of the vocabulary": [(TOKENIZER_CONFIG, {"unk_token": NEXT}), (SPECIAL, {"unk_token": NEXT})],
+    "an eos_token of the vocabulary": [(TOKENIZER_CONFIG, {"eos_token": "A"}), (SPECIAL, {"eos_token": "A"})],
+    "settings in config.json alone": [(GENERATION, None), (CONFIG, {"repetition_penalty": 1.3, "suppress_tokens": [3873]})],
     "added_tokens_decoder in tokenizer_config": [(TOKENIZER_CONFIG, {"added_tokens_decoder": {"0": dict(BOS), "1": dict(EOS)}, "add_bos_token": True})],
 }
 

@@ -1,12 +1,12 @@
 //! The command line: every flag, its help and its example; each subcommand calls one pipeline function.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use qonnx::host::terminal;
+use qonnx::host::{read, terminal};
 use qonnx::pipeline::{
     self, Launch, RuntimeChoice, UsageError, Weights, compare, doctor, export, generate, inspect, plan, verify,
 };
@@ -353,10 +353,9 @@ fn verdict(good: bool) -> ExitCode {
 }
 
 fn prompt_from_stdin() -> anyhow::Result<String> {
-    std::io::read_to_string(std::io::stdin()).map_err(|error| match error.kind() {
-        std::io::ErrorKind::InvalidData => pipeline::UsageError::PromptNotUtf8.into(),
-        _ => error.into(),
-    })
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes).context("the prompt cannot be read from stdin")?;
+    read::decode(bytes).map_err(|_| pipeline::UsageError::PromptNotUtf8.into())
 }
 
 fn run_generate(args: GenerateArgs) -> anyhow::Result<ExitCode> {

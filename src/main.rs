@@ -4,7 +4,7 @@ mod cli;
 
 use std::process::ExitCode;
 
-use qonnx::host::{signals, terminal};
+use qonnx::host::{printable, signals, terminal};
 
 fn main() -> ExitCode {
     // First of all: no other thread may run yet.
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     match cli::run() {
         Ok(code) => code,
         Err(error) => {
-            terminal::say(format_args!("error: {error:#}"));
+            terminal::say(format_args!("error: {}", printable(&format!("{error:#}"))));
             ExitCode::from(qonnx::pipeline::fault_of(&error).exit_code())
         }
     }

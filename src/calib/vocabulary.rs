@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::SetError;
 use super::chat::{ChatTemplate, Clock, Message};
 use crate::companions::{SpecialTokens, Tokenizer};
-use crate::contract::{CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE};
+use crate::contract::{CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE};
 use crate::host::read;
 
 /// A model's tokenizer and the ids that its embedding has rows for.
@@ -52,7 +52,7 @@ impl Vocabulary {
     /// # Errors
     /// [`SetError::Companion`], [`SetError::Unreadable`] or [`SetError::ModelFile`].
     pub fn open(model: &Path, size: usize) -> Result<Vocabulary, SetError> {
-        let tokenizer = Tokenizer::open(&model.join(TOKENIZER_FILE))?;
+        let tokenizer = Tokenizer::of_model(model)?;
         Ok(Vocabulary { template: chat_template(model)?, model: model.to_owned(), tokenizer, size })
     }
 

@@ -49,16 +49,16 @@ impl Companions {
         let json = json::object(&path)?.ok_or_else(|| CompanionError::Missing { dir: dir.to_owned(), file: CONFIG_FILE })?;
         let config = Config::of(&json, &path)?;
         let path = dir.join(GENERATION_CONFIG_FILE);
-        // Hugging Face makes a generation config from config.json only where there is none.
+        // Hugging Face makes a generation config from config.json only where there is none, of all that is in it.
         let generation = match json::object(&path)? {
             Some(own) => GenerationSettings::of(&own, &path)?,
-            None => GenerationSettings { eos: config.eos.clone(), ..GenerationSettings::default() },
+            None => GenerationSettings { eos: config.eos.clone(), ..GenerationSettings::of(&json, &dir.join(CONFIG_FILE))? },
         };
         let path = dir.join(TOKENIZER_FILE);
         if !path.exists() {
             return Err(CompanionError::Missing { dir: dir.to_owned(), file: TOKENIZER_FILE });
         }
-        let tokenizer = Tokenizer::open(&path)?;
+        let tokenizer = Tokenizer::of_model(dir)?;
         let special = SpecialTokens::read(dir)?;
         Ok(Companions {
             bos: special.bos.as_deref().and_then(|token| tokenizer.id_of(token)).or(config.bos),

@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::CompanionError;
+use super::special::{AddedToken, Declared};
+use crate::contract::TOKENIZER_FILE;
 use crate::host::guard::guarded;
 use crate::host::{read, shown};
 
@@ -15,12 +17,16 @@ use crate::host::{read, shown};
 /// turn a space into the three bytes of `▁`; a chain of doublings would fill any memory.
 const MOST_GROWTH: f64 = 4096.0;
 
+/// Most tokens that a post-processor may put around a text, each copy of the text counted as one. Real ones add one or two.
+const MOST_TEMPLATE_TOKENS: usize = 4096;
+
 /// What of the file is looked at before the library is given it.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Parts {
     normalizer: Value,
     decoder: Value,
+    post_processor: Value,
     model: Model,
 }
 
@@ -53,7 +59,7 @@ impl Tokenizer {
     pub fn open(path: &Path) -> Result<Tokenizer, CompanionError> {
         let bytes = read::file(path, read::TOKENIZER).map_err(|source| CompanionError::Read { path: path.to_owned(), source })?;
         let broken = |reason: String| CompanionError::Tokenizer { path: path.to_owned(), reason };
-        let parts: Parts = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
+        let parts: Parts = serde_json::from_slice(read::unmarked(&bytes)).map_err(|error| broken(error.to_string()))?;
         if let Some(dropout) = parts.model.dropout.filter(|&dropout| dropout > 0.0) {
             return Err(CompanionError::Dropout { path: path.to_owned(), dropout });
         }
@@ -63,7 +69,11 @@ impl Tokenizer {
                 return Err(broken(format!("its {part} makes a text up to {growth:.0} times as long")));
             }
         }
-        let mut inner = said(guarded(|| tokenizers::Tokenizer::from_bytes(&bytes))).map_err(broken)?;
+        let tokens = template_tokens(&parts.post_processor);
+        if tokens > MOST_TEMPLATE_TOKENS {
+            return Err(broken(format!("its post_processor adds {tokens} tokens and texts to every text")));
+        }
+        let mut inner = said(guarded(|| tokenizers::Tokenizer::from_bytes(read::unmarked(&bytes)))).map_err(broken)?;
         // What a tokenizer was last called with is saved in its file. Hugging Face sets both anew on every call.
         inner.with_truncation(None).map_err(|error| broken(error.to_string()))?;
         inner.with_padding(None);
@@ -80,10 +90,22 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
+    /// As [`Tokenizer::open`], of the model in `dir`, with the special tokens that the files beside it declare.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`]; one of those files is not what it should be.
+    pub fn of_model(dir: &Path) -> Result<Tokenizer, CompanionError> {
+        let path = dir.join(TOKENIZER_FILE);
+        let Tokenizer { mut inner, hash, .. } = Tokenizer::open(&path)?;
+        declare(&mut inner, Declared::read(dir)?).map_err(|reason| CompanionError::Tokenizer { path, reason })?;
+        Ok(Tokenizer::of(inner, hash))
+    }
+
     fn of(inner: tokenizers::Tokenizer, hash: String) -> Tokenizer {
-        let added = inner.get_added_tokens_decoder();
-        let mut special: Vec<(u32, String)> =
-            added.into_iter().filter(|(_, token)| token.special).map(|(id, token)| (id, token.content)).collect();
+        // By what the library does: it keeps a token special that a later declaration says is not.
+        let is_left_out = |id: u32| said(guarded(|| inner.decode(&[id], true))).is_ok_and(|text| text.is_empty());
+        let added = inner.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.content));
+        let mut special: Vec<(u32, String)> = added.filter(|(id, text)| !text.is_empty() && is_left_out(*id)).collect();
         special.sort_unstable();
         Tokenizer { inner, hash, special }
     }
@@ -149,6 +171,30 @@ fn reason_of(error: CompanionError) -> String {
     }
 }
 
+/// Tells the library of declared tokens in the calls and the order of `TokenizersBackend.__init__`.
+fn declare(inner: &mut tokenizers::Tokenizer, declared: Declared) -> Result<(), String> {
+    let Declared { mut decoder, named, extra } = declared;
+    for token in &mut decoder {
+        token.special |= named.iter().any(|named| named.content == token.content);
+    }
+    let known: BTreeSet<String> = inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+    let (known, listed) = (&known, decoder.clone());
+    let is_new =
+        |token: &&AddedToken| !known.contains(&token.content) && listed.iter().all(|other| other.content != token.content);
+    let first: Vec<_> = decoder.iter().chain(named.iter().chain(&extra).filter(is_new)).map(added).collect();
+    said(guarded(|| inner.add_tokens(first)))?;
+    let special = named.iter().chain(&extra).map(|token| added(token).special(true));
+    said(guarded(|| inner.add_special_tokens(special.collect::<Vec<_>>()))).map(drop)
+}
+
+fn added(token: &AddedToken) -> tokenizers::AddedToken {
+    tokenizers::AddedToken::from(token.content.clone(), token.special)
+        .single_word(token.single_word)
+        .lstrip(token.lstrip)
+        .rstrip(token.rstrip)
+        .normalized(token.normalized)
+}
+
 /// What the library says, a panic inside it included: tokenizers, onig and spm_precompiled panic on some files, and some
 /// texts, for which they should return an error.
 fn said<T>(result: Result<tokenizers::Result<T>, String>) -> Result<T, String> {
@@ -170,4 +216,15 @@ fn growth(part: &Value) -> f64 {
             Some("Prepend") => 1.0 + length("prepend"),
             _ => 1.0,
         }
+}
+
+/// Tokens that the templates of a post-processor put around a text, each copy of the text counted as one.
+fn template_tokens(part: &Value) -> usize {
+    let inside: usize = part["processors"].as_array().into_iter().flatten().map(template_tokens).sum();
+    let ids = |piece: &Value| match piece["SpecialToken"]["id"].as_str() {
+        Some(token) => part["special_tokens"][token]["ids"].as_array().map_or(1, Vec::len),
+        None => 1,
+    };
+    let template = |name: &str| part[name].as_array().into_iter().flatten().map(ids).sum::<usize>();
+    inside.saturating_add(template("single")).saturating_add(template("pair"))
 }

@@ -10,4 +10,4 @@ mod shown;
 pub mod signals;
 pub mod terminal;
 
-pub use shown::{NAMED, Shown, few, shown};
+pub use shown::{NAMED, Shown, few, printable, shown};

@@ -5,6 +5,17 @@ use std::fmt;
 /// Characters of foreign text that a message shows.
 const MOST: usize = 200;
 
+/// A whole message without what steers a terminal: lines stay lines, other control characters are escaped. The last guard, for
+/// what libraries quote of foreign files.
+pub fn printable(message: &str) -> String {
+    let safe = |character: char| match character {
+        '\n' => "\n".to_owned(),
+        steering if is_steering(steering) => steering.escape_default().to_string(),
+        plain => plain.to_string(),
+    };
+    message.chars().map(safe).collect()
+}
+
 /// Things of one kind that a message names; the others are counted.
 pub const NAMED: usize = 3;
 
@@ -57,6 +68,11 @@ mod tests {
     fn what_steers_a_terminal_is_escaped() {
         assert_eq!(shown("\x1b[2Jq\u{202e}x\r\n").to_string(), r"\u{1b}[2Jq\u{202e}x\r\n");
         assert_eq!(shown("größe “ñ” 小").to_string(), "größe “ñ” 小");
+    }
+
+    #[test]
+    fn a_message_keeps_its_lines_and_nothing_else_that_steers() {
+        assert_eq!(printable("error: a\n  \u{1b}[31mred\u{9b}\tö"), "error: a\n  \\u{1b}[31mred\\u{9b}\\tö");
     }
 
     #[test]
