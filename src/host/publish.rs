@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Writes a file whole, or leaves what is there.
 ///
 /// # Errors
-/// Of the disk; [`ErrorKind::ResourceBusy`] where another process is writing it. The message has no path.
+/// Of the disk, as [`PartialFile::publish`]; [`ErrorKind::ResourceBusy`] where another process is writing it. The message has no
+/// path.
 pub fn file(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut partial = PartialFile::create(path)?;
     partial.write_all(bytes)?;
@@ -67,7 +68,7 @@ impl PartialFile {
     /// Gives the file its name.
     ///
     /// # Errors
-    /// Of the disk; what was there before is there then.
+    /// Of the disk; what was there before is there then, or the new one where only its name could not be put on the disk.
     pub fn publish(mut self) -> Result<()> {
         self.sync()?;
         let Some((partial, path)) = &self.names else { return Ok(()) };
@@ -94,6 +95,16 @@ impl Drop for PartialFile {
             let _ = fs::remove_file(partial);
         }
     }
+}
+
+/// Gives the finished file `from` the name `target`, in the place of a file that is there already.
+///
+/// # Errors
+/// As [`PartialFile::publish`], with the path.
+pub fn moved_file(from: &Path, target: &Path) -> Result<()> {
+    sync(from).map_err(|error| at(from, error))?;
+    rename(from, target)?;
+    sync(parent(target)).map_err(|error| at(parent(target), error))
 }
 
 /// Gives a finished folder the name `target`, in the place of a folder that is there already, which goes only when the new one
@@ -165,12 +176,12 @@ pub fn begin_folder(target: &Path) -> Result<Hidden> {
 /// the new one there, the old one is put back; returns whether it was.
 ///
 /// # Errors
-/// The old folder cannot be put back.
+/// The old folder cannot be put back, or looked into; it stays where it is then.
 pub fn recover(target: &Path) -> Result<bool> {
     let mut was_restored = false;
     for aside in Hidden::abandoned(target, REPLACED) {
-        let is_full = fs::read_dir(aside.path()).is_ok_and(|mut entries| entries.next().is_some());
-        if is_full && !target.exists() {
+        let is_there = target.try_exists().map_err(|error| at(target, error))?;
+        if !is_there && is_full(aside.path()).map_err(|error| at(aside.path(), error))? {
             rename(aside.path(), target)?;
             sync(parent(target))?;
             was_restored = true;
@@ -179,6 +190,14 @@ pub fn recover(target: &Path) -> Result<bool> {
     }
     Hidden::abandoned(target, PARTIAL_FOLDER).into_iter().for_each(Hidden::clear);
     Ok(was_restored)
+}
+
+/// Whether a folder has something in it; one that is not there has nothing.
+fn is_full(folder: &Path) -> Result<bool> {
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        entries => Ok(entries?.next().transpose()?.is_some()),
+    }
 }
 
 /// Puts a folder's files and the folder on the disk.
@@ -298,5 +317,31 @@ mod tests {
         assert!(!recover(&target).unwrap());
         assert_eq!(names(place.path()), ["out"]);
         assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "old");
+    }
+
+    #[test]
+    fn what_was_set_aside_and_cannot_be_looked_into_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let target = place.path().join("out");
+        let aside = place.path().join(".out.replaced-0123456789abcdef");
+        // A link to itself: it is there, and the system cannot open it.
+        std::os::unix::fs::symlink(&aside, &aside).unwrap();
+        let error = recover(&target).unwrap_err().to_string();
+        assert!(error.contains(&aside.display().to_string()), "{error}");
+        assert_eq!(names(place.path()), [".out.replaced-0123456789abcdef"]);
+    }
+
+    #[test]
+    fn a_finished_file_takes_the_place_of_another() {
+        let place = tempfile::tempdir().unwrap();
+        let [from, target] = ["from", "target"].map(|name| place.path().join(name));
+        for text in ["first", "second"] {
+            fs::write(&from, text).unwrap();
+            moved_file(&from, &target).unwrap();
+            assert_eq!(fs::read_to_string(&target).unwrap(), text);
+            assert_eq!(names(place.path()), ["target"]);
+        }
+        let error = moved_file(&from, &target).unwrap_err().to_string();
+        assert!(error.contains(&from.display().to_string()), "{error}");
     }
 }
