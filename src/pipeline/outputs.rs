@@ -59,7 +59,7 @@ pub fn check(outputs: &[Output<'_>], inputs: &[&Path]) -> Result<(), UsageError>
         if !parent(path).is_dir() {
             return Err(UsageError::ParentMissing { path: shown() });
         }
-        let is_new = names.insert(fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()));
+        let is_new = names.insert(place(path));
         let Ok(found) = fs::metadata(path) else {
             match (is_new, belongs_to_artifact(path)) {
                 (true, false) => continue,
@@ -87,6 +87,23 @@ pub fn check(outputs: &[Output<'_>], inputs: &[&Path]) -> Result<(), UsageError>
     Ok(())
 }
 
+/// Most links that are followed one behind the other, as the system does.
+const MOST_LINKS: usize = 40;
+
+/// The one spelling of where a file is or will be: its folder's, and its own name, which a link may lead to.
+fn place(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        match (fs::canonicalize(&path), fs::read_link(&path)) {
+            (Ok(real), _) => return real,
+            (_, Ok(leads_to)) => path = parent(&path).join(leads_to),
+            _ => break,
+        }
+    }
+    let folder = fs::canonicalize(parent(&path)).unwrap_or_else(|_| parent(&path).to_owned());
+    folder.join(path.file_name().unwrap_or_default())
+}
+
 /// A file's device and number on it, or those of an artifact's or another folder's files: one file under any of its names,
 /// links included.
 fn identities(path: &Path) -> Vec<(u64, u64)> {
@@ -100,7 +117,7 @@ fn identities(path: &Path) -> Vec<(u64, u64)> {
 
 /// Whether an artifact in the same folder has a file of that name.
 fn belongs_to_artifact(path: &Path) -> bool {
-    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let real = place(path);
     let name = real.file_name().unwrap_or_default();
     let manifest = Manifest::load(parent(&real));
     manifest.is_ok_and(|manifest| name == MANIFEST_FILE || manifest.outputs.iter().any(|file| name == file.file.as_str()))
@@ -177,6 +194,15 @@ mod tests {
         let twice = [("--f", at("new"), Kind::Checked), ("--g", at("new"), Kind::OfficialPredictions)];
         let twice = twice.each_ref().map(|(flag, path, kind)| (*flag, path.as_path(), *kind));
         assert!(refusal(&twice, &[]).is_some_and(|said| said.starts_with("--g ")));
+        std::os::unix::fs::symlink("new", at("leads to new")).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        let here = Path::new("no file of this name");
+        for (first, second) in
+            [(here, Path::new("./no file of this name")), (&at("new"), &at("folder/../new")), (&at("new"), &at("leads to new"))]
+        {
+            let said = refusal(&[("--f", first, Kind::Checked), ("--g", second, Kind::OfficialPredictions)], &[]);
+            assert!(said.is_some_and(|said| said.starts_with("--g ")), "{}", second.display());
+        }
         assert_eq!(refusal(&[("--f", &at("other"), Kind::Checked)], &[&at("data")]), None);
         assert_eq!(refusal(&[("--f", Path::new("/dev/null"), Kind::Csv(COLUMNS))], &[]), None);
     }
