@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::Options;
+use crate::contract::COMPANIONS;
 use crate::host::hidden::{Hidden, parent};
 use crate::host::publish;
 use crate::onnx::{DATA_FILE, MODEL_FILE};
@@ -48,13 +49,13 @@ pub fn check_replaced(output: &Path, shown: &str) -> anyhow::Result<()> {
         return Err(UsageError::OutputForeign { path: shown.to_owned() }.into());
     }
     let recorded = Manifest::load(output).map(|manifest| manifest.outputs).ok();
-    // Of one whose manifest is damaged: what it can have had.
-    let is_kind = |name: &str| [".json", ".jinja"].iter().any(|ending| name.ends_with(ending));
+    // Of one whose manifest is damaged: what any artifact has.
+    let is_companion = |name: &str| COMPANIONS.iter().any(|companion| companion.file == name);
     let entries = fs::read_dir(output).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
     for entry in entries.with_context(|| format!("output {shown}: cannot be listed"))? {
         let name = entry.file_name().to_string_lossy().into_owned();
         let is_ours = [MANIFEST_FILE, MODEL_FILE, DATA_FILE].contains(&name.as_str())
-            || recorded.as_ref().map_or(is_kind(&name), |files| files.iter().any(|file| file.file == name));
+            || recorded.as_ref().map_or(is_companion(&name), |files| files.iter().any(|file| file.file == name));
         if !is_ours || entry.path().is_dir() {
             return Err(UsageError::OutputHolds { path: shown.to_owned(), name }.into());
         }
@@ -68,11 +69,63 @@ pub fn begin(output: &Path) -> anyhow::Result<Hidden> {
         .with_context(|| format!("output {}: cannot be created in {}", output.display(), parent(output).display()))
 }
 
-/// Gives the finished folder its name; what was there before goes away only after that.
+/// Gives the finished folder its name; what was there before goes away only after that. Hours may have passed since the start:
+/// what lies there is looked at again.
 pub fn publish(folder: Hidden, options: &Options) -> anyhow::Result<()> {
     let output = &options.output;
-    if !options.overwrite && output.exists() {
-        return Err(UsageError::OutputExists { path: output.display().to_string() }.into());
+    let shown = output.display().to_string();
+    match (output.exists(), options.overwrite) {
+        (false, _) => {}
+        (true, false) => return Err(UsageError::OutputExists { path: shown }.into()),
+        (true, true) => check_replaced(output, &shown)?,
     }
     publish::folder(folder, output).with_context(|| format!("output {}: cannot be put in place", output.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An artifact whose manifest is damaged, with all that any artifact has.
+    fn damaged(at: &Path) {
+        fs::create_dir(at).unwrap();
+        let companions = COMPANIONS.iter().map(|companion| companion.file);
+        for name in [MANIFEST_FILE, MODEL_FILE, DATA_FILE].into_iter().chain(companions) {
+            fs::write(at.join(name), "{").unwrap();
+        }
+    }
+
+    #[test]
+    fn beside_a_damaged_manifest_only_what_any_artifact_has_is_replaced() {
+        let place = tempfile::tempdir().unwrap();
+        let out = place.path().join("out");
+        damaged(&out);
+        check_replaced(&out, "out").unwrap();
+        for theirs in ["notes.json", "letter.jinja", "model.onnx.bak"] {
+            fs::write(out.join(theirs), "the only copy").unwrap();
+            let error = check_replaced(&out, "out").unwrap_err().to_string();
+            assert!(error.contains(theirs), "{error}");
+            fs::remove_file(out.join(theirs)).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_was_put_into_the_output_meanwhile_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let options = Options { overwrite: true, ..Options::new(place.path().join("out")) };
+        let finished = || {
+            let folder = begin(&options.output).unwrap();
+            fs::write(folder.path().join(MANIFEST_FILE), "new").unwrap();
+            folder
+        };
+        damaged(&options.output);
+        fs::write(options.output.join("notes"), "the only copy").unwrap();
+        let error = publish(finished(), &options).unwrap_err().to_string();
+        assert!(error.contains("notes"), "{error}");
+        assert_eq!(fs::read_to_string(options.output.join("notes")).unwrap(), "the only copy");
+        fs::remove_file(options.output.join("notes")).unwrap();
+        publish(finished(), &options).unwrap();
+        assert_eq!(fs::read_to_string(options.output.join(MANIFEST_FILE)).unwrap(), "new");
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+    }
 }
