@@ -43,12 +43,14 @@ pub struct QuestionLine {
 pub struct AnswerLog {
     lines: Vec<QuestionLine>,
     file: Option<(PathBuf, File)>,
+    /// Whether its lines have checksums. Those of an earlier version have none, and a file is gone on with as it was begun.
+    has_checksums: bool,
 }
 
 impl AnswerLog {
     /// Keeps lines in memory.
     pub fn in_memory() -> AnswerLog {
-        AnswerLog { lines: Vec::new(), file: None }
+        AnswerLog { lines: Vec::new(), file: None, has_checksums: false }
     }
 
     /// Opens `path` to go on after the lines it has, or creates it. A last line that was cut off is removed from the file, once
@@ -86,7 +88,8 @@ impl AnswerLog {
         if kept.last().is_some_and(|last| *last != b'\n') {
             file.write_all(b"\n").map_err(write)?;
         }
-        Ok(AnswerLog { lines, file: Some((path.to_path_buf(), file)) })
+        let has_checksums = lines.is_empty() || have_checksums(kept);
+        Ok(AnswerLog { lines, file: Some((path.to_path_buf(), file)), has_checksums })
     }
 
     /// All lines, in the order they were written.
@@ -104,7 +107,8 @@ impl AnswerLog {
         if let Some((_, file)) = &mut self.file {
             let mut text = String::new();
             for line in &lines {
-                text += &sealed(&serde_json::to_string(line).expect("strings, numbers and lists always serialize"));
+                let line = serde_json::to_string(line).expect("strings, numbers and lists always serialize");
+                text += &if self.has_checksums { sealed(&line) } else { line };
                 text.push('\n');
             }
             file.write_all(text.as_bytes()).map_err(|source| EvalError::Write { file: name, source })?;
@@ -113,13 +117,14 @@ impl AnswerLog {
         Ok(())
     }
 
-    /// Positions of the lines by question, after checking that they were written by this model under this protocol for
-    /// these questions.
+    /// Positions of the lines by question, after checking that they were written by this model under this protocol, with
+    /// this end-of-sequence text, for these questions.
     pub(super) fn answered(
         &self,
         questions: &[&Question],
         protocol: &Protocol,
         model: &str,
+        eos: Option<&str>,
     ) -> Result<HashMap<(String, u32), usize>, EvalError> {
         let known: HashMap<(&str, u32), &Question> = questions.iter().map(|q| ((q.id.as_str(), q.turn_id), *q)).collect();
         let mut answered = HashMap::new();
@@ -138,6 +143,9 @@ impl AnswerLog {
             }
             if line.model != model {
                 return Err(differs("model", model, &line.model));
+            }
+            if line.eos.as_deref() != eos {
+                return Err(differs("end-of-sequence text", &quoted(eos), &quoted(line.eos.as_deref())));
             }
             let Some(question) = known.get(&(line.id.as_str(), line.turn_id)) else {
                 return Err(differs("question", "one of the data's", &format!("{} turn {}", line.id, line.turn_id)));
@@ -172,12 +180,9 @@ pub fn read_lines(path: &Path) -> Result<Vec<QuestionLine>, EvalError> {
 /// # Errors
 /// [`EvalError::Lines`] naming the line.
 pub fn parse_lines(bytes: &[u8], file: &str) -> Result<Vec<QuestionLine>, EvalError> {
-    let numbered =
-        || read::unmarked(bytes).split(|byte| *byte == b'\n').zip(1..).filter(|(line, _)| !line.trim_ascii().is_empty());
-    let have_checksums = numbered().any(|(line, _)| checksum(line.trim_ascii()).is_some());
-    let parsed = numbered().map(|(line, number)| {
+    let have_checksums = have_checksums(bytes);
+    let parsed = numbered(bytes).map(|(line, number)| {
         let wrong = |detail: String| EvalError::Lines { file: file.to_string(), line: number, detail };
-        let line = line.trim_ascii();
         let parsed = serde_json::from_slice(line).map_err(|error| wrong(error.to_string()))?;
         match checksum(line) {
             None if !have_checksums => Ok(parsed),
@@ -186,6 +191,38 @@ pub fn parse_lines(bytes: &[u8], file: &str) -> Result<Vec<QuestionLine>, EvalEr
         }
     });
     parsed.collect()
+}
+
+/// Whether this program wrote the answers in the file at `path`, whatever has happened to them since: its first line is one of
+/// ours, or damaged and begins as ours do. There is nothing in an empty file that is anybody's.
+///
+/// # Errors
+/// [`EvalError::Read`].
+pub fn are_ours(path: &Path) -> Result<bool, EvalError> {
+    let wrong = |source| EvalError::Read { file: path.display().to_string(), source };
+    let bytes = read::file(path, u64::MAX).map_err(wrong)?;
+    Ok(numbered(&bytes).next().is_none_or(|(first, _)| is_ours(first)))
+}
+
+fn is_ours(line: &[u8]) -> bool {
+    let is_whole = || serde_json::from_slice::<QuestionLine>(line).is_ok();
+    let is_json = || serde_json::from_slice::<serde_json::Value>(line).is_ok();
+    is_whole() || begins_as_ours(line) && (checksum(line).is_some() || !is_json())
+}
+
+/// The lines in which something stands, with their numbers.
+fn numbered(bytes: &[u8]) -> impl Iterator<Item = (&[u8], usize)> {
+    let lines = read::unmarked(bytes).split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    lines.zip(1..).filter(|(line, _)| !line.is_empty())
+}
+
+fn have_checksums(bytes: &[u8]) -> bool {
+    numbered(bytes).any(|(line, _)| checksum(line).is_some())
+}
+
+/// For messages.
+fn quoted(text: Option<&str>) -> String {
+    text.map_or_else(|| "none".to_string(), |text| format!("`{text}`"))
 }
 
 /// What stands before a line's checksum, which is of all before it.
@@ -209,14 +246,19 @@ fn checksum(line: &[u8]) -> Option<(&[u8], u64)> {
 /// Whether this is the beginning of one of our lines: of JSON that ends too soon, with our first fields as we write them.
 /// Anything else without a line feed at its end is somebody's file.
 fn is_torn(last: &[u8]) -> bool {
+    let ends_early = serde_json::from_slice::<serde_json::Value>(last).is_err_and(|error| error.is_eof());
+    !last.is_empty() && ends_early && begins_as_ours(last)
+}
+
+/// Whether a line, or what there is of one, has our first fields as we write them.
+fn begins_as_ours(line: &[u8]) -> bool {
     const ID: &[u8] = b"{\"id\":\"";
     const TURN: &[u8] = b",\"turn_id\":";
     let begins = |text: &[u8], with: &[u8]| text.iter().zip(with).all(|(a, b)| a == b);
-    let ends_early = serde_json::from_slice::<serde_json::Value>(last).is_err_and(|error| error.is_eof());
-    let after_id = last.get(ID.len()..).unwrap_or_default();
+    let after_id = line.get(ID.len()..).unwrap_or_default();
     let escaped = |at: usize| after_id[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1;
     let end = (0..after_id.len()).find(|&at| after_id[at] == b'"' && !escaped(at));
-    !last.is_empty() && ends_early && begins(last, ID) && end.is_none_or(|end| begins(&after_id[end + 1..], TURN))
+    begins(line, ID) && end.is_none_or(|end| begins(&after_id[end + 1..], TURN))
 }
 
 #[cfg(test)]
@@ -299,6 +341,57 @@ mod tests {
                 taken => assert_eq!(taken.unwrap(), [line("a\\\""), line("b")], "bit {bit}"),
             }
         }
+    }
+
+    #[test]
+    fn a_file_without_checksums_is_gone_on_with_as_it_was_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lines.jsonl");
+        let unsealed = |id: &str| serde_json::to_string(&line(id)).unwrap() + "\n";
+        std::fs::write(&path, unsealed("a")).unwrap();
+        AnswerLog::open(&path).unwrap().append(vec![line("b")]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), unsealed("a") + &unsealed("b"));
+        assert_eq!(read_lines(&path).unwrap(), [line("a"), line("b")]);
+        assert_eq!(AnswerLog::open(&path).unwrap().lines().len(), 2);
+        // A new one has them.
+        std::fs::write(&path, "").unwrap();
+        AnswerLog::open(&path).unwrap().append(vec![line("a")]).unwrap();
+        assert!(have_checksums(&std::fs::read(&path).unwrap()));
+    }
+
+    #[test]
+    fn damaged_answers_are_ours_and_other_json_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lines.jsonl");
+        let whole = written(&path);
+        let first = whole.iter().position(|byte| *byte == b'\n').unwrap();
+        let fields = whole.windows(9).position(|found| found == b"\"domain\":").unwrap();
+        for bit in 8 * fields..8 * first {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, bytes).unwrap();
+            // Without its checksum, a line that is JSON is taken for somebody's.
+            let is_sealed = bit / 8 < first - CHECKSUM.len() - DIGITS - 2;
+            assert!(are_ours(&path).unwrap() || !is_sealed, "bit {bit}");
+        }
+        for theirs in [
+            r#"{"version": "1.0", "data": []}"#,
+            "notes",
+            "\nnotes",
+            r#"{"id":"1","turn_id":1,"answer":"x"}"#,
+            r#"{"id":"1","prompt":"P","golds":["x"]"#,
+        ] {
+            std::fs::write(&path, theirs).unwrap();
+            assert!(!are_ours(&path).unwrap(), "{theirs}");
+        }
+        for nothing in ["", "\n"] {
+            std::fs::write(&path, nothing).unwrap();
+            assert!(are_ours(&path).unwrap());
+        }
+        // The system cannot open it: that says nothing of what is in it.
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&link, &link).unwrap();
+        assert!(matches!(are_ours(&link), Err(EvalError::Read { .. })));
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub fn evaluate(
 ) -> Result<CoqaReport, EvalError> {
     let stories = protocol.stories(dataset);
     let questions: Vec<&Question> = stories.iter().flat_map(|story| &story.questions).collect();
-    let answered = log.answered(&questions, protocol, &options.model)?;
+    let answered = log.answered(&questions, protocol, &options.model, options.eos.as_deref())?;
     let wanted = &questions[..options.limit.unwrap_or(usize::MAX).min(questions.len())];
     let open = |question: &Question| !answered.contains_key(&(question.id.clone(), question.turn_id));
     let asked = wanted.iter().filter(|question| open(question)).count();
@@ -73,7 +73,7 @@ pub fn evaluate(
         progress(tally.progress());
     }
 
-    let position = log.answered(&questions, protocol, &options.model)?;
+    let position = log.answered(&questions, protocol, &options.model, options.eos.as_deref())?;
     let lines: Vec<&QuestionLine> =
         wanted.iter().map(|question| &log.lines()[position[&(question.id.clone(), question.turn_id)]]).collect();
     Ok(report(&lines, protocol, asked, seconds))
@@ -364,6 +364,12 @@ mod tests {
             let error =
                 run(&data, &protocol, &EvaluateOptions { model: model.into(), ..options(8) }).expect_err(says).to_string();
             assert!(error.contains(says), "{error}");
+        }
+        for (eos, expected) in [(Some("<|end|>"), "`<|end|>`"), (None, "none")] {
+            let ended = EvaluateOptions { eos: eos.map(str::to_owned), ..options(8) };
+            let error = run(&dataset(), &Protocol::OFFICIAL, &ended).expect_err(expected).to_string();
+            let says = format!("line 1: written by another run: end-of-sequence text: expected {expected}, got `</s>`");
+            assert!(error.contains(&says), "{error}");
         }
         std::fs::write(&path, "{\"id\": 1}\n").expect("writes");
         let error = run(&dataset(), &Protocol::OFFICIAL, &options(8)).expect_err("not a line").to_string();
