@@ -259,6 +259,38 @@ fn scores(record: &Path) -> Value {
     serde_json::json!([record["evaluation"], record["export"]["data_blake3"], record["sanity"], record["failure"]])
 }
 
+/// Kills a run into `results` while it answers; returns its work folder.
+fn killed(place: &Place, results: &str) -> PathBuf {
+    let command = [&RUN[..], &["--results", results]].concat();
+    let folder = place.at(&results[1..]);
+    let found = || {
+        let works = fs::read_dir(folder.join(".work/experiments/int8_rtn")).into_iter().flatten().flatten();
+        let work = works.map(|entry| entry.path()).find(|path| path.is_dir())?;
+        let is_noted = fs::read_to_string(work.join("int8_rtn_results.json")).is_ok_and(|text| text.contains("\"sanity\":{"));
+        let has_answers = fs::metadata(work.join("answers.jsonl")).is_ok_and(|found| found.len() > 0);
+        (is_noted && has_answers).then_some(work)
+    };
+    let stopped = (0..50).find_map(|_| {
+        let mut run = place.command(&command);
+        let mut run = run.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("qonnx starts");
+        let group = format!("-{}", run.id());
+        let is_there = until(&mut run, || found().is_some());
+        if is_there {
+            signal("-STOP", &group);
+        }
+        let work = found();
+        if is_there {
+            signal("-KILL", &group);
+        }
+        run.wait().expect("it was started");
+        if work.is_none() {
+            fs::remove_dir_all(&folder).expect("the place is ours");
+        }
+        work
+    });
+    stopped.expect("no run was stopped while it answered")
+}
+
 /// Whatever flips in what a killed run has left, the next has the scores of one that was not killed.
 #[test]
 fn a_resumed_run_goes_on_from_nothing_that_has_changed() {
@@ -268,39 +300,63 @@ fn a_resumed_run_goes_on_from_nothing_that_has_changed() {
     let results = ["@artifact", "@config", "@answers", "@record"];
     let files = ["artifact/model.onnx.data", "artifact/config.json", "answers.jsonl", "int8_rtn_results.json"];
     for (results, file) in results.into_iter().zip(files) {
-        let command = [&RUN[..], &["--results", results]].concat();
-        let folder = place.at(&results[1..]);
-        let found = || {
-            let works = fs::read_dir(folder.join(".work/experiments/int8_rtn")).into_iter().flatten().flatten();
-            let work = works.map(|entry| entry.path()).find(|path| path.is_dir())?;
-            let is_noted = fs::read_to_string(work.join("int8_rtn_results.json")).is_ok_and(|text| text.contains("\"sanity\":{"));
-            let has_answers = fs::metadata(work.join("answers.jsonl")).is_ok_and(|found| found.len() > 0);
-            (is_noted && has_answers).then_some(work)
-        };
-        let stopped = (0..50).find_map(|_| {
-            let mut run = place.command(&command);
-            let mut run = run.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("qonnx starts");
-            let group = format!("-{}", run.id());
-            let is_there = until(&mut run, || found().is_some());
-            if is_there {
-                signal("-STOP", &group);
-            }
-            let work = found();
-            if is_there {
-                signal("-KILL", &group);
-            }
-            run.wait().expect("it was started");
-            if work.is_none() {
-                fs::remove_dir_all(&folder).expect("the place is ours");
-            }
-            work
-        });
-        let work = stopped.expect("no run was stopped while it answered");
+        let work = killed(&place, results);
         let bytes = fs::metadata(work.join(file)).expect("it is there").len() as usize;
         flip(&work.join(file), bytes / 2);
-        place.succeed(&command);
-        assert_eq!(scores(&folder.join("int8_rtn_results.json")), expected, "{file}");
+        place.succeed(&[&RUN[..], &["--results", results]].concat());
+        assert_eq!(scores(&place.at(&results[1..]).join("int8_rtn_results.json")), expected, "{file}");
     }
+}
+
+/// That a disk cannot be read says nothing of what is on it: the work of a killed run is there when the disk is well again.
+#[test]
+fn a_resumed_run_removes_nothing_that_cannot_be_read() {
+    let place = Place::new();
+    let work = killed(&place, "@results");
+    let command = [&RUN[..], &["--results", "@results"]].concat();
+    // The same experiment.
+    fs::write(place.at("sweep.toml"), "baseline = \"int8_rtn\"\nexperiments = [\"int8_rtn\"]\n").expect("the place is ours");
+    let sweep = [&["sweep", "@sweep.toml"], &command[4..]].concat();
+    for file in ["artifact/model.onnx.data", "artifact/qonnx.json", "int8_rtn_results.json"] {
+        let (file, well) = (work.join(file), place.at("well"));
+        let before = [contents(&work.join("artifact")), BTreeMap::from([("answers".to_owned(), answers_in(&work))])];
+        fs::rename(&file, &well).expect("the place is ours");
+        // A link to itself: it is there, and the system cannot open it.
+        std::os::unix::fs::symlink(&file, &file).expect("the place is ours");
+        let output = place.qonnx(&command);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert_eq!(place.qonnx(&sweep).status.code(), Some(1));
+        let named = file.parent().expect("a folder").display().to_string();
+        assert!(stderr(&output).contains(&named), "{named}: {}", stderr(&output));
+        fs::rename(&well, &file).expect("the place is ours");
+        let after = [contents(&work.join("artifact")), BTreeMap::from([("answers".to_owned(), answers_in(&work))])];
+        assert!(after == before, "{}", file.display());
+    }
+    place.succeed(&command);
+    assert!(place.at("results/int8_rtn_results.json").is_file());
+}
+
+/// What is there when an experiment begins is known; what is there when it ends, hours later, is looked at again.
+#[test]
+fn what_is_put_in_the_place_of_a_kept_artifact_meanwhile_stays() {
+    let place = Place::new();
+    let command = [&RUN[..], &["--results", "@results", "--keep"]].concat();
+    let [kept, work] = ["artifacts/int8_rtn", ".work/experiments/int8_rtn"].map(|name| place.at("results").join(name));
+    let mut run = place.command(&command).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("qonnx starts");
+    assert!(until(&mut run, || work.is_dir()), "the run has begun");
+    fs::create_dir_all(&kept).and_then(|()| fs::write(kept.join("notes"), "the only copy")).expect("the place is ours");
+    let output = run.wait_with_output().expect("it was started");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains(&kept.display().to_string()), "{}", stderr(&output));
+    assert_eq!(fs::read_to_string(kept.join("notes")).expect("it is there"), "the only copy");
+    fs::remove_dir_all(&kept).expect("the place is ours");
+    place.succeed(&command);
+    let record = RunRecord::load(&place.at("results/int8_rtn_results.json")).expect("it is whole");
+    assert!(has_artifact(&kept, &record).expect("readable"));
+}
+
+fn answers_in(work: &Path) -> Vec<u8> {
+    fs::read(work.join("answers.jsonl")).expect("the answers are there")
 }
 
 #[test]
@@ -309,14 +365,22 @@ fn a_kept_artifact_is_the_record_s_only_with_every_byte() {
     place.succeed(&[&RUN[..], &["--results", "@results", "--keep"]].concat());
     let record = RunRecord::load(&place.at("results/int8_rtn_results.json")).expect("it is whole");
     let kept = place.at("results/artifacts/int8_rtn");
-    assert!(has_artifact(&kept, &record));
+    assert!(has_artifact(&kept, &record).expect("readable"));
     for name in contents(&kept).into_keys() {
         let whole = fs::read(kept.join(&name)).expect("readable");
         flip(&kept.join(&name), whole.len() / 2);
-        assert!(!has_artifact(&kept, &record), "{name}");
+        assert!(!has_artifact(&kept, &record).expect("readable"), "{name}");
         fs::write(kept.join(&name), whole).expect("the place is ours");
     }
-    assert!(has_artifact(&kept, &record));
+    assert!(has_artifact(&kept, &record).expect("readable"));
+    for name in contents(&kept).into_keys() {
+        let (path, aside) = (kept.join(&name), place.at("aside"));
+        fs::rename(&path, &aside).expect("the place is ours");
+        assert!(!has_artifact(&kept, &record).expect("it is gone"), "{name}");
+        std::os::unix::fs::symlink(&path, &path).expect("the place is ours");
+        assert!(has_artifact(&kept, &record).is_err(), "{name} is there and cannot be opened");
+        fs::rename(&aside, &path).expect("the place is ours");
+    }
 }
 
 #[test]

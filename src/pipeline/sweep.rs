@@ -28,7 +28,7 @@ pub use file::{Overrides, SweepFile};
 pub use plan::{PlanReport, PlanRow};
 pub use report::{ResultRow, Results, SweepReport};
 
-use super::experiment::work;
+use super::experiment::{Job, work};
 use super::interrupt;
 use crate::host::terminal;
 use crate::record::RunRecord;
@@ -84,7 +84,12 @@ pub fn run(request: &Request) -> anyhow::Result<SweepReport> {
         None => {}
     }
     drop(lock);
-    work::clear(&plan.results);
+    // What one that could not even be recorded came to is gone on from.
+    let is_recorded =
+        |Job { name, id, .. }: &Job| RunRecord::load(&RunRecord::path(&plan.results, name)).is_ok_and(|record| record.id == *id);
+    if plan.rows.iter().all(|row| is_recorded(&row.planned.job)) {
+        work::clear(&plan.results);
+    }
     Ok(SweepReport::Results(Results {
         sweep: request.file.clone(),
         results: folder,

@@ -8,6 +8,7 @@
 //! followed by one that goes on behind the last finished stage, and within CoQA behind the last answered question.
 
 use std::cell::RefCell;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
@@ -21,12 +22,13 @@ use super::{Job, TextMeasure, blank, subject};
 use crate::eval::compare::{NamedLines, compare};
 use crate::eval::coqa::lines::read_lines;
 use crate::eval::windows::DEFAULT_LENGTH;
+use crate::host::read::is_wrong_file;
 use crate::onnx::DATA_FILE;
 use crate::pipeline::progress::Step;
 use crate::pipeline::{evaluate, export, generate, hashing, interrupt, source};
 use crate::record::{
-    BenchSettings, EvaluationRecord, ExportTimes, FailureRecord, FileRecord, MANIFEST_FILE, Manifest, PairedRecord, RunRecord,
-    SanityRecord, StageRecord, TextRecord,
+    BenchSettings, EvaluationRecord, ExportTimes, FailureRecord, FileRecord, MANIFEST_FILE, Manifest, PairedRecord, RecordError,
+    RunRecord, SanityRecord, StageRecord, TextRecord,
 };
 
 /// What every artifact is asked to go on with.
@@ -52,6 +54,8 @@ pub fn run(job: &Job, tell: &mut dyn FnMut(&Event)) -> anyhow::Result<Outcome> {
         opened => opened?,
     };
     let mut stages = Stages { job, record: blank::record(job), work: &work, tell, stage: "load" };
+    // Nothing is recorded, and so nothing removed, where it is not known what an earlier process came to.
+    stages.resume()?;
     let ended = stages.run();
     let (mut record, stage) = (stages.record, stages.stage);
     let ended = match ended {
@@ -112,7 +116,6 @@ struct Stages<'a> {
 
 impl Stages<'_> {
     fn run(&mut self) -> anyhow::Result<()> {
-        self.resume()?;
         let measure = &self.job.measure;
         self.stage("load", Stages::load)?;
         if self.record.export.is_none() {
@@ -136,10 +139,9 @@ impl Stages<'_> {
 
     /// Goes on from what an earlier process noted, where its artifact is still there.
     fn resume(&mut self) -> anyhow::Result<()> {
-        match self.work.so_far() {
-            Some(record)
-                if record.id == self.job.id && record.failure.is_none() && has_artifact(&self.work.artifact(), &record) =>
-            {
+        let noted = self.work.so_far()?.filter(|record| record.id == self.job.id && record.failure.is_none());
+        match noted {
+            Some(record) if has_artifact(&self.work.artifact(), &record)? => {
                 self.record = record;
                 Ok(())
             }
@@ -320,7 +322,7 @@ impl Stages<'_> {
         let window = Some(text.window).filter(|&window| window != DEFAULT_LENGTH);
         let windows = evaluate::Windows { text: text.file.clone(), window, limit: text.windows };
         let perplexity = evaluate::perplexity(&self.work.artifact(), &windows, &runtime)?.report;
-        let kl = match self.reference() {
+        let kl = match self.reference()? {
             None => {
                 let why =
                     self.job.baseline.as_ref().map(|name| format!("{name} has no artifact here, so there is no KL from it"));
@@ -362,25 +364,47 @@ impl Stages<'_> {
     }
 
     /// The baseline's artifact, where it is kept and is the one of its record.
-    fn reference(&self) -> Option<PathBuf> {
-        let record = self.baseline()?;
-        self.job.reference.clone().filter(|kept| has_artifact(kept, &record))
+    fn reference(&self) -> anyhow::Result<Option<PathBuf>> {
+        let (Some(record), Some(kept)) = (self.baseline(), &self.job.reference) else { return Ok(None) };
+        Ok(has_artifact(kept, &record)?.then(|| kept.clone()))
     }
 }
 
 /// Whether the artifact of `record` lies in `folder`, with every byte as it was written: its weights have the hash in the
 /// record, everything else those in its manifest.
-pub fn has_artifact(folder: &Path, record: &RunRecord) -> bool {
-    let (Some(export), Ok(manifest)) = (&record.export, Manifest::load(folder)) else { return false };
+///
+/// # Errors
+/// That is not known: the user stopped it, or a file is there and cannot be read.
+pub fn has_artifact(folder: &Path, record: &RunRecord) -> anyhow::Result<bool> {
+    let Some(export) = &record.export else { return Ok(false) };
+    let manifest = match Manifest::load(folder) {
+        Err(error @ RecordError::Unreadable { .. }) => return Err(error.into()),
+        Err(_) => return Ok(false),
+        Ok(manifest) => manifest,
+    };
     if data_blake3(&manifest) != Some(&export.data_blake3) || manifest.is_as_written() == Some(false) {
-        return false;
+        return Ok(false);
     }
-    let is_whole = |file: &FileRecord| hashing::of_file(&folder.join(&file.file)).is_ok_and(|blake3| blake3 == file.blake3);
-    let damaged = manifest.outputs.iter().find(|file| !is_whole(file));
-    if let Some(file) = damaged {
-        tracing::warn!("{}: has changed since it was written; it is made again", folder.join(&file.file).display());
+    for file in &manifest.outputs {
+        let path = folder.join(&file.file);
+        if !is_whole(&path, file)? {
+            tracing::warn!("{}: has changed since it was written; it is made again", path.display());
+            return Ok(false);
+        }
     }
-    damaged.is_none()
+    Ok(true)
+}
+
+/// Whether a file has the bytes that were recorded; one that is gone or was cut short has not.
+fn is_whole(path: &Path, file: &FileRecord) -> anyhow::Result<bool> {
+    match hashing::of_file(path) {
+        Ok(blake3) => Ok(blake3 == file.blake3),
+        Err(error) => {
+            let is_other = |io: &std::io::Error| is_wrong_file(io) || io.kind() == ErrorKind::UnexpectedEof;
+            let is_changed = error.chain().any(|cause| cause.downcast_ref().is_some_and(is_other));
+            if is_changed { Ok(false) } else { Err(error) }
+        }
+    }
 }
 
 /// BLAKE3 of the artifact's weights.

@@ -15,8 +15,8 @@ use anyhow::Context;
 use super::{ExperimentError, Job};
 use crate::eval::EvalError;
 use crate::eval::coqa::AnswerLog;
-use crate::eval::coqa::lines::read_lines;
-use crate::host::{lock, publish, sealed};
+use crate::eval::coqa::lines::are_ours;
+use crate::host::{lock, publish, read, sealed};
 use crate::pipeline::export;
 use crate::record::{FailureRecord, RunRecord};
 
@@ -110,18 +110,24 @@ pub fn clear(results: &Path) {
 /// Refuses a results folder in which the places of what `job` will write are taken by files of somebody else's.
 ///
 /// # Errors
-/// [`ExperimentError::Foreign`] by path; an artifact's folder that holds more than an artifact.
+/// [`ExperimentError::Foreign`] by path; an artifact's folder that holds more than an artifact; a disk that cannot be read.
 pub fn refuse_foreign(job: &Job) -> anyhow::Result<()> {
     let answers = predictions(&job.results, &job.name);
     // Damaged ones are ours, and are written again.
-    let is_there = fs::metadata(&answers).is_ok_and(|found| found.len() > 0);
-    if is_there && matches!(read_lines(&answers), Err(EvalError::Lines { line: 1, .. } | EvalError::Read { .. })) {
+    let is_ours = match are_ours(&answers) {
+        Err(EvalError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => true,
+        Err(EvalError::Read { source, .. }) if read::is_wrong_file(&source) => false,
+        known => known?,
+    };
+    if !is_ours {
         return Err(ExperimentError::Foreign { path: answers }.into());
     }
-    match job.keep.as_ref().filter(|kept| kept.exists()) {
-        Some(kept) => export::check_replaced(kept, &kept.display().to_string()),
-        None => Ok(()),
-    }
+    job.keep.as_deref().map_or(Ok(()), check_kept)
+}
+
+/// Refuses the place of an artifact that is to be kept if something else is there.
+fn check_kept(kept: &Path) -> anyhow::Result<()> {
+    if kept.exists() { export::check_replaced(kept, &kept.display().to_string()) } else { Ok(()) }
 }
 
 impl Work {
@@ -165,8 +171,18 @@ impl Work {
     }
 
     /// The record as far as an earlier process came; `None` where there is none that is as it was written.
-    pub fn so_far(&self) -> Option<RunRecord> {
-        serde_json::from_str(&sealed::text(&self.noted()).ok()??).ok()
+    ///
+    /// # Errors
+    /// It is there and cannot be read, which says nothing of what is in it.
+    pub fn so_far(&self) -> anyhow::Result<Option<RunRecord>> {
+        let noted = self.noted();
+        let text = sealed::text(&noted).with_context(|| {
+            format!(
+                "{}: cannot be read; what is finished is kept, run the same command again once the disk is well",
+                noted.display()
+            )
+        })?;
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
     /// Notes how far it is.
@@ -192,14 +208,17 @@ impl Work {
         [self.noted(), self.artifact(), self.predictions()].iter().try_for_each(|path| remove(path))
     }
 
-    /// Puts the record and what belongs to it in place; the artifact too where `keep` says one.
+    /// Puts the record and what belongs to it in place; the artifact too where `keep` says one. Hours may have passed since the
+    /// start: what lies in the artifact's place is looked at again.
     pub fn finish(self, record: &RunRecord, keep: Option<&Path>) -> anyhow::Result<()> {
+        let keep = keep.filter(|_| self.artifact().is_dir());
+        keep.map_or(Ok(()), check_kept)?;
         if record.evaluation.is_some() && self.predictions().is_file() {
             let place = predictions(&self.results, &self.name);
-            let put = || publish::sync(&self.predictions()).and_then(|()| fs::rename(self.predictions(), &place));
-            put().with_context(|| format!("{}: the answers cannot be put in place", place.display()))?;
+            publish::moved_file(&self.predictions(), &place)
+                .with_context(|| format!("{}: the answers cannot be put in place", place.display()))?;
         }
-        if let Some(kept) = keep.filter(|_| self.artifact().is_dir()) {
+        if let Some(kept) = keep {
             make(kept.parent().unwrap_or(&self.results))?;
             publish::moved(&self.artifact(), kept).with_context(|| format!("{}: cannot be put in place", kept.display()))?;
         }
@@ -224,7 +243,7 @@ fn remove(path: &Path) -> anyhow::Result<()> {
 /// Writes the record of an experiment whose process died, with what it had come to.
 pub fn record_death(job: &Job, failure: FailureRecord) -> anyhow::Result<RunRecord> {
     let work = Work::open(job)?;
-    let mut record = work.so_far().unwrap_or_else(|| super::blank::record(job));
+    let mut record = work.so_far()?.unwrap_or_else(|| super::blank::record(job));
     record.failure = Some(failure);
     work.finish(&record, None)?;
     Ok(record)

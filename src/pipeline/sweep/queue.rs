@@ -74,7 +74,7 @@ impl<'a> Queue<'a> {
             sender,
             news,
         };
-        if queue.needs_reference(open) {
+        if queue.needs_reference(open)? {
             queue.waiting.push_front(Item::Reference);
         }
         let ended = queue.baseline_ended();
@@ -88,11 +88,11 @@ impl<'a> Queue<'a> {
     }
 
     /// KL of what is open is measured from the baseline, which ended before and whose artifact is not here.
-    fn needs_reference(&self, open: &[usize]) -> bool {
+    fn needs_reference(&self, open: &[usize]) -> anyhow::Result<bool> {
         let baseline = &self.plan.rows[0];
-        let Before::Done(record) = &baseline.before else { return false };
+        let Before::Done(record) = &baseline.before else { return Ok(false) };
         let measures = baseline.planned.job.measure.text.is_some() && open.iter().any(|&row| row != 0);
-        measures && !has_artifact(&self.reference(), record)
+        Ok(measures && !has_artifact(&self.reference(), record)?)
     }
 
     /// Where the baseline's artifact is kept for the time of the sweep, or for good.
