@@ -72,7 +72,13 @@ fn said(artifact: &Path) -> Vec<String> {
     let generated: serde_json::Value =
         serde_json::from_str(&stdout(&["generate", artifact, "Tom has", "--max-new-tokens", "4", "--json"])).expect("JSON");
     let scored = stdout(&["eval", artifact, "--task", "perplexity", "--text", text, "--windows", "1", "--json"]);
+    let questions = model().join("coqa-mini.json");
+    let questions = questions.to_str().expect("UTF-8");
+    let coqa = ["eval", artifact, "--task", "coqa", "--data", questions, "--limit", "4", "--json"];
+    let mut answered: serde_json::Value = serde_json::from_str(&stdout(&coqa)).expect("JSON");
+    answered.as_object_mut().expect("one object").retain(|name, _| !name.contains("second"));
     vec![
+        answered.to_string().replace(artifact, "ARTIFACT"),
         generated["text"].to_string(),
         scored.replace(artifact, "ARTIFACT"),
         stdout(&["inspect", artifact]).replace(artifact, "ARTIFACT"),
@@ -86,6 +92,25 @@ fn every_command_follows_the_artifacts_own_links() {
     for link in [snapshot, data_elsewhere] {
         let place = tempfile::tempdir().expect("a temporary folder can be made");
         assert_eq!(said(&link(place.path())), expected);
+    }
+}
+
+/// Other programs look for the weights of a saved graph in the artifact's folder, under the name that they have there.
+#[test]
+fn the_saved_graph_of_a_linked_artifact_names_its_own_data_file() {
+    let place = tempfile::tempdir().expect("a temporary folder can be made");
+    let saved = |artifact: &Path, name: &str| {
+        let file = place.path().join(name);
+        let (artifact, graph) = (artifact.to_str().expect("UTF-8"), file.to_str().expect("UTF-8"));
+        let quick = ["--batch", "1", "--prompt", "8", "--gen", "2", "--warmup", "0", "--min-repeats", "1", "--max-repeats", "1"];
+        stdout(&[&["bench", artifact, "--save-graph", graph], &quick[..]].concat());
+        fs::read(file).expect("it was saved")
+    };
+    let expected = saved(artifact(), "plain.onnx");
+    assert!(expected.windows(15).any(|bytes| bytes == b"model.onnx.data"));
+    for (link, name) in [(snapshot as fn(&Path) -> PathBuf, "snapshot"), (data_elsewhere, "elsewhere")] {
+        let folder = link(&place.path().join(name));
+        assert!(saved(&folder, &format!("{name}.onnx")) == expected, "{name}");
     }
 }
 

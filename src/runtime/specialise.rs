@@ -28,7 +28,7 @@ pub(super) const POSITIONS: &str = "positions";
 pub(super) const LOGITS: &str = "logits";
 /// int64 `[rows, n, 1]`: the token with the largest logit, −1 where that, or what was computed for any place of the row, is no
 /// number.
-pub(super) const NEXT_TOKENS: &str = "next_tokens";
+pub const NEXT_TOKENS: &str = "next_tokens";
 
 /// Place of `position_ids` among the inputs of GroupQueryAttention.
 const POSITION_IDS: usize = 9;
@@ -47,19 +47,24 @@ pub(super) struct Specialised {
 
 /// Reads the artifact's graph and makes the decode loop's from it, its weights in the file at `data`.
 pub(super) fn specialise(path: &Path, data: &DataPlace) -> Result<Specialised, RuntimeError> {
+    made(path, |model| data.point(model))
+}
+
+/// As [`specialise`]; `finish` says where the weights lie.
+fn made(path: &Path, finish: impl FnOnce(&mut Model) -> Result<(), String>) -> Result<Specialised, RuntimeError> {
     let bytes = std::fs::read(path).map_err(|source| RuntimeError::Read { path: path.to_owned(), source })?;
     let foreign = |what: String| RuntimeError::Layout { path: path.to_owned(), what };
     let mut model = decode(&bytes).map_err(|error| foreign(error.to_string()))?;
     let max_positions = for_decoding(&mut model).map_err(foreign)?;
-    data.point(&mut model).map_err(foreign)?;
+    finish(&mut model).map_err(foreign)?;
     let bytes = encode(&model).map_err(|error| foreign(error.to_string()))?;
     Ok(Specialised { bytes, max_positions })
 }
 
 /// The graph that [`Engine`](super::Engine) runs of the artifact in `dir`, serialized; its weights stay in the artifact's
-/// data file.
+/// data file, under the name that this has in `dir`, also where it is a link: whoever runs the graph looks there.
 pub fn decode_graph(dir: &Path) -> Result<Vec<u8>, RuntimeError> {
-    Ok(specialise(&dir.join(MODEL_FILE), &DataPlace::of(dir)?)?.bytes)
+    Ok(made(&dir.join(MODEL_FILE), |_| Ok(()))?.bytes)
 }
 
 fn for_decoding(model: &mut Model) -> Result<usize, String> {
