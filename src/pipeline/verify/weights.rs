@@ -164,10 +164,11 @@ impl Data {
         }
         for constant in graph.model.initializers() {
             let name = graph.model.name_of(constant.value);
-            if let (Content::Inline(numbers), Ok(stored)) = (&constant.content, self.bytes(name))
-                && stored != numbers.as_slice()
-            {
-                failures.push(format!("{} holds other numbers than config.json gives it", shown(name)));
+            let Content::Inline(numbers) = &constant.content else { continue };
+            match self.bytes(name) {
+                Ok(stored) if stored == numbers.as_slice() => {}
+                Ok(_) => failures.push(format!("{} holds other numbers than config.json gives it", shown(name))),
+                Err(error) => failures.push(format!("{error:#}")),
             }
         }
         let layout = Layout::of(&graph.model);
@@ -193,6 +194,9 @@ impl Data {
         match self.places.get(name).with_context(missing)? {
             Content::Inline(bytes) => Ok(bytes),
             Content::External(range) => {
+                let elsewhere =
+                    || format!("initializer {} lies in {}, expected {DATA_FILE}", shown(name), shown(&range.location));
+                anyhow::ensure!(range.location == DATA_FILE, "{}; export the artifact again", elsewhere());
                 let place = || Some((usize::try_from(range.offset).ok()?, usize::try_from(range.length).ok()?));
                 let (start, length) = place().with_context(missing)?;
                 start.checked_add(length).and_then(|end| self.map.get(start..end)).with_context(missing)
