@@ -145,8 +145,24 @@ fn a_damaged_cache_is_filled_again() {
     }
     let mut offline = Setup { config: setup.config.clone(), ..setup };
     offline.config.offline = true;
-    fs::write(offline.blobs().join(git_blob(b"{}")), b"[]").expect("it is ours");
-    assert_holds(&offline.model("org/tiny").expect("what is there"), &[("config.json", b"[]".to_vec())]);
+    assert_holds(&offline.model("org/tiny").expect("all of it is there"), &expected);
+    // Known to be wrong, it is not used, and nothing is lost of what is there.
+    let blob = offline.blobs().join(git_blob(b"{}"));
+    fs::write(&blob, b"[]").expect("it is ours");
+    let refused = offline.model("org/tiny").expect_err("what is there is not what the hub has");
+    assert!(matches!(&refused, HubError::Damaged { path, .. } if path.ends_with(format!("{COMMIT}/config.json"))), "{refused:?}");
+    let said = refused.to_string();
+    assert!(said.contains("SHA-1") && said.contains("run once with network and without HF_HUB_OFFLINE"), "{said}");
+    assert_eq!(fs::read(&blob).expect("it is still there"), b"[]");
+    let refused = offline.hub().model_headers("org/tiny").expect_err("the same");
+    assert!(matches!(&refused, HubError::Damaged { .. }), "{refused:?}");
+    fs::write(&blob, b"{}").expect("it is ours");
+    let weights = offline.blobs().join(sha256(&contents));
+    let mut flipped = contents.clone();
+    *flipped.last_mut().expect("it has bytes") ^= 1;
+    fs::write(&weights, &flipped).expect("it is ours");
+    let said = offline.model("org/tiny").expect_err("one bit is another").to_string();
+    assert!(said.contains("model.safetensors: the cached file is damaged (its sha256 is "), "{said}");
 }
 
 #[test]

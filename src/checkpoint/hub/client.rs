@@ -100,8 +100,8 @@ impl<'a> Client<'a> {
         Ok(Listing { commit: answer.sha, files })
     }
 
-    /// Size and etag of `file`. Follows redirects within the server (renamed repositories), not those to the store of large
-    /// files, whose answers lack the hub's headers.
+    /// Size and etag of `file`. Redirects are followed, to other servers too (renamed repositories, mirrors), up to the answer that
+    /// has the hub's `X-Linked-Etag`: it redirects to the store of large files, whose own answers lack the hub's headers.
     pub(super) fn meta(&self, commit: &str, file: &str) -> Result<FileMeta, HubError> {
         let url = self.file_url(commit, file);
         let response = self.call(&Method::HEAD, &url, None)?;

@@ -47,6 +47,7 @@ impl Visit<'_> {
             && is_inside(file)
             && let Some(commit) = self.cache.commit_of(self.name)
             && let Some(path) = held(&commit, &self.cache)
+            && self.require_sound(&commit, file).is_ok()
         {
             return Ok(DataFiles { commit, paths: vec![path] });
         }
@@ -63,6 +64,7 @@ impl Visit<'_> {
             Known::Cached { commit, unanswered } => {
                 let path = Some(file).filter(|file| is_inside(file)).and_then(|_| held(&commit, &self.cache));
                 let path = path.ok_or_else(|| unanswered.unwrap_or_else(|| self.offline(file)))?;
+                self.require_sound(&commit, file)?;
                 (commit, path)
             }
         };

@@ -32,10 +32,10 @@ pub(super) fn fetch(
     let place = cache.snapshot(commit).join(file);
     if place.exists() {
         let Some(what) = contents::damage(&place) else { return Ok(place) };
-        tracing::warn!(file = %place.display(), "the cached file is damaged: {what}");
         if config.offline {
-            return Ok(place);
+            return Err(HubError::Damaged { path: place, what });
         }
+        tracing::warn!(file = %place.display(), "the cached file is damaged: {what}");
         cache.forget(&place)?;
     }
     let meta = client.meta(commit, file)?;

@@ -59,6 +59,12 @@ pub enum HubError {
         cache.display()
     )]
     Offline { repo: String, what: String, cache: PathBuf },
+    #[error(
+        "{}: the cached file is damaged ({what}), and the hub is not there to be asked for it again; run once with network and without \
+         HF_HUB_OFFLINE",
+        path.display()
+    )]
+    Damaged { path: PathBuf, what: String },
     #[error("{}: cannot be written; check the disk's space and rights, or set HF_HOME to another disk", path.display())]
     Disk { path: PathBuf, source: io::Error },
     #[error("there is no folder for the cache, as neither HF_HOME nor HOME is set; set HF_HOME")]
@@ -106,6 +112,7 @@ impl HubError {
             | HubError::WrongSize { .. }
             | HubError::WrongHash { .. }
             | HubError::Offline { .. }
+            | HubError::Damaged { .. }
             | HubError::Disk { .. }
             | HubError::NoCacheFolder => Fault::Failed,
         }

@@ -134,7 +134,7 @@ impl Visit<'_> {
         let listing = match self.look_up()? {
             Known::Listed(listing) => listing,
             Known::Cached { commit, unanswered } => {
-                self.require_model(&commit).map_err(|incomplete| unanswered.unwrap_or(incomplete))?;
+                self.usable(&commit, unanswered)?;
                 return Ok(self.cache.snapshot(&commit));
             }
         };
@@ -237,6 +237,20 @@ impl Visit<'_> {
         optional().all(known)
             && optional().chain(needed()).all(is_sound)
             && weights().is_some_and(|weights| weights.iter().all(|file| is_sound(file)))
+    }
+
+    /// Refuses a cached commit, where the hub is not there, that lacks a file or has one of which it can be seen that it is not what
+    /// it was.
+    fn usable(&self, commit: &str, unanswered: Option<HubError>) -> Result<(), HubError> {
+        let sound = |file: &str| self.require_sound(commit, file);
+        beside(true).chain(beside(false)).chain([INDEX_FILE]).try_for_each(sound)?;
+        let weights = self.require_model(commit).map_err(|incomplete| unanswered.unwrap_or(incomplete))?;
+        weights.iter().try_for_each(|file| sound(file))
+    }
+
+    fn require_sound(&self, commit: &str, file: &str) -> Result<(), HubError> {
+        let path = self.cache.snapshot(commit).join(file);
+        contents::damage(&path).map_or(Ok(()), |what| Err(HubError::Damaged { path, what }))
     }
 
     /// Refuses a cached commit that lacks a file which every model needs; the names of its weights.

@@ -26,7 +26,7 @@ impl Visit<'_> {
         let listing = match self.look_up()? {
             Known::Listed(listing) => listing,
             Known::Cached { commit, unanswered } => {
-                self.require_model(&commit).map_err(|incomplete| unanswered.unwrap_or(incomplete))?;
+                self.usable(&commit, unanswered)?;
                 return self.cached_headers(&commit);
             }
         };
