@@ -2,15 +2,18 @@
 //! command, and takes the place of nothing but what this program has written.
 
 use std::collections::HashSet;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::UsageError;
 use crate::host::hidden::parent;
+use crate::onnx;
 use crate::record::{MANIFEST_FILE, Manifest};
+use crate::runtime::NEXT_TOKENS;
 
 /// A file to write.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +33,7 @@ pub enum Kind {
     OfficialPredictions,
     /// A table with these columns.
     Csv(&'static [&'static str]),
-    /// A graph of this program.
+    /// A graph for the decode loop.
     Graph,
 }
 
@@ -124,14 +127,20 @@ fn belongs_to_artifact(path: &Path) -> bool {
 }
 
 fn is_ours(path: &Path, kind: Kind) -> bool {
-    let bytes = || fs::read(path).unwrap_or_default();
+    // Of somebody else's file no more is read than tells that it is one.
+    let Ok(file) = File::open(path) else { return false };
     match kind {
         Kind::Checked => true,
-        Kind::OfficialPredictions => serde_json::from_slice::<Vec<OfficialAnswer>>(&bytes()).is_ok(),
-        Kind::Csv(columns) => bytes().starts_with((columns.join(",") + "\n").as_bytes()),
-        // Version of the format, then the producer.
-        Kind::Graph => bytes().get(2..).is_some_and(|rest| rest.starts_with(b"\x12\x05qonnx")),
+        Kind::OfficialPredictions => serde_json::from_reader::<_, Vec<OfficialAnswer>>(BufReader::new(file)).is_ok(),
+        Kind::Csv(columns) => has_at(&file, 0, (columns.join(",") + "\n").as_bytes()),
+        // Version of the format, then the producer; an artifact's own graph has no choice of tokens in it.
+        Kind::Graph => has_at(&file, 2, b"\x12\x05qonnx") && onnx::has_output(file, NEXT_TOKENS).unwrap_or(false),
     }
+}
+
+fn has_at(file: &File, offset: u64, expected: &[u8]) -> bool {
+    let mut bytes = vec![0; expected.len()];
+    file.read_exact_at(&mut bytes, offset).is_ok() && bytes == expected
 }
 
 impl Kind {
@@ -156,12 +165,54 @@ mod tests {
         check(&outputs, inputs).err().map(|error| error.to_string())
     }
 
+    /// A model of ours with that output, field by field as onnx.proto numbers them.
+    fn graph_with(output: &str) -> String {
+        let field = |number: u8, text: &str| format!("{}{}{text}", char::from(number << 3 | 2), char::from(text.len() as u8));
+        let outputs = field(12, &field(1, "logits")) + &field(12, &field(1, output));
+        format!("\u{8}\u{a}{}{}{}", field(2, "qonnx"), field(3, "0.1.0"), field(7, &(field(2, "g") + &outputs)))
+    }
+
+    #[test]
+    fn a_graph_of_ours_that_is_not_the_loops_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        let whole = graph_with("next_tokens");
+        for theirs in [graph_with("present.0.key"), graph_with("other_tokens"), whole[..whole.len() - 1].to_owned()] {
+            fs::write(&path, theirs).unwrap();
+            let said = refusal(&[("--save-graph", &path, Kind::Graph)], &[]).expect("it is no graph of bench");
+            assert!(said.contains("exists and is not a graph that qonnx bench has saved"), "{said}");
+        }
+    }
+
+    /// Files with a hole as large as no memory: whoever read them whole would fail.
+    #[test]
+    fn no_more_is_read_than_tells_whose_a_file_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (table, graph) = (folder.path().join("table"), folder.path().join("graph"));
+        fs::write(&table, "a,b\n").unwrap();
+        File::options().write(true).open(&table).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(refusal(&[("--csv", &table, Kind::Csv(COLUMNS))], &[]), None);
+        // An initializer of 2^39 bytes before the output.
+        let output = b"\x62\x0d\x0a\x0bnext_tokens";
+        let varint =
+            |bytes: u64| (0..6).map(|at| (bytes >> (7 * at) & 0x7f) as u8 | if at < 5 { 0x80 } else { 0 }).collect::<Vec<u8>>();
+        let hole = 1 << 39;
+        let initializer = [&[0x2a][..], &varint(hole)].concat();
+        let length = initializer.len() as u64 + hole + output.len() as u64;
+        let head = [b"\x08\x0a\x12\x05qonnx\x3a", varint(length).as_slice(), &initializer].concat();
+        let file = File::create(&graph).unwrap();
+        file.write_all_at(&head, 0).unwrap();
+        file.write_all_at(output, head.len() as u64 + hole).unwrap();
+        assert_eq!(refusal(&[("--save-graph", &graph, Kind::Graph)], &[]), None);
+    }
+
     #[test]
     fn only_earlier_outputs_of_the_same_kind_are_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
         let official = r#"[{"id":"a","turn_id":1,"answer":"x"}]"#;
-        let graph = "\u{8}\u{a}\u{12}\u{5}qonnx\u{1a}\u{5}0.1.0";
+        let graph = graph_with("next_tokens");
+        let graph = graph.as_str();
         for (kind, ours) in [(Kind::OfficialPredictions, official), (Kind::Csv(COLUMNS), "a,b\n1,2\n"), (Kind::Graph, graph)] {
             assert_eq!(refusal(&[("--f", &path, kind)], &[]), None, "nothing is there");
             for empty_or_ours in ["", ours] {

@@ -47,7 +47,7 @@ pub use inspect::{Execution, Inspection, MatMulReport, inspect};
 pub use provider::ExecutionProvider;
 pub use replay::Launch;
 pub use session::require;
-pub use specialise::decode_graph;
+pub use specialise::{NEXT_TOKENS, decode_graph};
 pub use stage::{Bound, Operand, Resident, Stage, Stages, Target};
 pub use steps::EngineSteps;
 pub use telemetry::disable_telemetry;
