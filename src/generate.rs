@@ -51,6 +51,9 @@ pub enum GenerateError {
         "prompt {row}: {tokens} tokens and {max_new_tokens} new ones exceed the context of {context} tokens; shorten the prompt or lower max_new_tokens"
     )]
     PromptTooLong { row: usize, tokens: usize, max_new_tokens: usize, context: usize },
+    /// Of a prompt that was not read to its end.
+    #[error("prompt {row}: more than {context} tokens, which is the model's context; shorten the prompt")]
+    PromptBeyondContext { row: usize, context: usize },
     #[error("prompt {row} has no tokens; give at least one")]
     EmptyPrompt { row: usize },
     #[error(
@@ -70,6 +73,7 @@ impl GenerateError {
     pub fn fault(&self) -> Fault {
         match self {
             GenerateError::PromptTooLong { .. }
+            | GenerateError::PromptBeyondContext { .. }
             | GenerateError::EmptyPrompt { .. }
             | GenerateError::TokenBeyondVocabulary { .. } => Fault::BadInput,
             GenerateError::NotANumber { .. } | GenerateError::OutOfMemory(_) | GenerateError::Backend(_) => Fault::Failed,

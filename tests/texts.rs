@@ -162,6 +162,35 @@ fn the_usual_window_gives_way_to_a_small_context_and_another_is_refused() {
     );
 }
 
+/// What is said counts in an experiment as well, also where it is the usual number.
+#[test]
+fn an_experiment_takes_the_window_that_it_is_told() {
+    let place = Place::new();
+    let (model, results) = (short_model(&place, 512), place.at("results"));
+    let (text, questions) = (format!("{MODEL}/perplexity.txt"), format!("{MODEL}/coqa-mini.json"));
+    let run = |window: &[&str]| {
+        let asked =
+            ["--coqa", &questions, "--protocol", "official", "--limit", "1", "--text", &text, "--windows", "1", "--no-bench"];
+        let output = qonnx(&[&["run", "fp16_baseline", "--model", &model, "--results", &results][..], &asked, window].concat());
+        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let (usual, said) = run(&[]);
+    assert!(usual, "{said}");
+    let (told, said) = run(&["--window", "1024"]);
+    assert!(!told && said.contains("windows of 1024 tokens are longer than the model's context of 512"), "{said}");
+}
+
+/// It is read as far as it takes to refuse it; how long it is nobody has counted.
+#[test]
+fn a_prompt_beyond_the_context_is_refused_without_a_number_that_is_none() {
+    let place = Place::new();
+    let artifact = place.at("a");
+    report(&["export", &short_model(&place, 256), "--bits", "16", "--dtype", "f32", "-o", &artifact]);
+    let sentence = refusal(&["generate", &artifact, &"Tom has a dog. ".repeat(1000), "--max-new-tokens", "4"]);
+    assert!(sentence.contains("prompt 0: more than 256 tokens, which is the model's context; shorten the prompt"), "{sentence}");
+    assert!(!sentence.contains("257"), "{sentence}");
+}
+
 #[test]
 fn fifos_and_devices_are_refused_by_name_and_not_waited_for() {
     let place = Place::new();

@@ -74,9 +74,9 @@ pub struct AskArgs {
     /// Text for perplexity, and for KL where the baseline's artifact is kept.
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
-    /// Tokens in a window of the text, BOS included.
-    #[arg(long, default_value_t = 1024, value_parser = super::eval::parse_window)]
-    window: usize,
+    /// Tokens in a window of the text, BOS included [default: 1024, or the model's context where that is less].
+    #[arg(long, value_parser = super::eval::parse_window)]
+    window: Option<usize>,
     /// At most this many windows of the text.
     #[arg(long, value_parser = positive)]
     windows: Option<usize>,

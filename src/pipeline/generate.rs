@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::RuntimeChoice;
 use crate::eval::pieces;
-use crate::generate::{Generate, GenerateOptions, Piece, StopReason};
+use crate::generate::{Generate, GenerateError, GenerateOptions, Piece, StopReason};
 use crate::record::Manifest;
 
 /// What `qonnx generate` was asked.
@@ -41,7 +41,11 @@ pub fn run(request: &Request, show: &mut dyn FnMut(&str)) -> anyhow::Result<Gene
     let manifest = Manifest::load(&request.artifact)?;
     let mut engine = request.runtime.load(&request.artifact, &manifest)?;
     // One token more than there is room for is enough to refuse it.
-    let prompt = pieces::first(&|text| engine.encode(text), &request.prompt, engine.context_length() + 1)?;
+    let context = engine.context_length();
+    let prompt = pieces::first(&|text| engine.encode(text), &request.prompt, context + 1)?;
+    if prompt.len() > context {
+        return Err(GenerateError::PromptBeyondContext { row: 0, context }.into());
+    }
     // A chat ends with the tokenizer's own token, also where generation_config.json names another.
     let stop = request.stop.iter().cloned().chain(engine.end_of_sequence_text()).collect();
     let options = GenerateOptions { max_new_tokens: request.max_new_tokens, stop };

@@ -140,8 +140,8 @@ impl ProtocolName {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TextMeasure {
     pub file: PathBuf,
-    /// Tokens in a window, BOS included.
-    pub window: usize,
+    /// Tokens in a window, BOS included; where it is not said the usual length, or the context where that is less.
+    pub window: Option<usize>,
     /// At most so many windows.
     pub windows: Option<usize>,
 }

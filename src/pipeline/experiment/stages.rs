@@ -21,7 +21,6 @@ use super::worker::{Event, Task};
 use super::{Job, TextMeasure, blank, subject};
 use crate::eval::compare::{NamedLines, compare};
 use crate::eval::coqa::lines::read_lines;
-use crate::eval::windows::DEFAULT_LENGTH;
 use crate::host::read::is_wrong_file;
 use crate::onnx::DATA_FILE;
 use crate::pipeline::progress::Step;
@@ -318,9 +317,7 @@ impl Stages<'_> {
 
     fn text(&mut self, text: &TextMeasure) -> anyhow::Result<()> {
         let runtime = self.job.device.runtime(self.job.measure.weights.weights());
-        // The usual length gives way to a context that is less.
-        let window = Some(text.window).filter(|&window| window != DEFAULT_LENGTH);
-        let windows = evaluate::Windows { text: text.file.clone(), window, limit: text.windows };
+        let windows = evaluate::Windows { text: text.file.clone(), window: text.window, limit: text.windows };
         let perplexity = evaluate::perplexity(&self.work.artifact(), &windows, &runtime)?.report;
         let kl = match self.reference()? {
             None => {

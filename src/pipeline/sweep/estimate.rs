@@ -3,6 +3,7 @@
 //! The rules' constants were measured on two cores of an AMD EPYC with `coqa-45m` (44.6 M parameters) and hold within a
 //! factor of two or three elsewhere; a plan says that it is an estimate.
 
+use crate::eval::windows::DEFAULT_LENGTH;
 use crate::pipeline::experiment::{Job, Planned};
 use crate::recipe::{BudgetRecipe, RoundingRecipe};
 use crate::record::RunRecord;
@@ -59,7 +60,7 @@ fn scores(planned: &Planned, millions: f64) -> f64 {
     let text = planned.job.measure.text.as_ref().map_or(0.0, |text| {
         let bytes = std::fs::metadata(&text.file).map_or(0, |meta| meta.len());
         // Four bytes a token.
-        let most = text.windows.map_or(f64::MAX, |windows| (windows * text.window * 4) as f64);
+        let most = text.windows.map_or(f64::MAX, |windows| (windows * text.window.unwrap_or(DEFAULT_LENGTH) * 4) as f64);
         let passes = if planned.job.baseline.is_some() { 3.0 } else { 1.0 };
         TEXT * passes * most.min(bytes as f64) / 1e3
     });

@@ -15,8 +15,6 @@ use crate::record::BenchSettings;
 
 /// What differences are against unless the file says otherwise.
 const BASELINE: &str = "fp16_baseline";
-/// Tokens of a window of text.
-const WINDOW: usize = 1024;
 /// Prompts of CoQA that are decoded together.
 const BATCH: usize = 16;
 
@@ -156,7 +154,7 @@ impl SweepFile {
         let file = overrides.text.or(words.text.as_ref().map(|text| beside(&text.file.to_string_lossy()).into()));
         let text = file.map(|file| TextMeasure {
             file,
-            window: words.text.as_ref().and_then(|text| text.window).unwrap_or(WINDOW),
+            window: words.text.as_ref().and_then(|text| text.window),
             windows: words.text.as_ref().and_then(|text| text.windows),
         });
         if text.is_some() && coqa.is_none() {
@@ -267,7 +265,7 @@ fn refuse_senseless(
         refuse(coqa.batch == 0, "coqa batch", "a whole number from 1 on")?;
     }
     if let Some(text) = text {
-        refuse(text.window < 2, "text window", "a whole number from 2 on")?;
+        refuse(text.window.is_some_and(|window| window < 2), "text window", "a whole number from 2 on")?;
         refuse(text.windows == Some(0), "text windows", "a whole number from 1 on")?;
     }
     if let Some(bench) = bench {
@@ -299,6 +297,19 @@ mod tests {
 
     fn refusal(text: &str) -> String {
         SweepFile::parse("s.toml", text).unwrap_err().to_string()
+    }
+
+    /// The usual length gives way to a shorter context, the same number in the file does not.
+    #[test]
+    fn a_window_that_is_said_is_not_one_that_is_left_out() {
+        let window = |text: &str| {
+            let coqa = "coqa = { data = \"q.json\", protocol = \"official\" }";
+            let file = format!("experiments = [\"int8_rtn\"]\n[measure]\n{coqa}\ntext = {{ file = \"t.txt\"{text} }}");
+            let sweep = SweepFile::parse("s.toml", &file).unwrap();
+            let ask = sweep.ask(Path::new("s.toml"), "results".into(), Overrides::default()).unwrap();
+            ask.measure.text.unwrap().window
+        };
+        assert_eq!([window(""), window(", window = 1024"), window(", window = 64")], [None, Some(1024), Some(64)]);
     }
 
     #[test]
