@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use crate::fault::Fault;
+use crate::host::read;
 use crate::settings::InvalidSetting;
 
 /// What can be wrong with the files beside a model's weights.
@@ -38,10 +39,9 @@ pub enum CompanionError {
 impl CompanionError {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
-        use std::io::ErrorKind::{InvalidData, InvalidInput};
         match self {
             CompanionError::Encode { .. } => Fault::Failed,
-            CompanionError::Read { source, .. } if !matches!(source.kind(), InvalidData | InvalidInput) => Fault::Failed,
+            CompanionError::Read { source, .. } if !read::is_wrong_file(source) => Fault::Failed,
             _ => Fault::BadInput,
         }
     }

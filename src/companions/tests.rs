@@ -162,3 +162,14 @@ fn what_no_reader_could_use_is_refused_by_key() {
     assert_eq!(generation(Value::Null), "generation_config.json must hold an object, got null");
     assert_eq!(refusal(&[(SPECIAL_TOKENS_FILE, json!([]))]), "special_tokens_map.json must hold an object, got a list");
 }
+
+/// As everywhere in the program: a path that leads to the wrong thing is the input's fault, a disk that fails is not.
+#[test]
+fn a_file_that_is_none_is_the_inputs_fault() {
+    use std::io::ErrorKind;
+    let fault = |kind: ErrorKind| CompanionError::Read { path: "m/config.json".into(), source: kind.into() }.fault();
+    for kind in [ErrorKind::NotADirectory, ErrorKind::IsADirectory, ErrorKind::FileTooLarge, ErrorKind::InvalidData] {
+        assert_eq!(fault(kind), Fault::BadInput, "{kind}");
+    }
+    assert_eq!((fault(ErrorKind::PermissionDenied), fault(ErrorKind::Other)), (Fault::Failed, Fault::Failed));
+}

@@ -27,8 +27,7 @@ const LEAST_UNPACKED: u64 = 64 << 20;
 /// `/dev/zero` has none.
 ///
 /// # Errors
-/// As [`std::fs::read`]; [`ErrorKind::InvalidInput`] for what is no regular file, [`ErrorKind::InvalidInput`] for a larger
-/// one. The message has no path.
+/// As [`std::fs::read`]; [`ErrorKind::InvalidInput`] for what is no regular file, and for a larger one. The message has no path.
 pub fn file(path: &Path, most: u64) -> Result<Vec<u8>> {
     let file = open(path)?;
     let mut bytes = Vec::with_capacity(file.metadata()?.len().min(most).min(AT_ONCE) as usize);
