@@ -13,6 +13,7 @@ mod printed;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use minijinja::{Environment, Error, ErrorKind};
 use serde::Deserialize;
 use serde_json::Map;
 
-pub use clock::Clock;
+pub use clock::{Clock, ClockError, SOURCE_DATE_EPOCH};
 pub use error::ChatError;
 use error::Raised;
 
@@ -69,6 +70,9 @@ impl TryFrom<Map<String, serde_json::Value>> for Message {
 pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
     special_tokens: BTreeMap<String, String>,
+    clock: Clock,
+    /// Whether a chat was told the time.
+    asked: Arc<AtomicBool>,
 }
 
 impl ChatTemplate {
@@ -81,9 +85,15 @@ impl ChatTemplate {
         if template.len() > MOST_TEMPLATE {
             return Err(ChatError::TooLong { bytes: template.len(), most: MOST_TEMPLATE });
         }
-        let template = template.to_owned();
-        let environment = on_a_large_stack(move || compile(&template, clock))?;
-        Ok(ChatTemplate { environment: Arc::new(environment), special_tokens })
+        let (template, asked) = (template.to_owned(), Arc::new(AtomicBool::new(false)));
+        let notes = asked.clone();
+        let environment = on_a_large_stack(move || compile(&template, clock, notes))?;
+        Ok(ChatTemplate { environment: Arc::new(environment), special_tokens, clock, asked })
+    }
+
+    /// What the chats so far were told of the time, if any asked for it.
+    pub fn told_time(&self) -> Option<Clock> {
+        self.asked.load(Ordering::Relaxed).then_some(self.clock)
     }
 
     /// The whole chat, without the beginning of an answer that is still to come.
@@ -113,7 +123,7 @@ impl ChatTemplate {
     }
 }
 
-fn compile(template: &str, clock: Clock) -> Result<Environment<'static>, ChatError> {
+fn compile(template: &str, clock: Clock, asked: Arc<AtomicBool>) -> Result<Environment<'static>, ChatError> {
     let mut environment = Environment::new();
     let mut syntax = SyntaxConfig::builder();
     syntax.trim_blocks(true).lstrip_blocks(true);
@@ -125,7 +135,10 @@ fn compile(template: &str, clock: Clock) -> Result<Environment<'static>, ChatErr
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
     });
-    environment.add_function("strftime_now", move |format: &str| clock.strftime(format));
+    environment.add_function("strftime_now", move |format: &str| {
+        asked.store(true, Ordering::Relaxed);
+        clock.strftime(format)
+    });
     environment.add_template_owned("chat", dialect::translate(template))?;
     Ok(environment)
 }

@@ -2,7 +2,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::builtin::builtin_sets;
-use super::chat::ChatError;
+use super::chat::{ChatError, ClockError};
 use crate::checkpoint::hub::HubError;
 use crate::companions::CompanionError;
 use crate::eval::coqa::DataError;
@@ -49,6 +49,8 @@ pub enum SetError {
     NoChatTemplate { model: PathBuf },
     #[error("{}: cannot be used as a chat template: {reason}; mend it, or use form = \"text\"", path.display())]
     Template { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Clock(#[from] ClockError),
     #[error("document {document}: {}", of_chat(model, reason))]
     Chat { model: PathBuf, document: usize, reason: ChatError },
     #[error(

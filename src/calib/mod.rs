@@ -19,7 +19,7 @@ mod vocabulary;
 mod weights;
 
 pub use builtin::builtin_sets;
-pub use chat::{ChatError, ChatTemplate, Clock, Message};
+pub use chat::{ChatError, ChatTemplate, Clock, ClockError, Message, SOURCE_DATE_EPOCH};
 pub use error::SetError;
 pub use leak::{Fingerprint, Leak, PASSAGE_WORDS, RECORDED_RUN, evaluation_texts};
 pub use logits::Logits;
@@ -27,5 +27,5 @@ pub use set::{CalibrationSet, load, refuse_recorded_leak, refuse_recorded_text, 
 pub use set_file::{ExpectedHash, Form, Packing, SetFile, SourceName};
 pub use stream::{Mark, Observe, Progress, Stream, StreamOptions, TooFewTokens};
 pub use stream_error::CalibError;
-pub use vocabulary::Vocabulary;
+pub use vocabulary::{Vocabulary, check_template};
 pub use weights::{Both, Head, LayerWeights, Linear, Matrix, Qkv, Vector};

@@ -68,6 +68,7 @@ pub fn load(
         too_short,
         tokenizer: vocabulary.tokenizer_hash().to_owned(),
         hash,
+        template_time: vocabulary.told_time(),
         passages: Fingerprint::record(texts()),
     };
     Ok(CalibrationSet { sequences, record, passages: Fingerprint::of_texts(texts()) })

@@ -31,12 +31,12 @@ struct Template {
 
 impl Template {
     fn compiled(&self) -> Result<&ChatTemplate, SetError> {
+        let clock = Clock::of_process()?;
         let compile = || {
-            let clock = Clock::of_process();
-            if self.text.contains("strftime_now") && matches!(clock, Clock::Running) {
-                let path = self.path.display();
+            if self.text.contains("strftime_now") && !Clock::is_told() {
+                let (path, seconds) = (self.path.display(), clock.seconds());
                 tracing::warn!(
-                    "{path} writes today's date: the same set has other token ids tomorrow; set SOURCE_DATE_EPOCH to keep them"
+                    "{path} writes today's date: the same set has other token ids tomorrow; set SOURCE_DATE_EPOCH={seconds} to keep them"
                 );
             }
             ChatTemplate::new(&self.text, self.special_tokens.clone(), clock).map_err(|error| error.to_string())
@@ -82,6 +82,12 @@ impl Vocabulary {
         self.ids(&text, false, document)
     }
 
+    /// What the chats so far were told of the time, in seconds since 1970, if their template asked for it.
+    pub(super) fn told_time(&self) -> Option<i64> {
+        let compiled = self.template.as_ref()?.compiled.get()?.as_ref().ok()?;
+        compiled.told_time().map(Clock::seconds)
+    }
+
     fn ids(&self, text: &str, special: bool, document: usize) -> Result<Vec<u32>, SetError> {
         self.tokenizer.encode(text, special).map_err(|error| SetError::Encode { document, reason: error.to_string() })
     }
@@ -90,6 +96,17 @@ impl Vocabulary {
     pub fn decode(&self, ids: &[u32], sequence: usize) -> Result<String, SetError> {
         self.tokenizer.decode(ids, true).map_err(|error| SetError::Encode { document: sequence, reason: error.to_string() })
     }
+}
+
+/// Refuses a chat template of the model in folder `model` that could not be used for a chat. One that writes the time is not asked
+/// for it.
+///
+/// # Errors
+/// [`SetError::Template`] and whatever keeps it from being read.
+pub fn check_template(model: &Path) -> Result<(), SetError> {
+    let Some(Template { path, text, special_tokens, .. }) = chat_template(model)? else { return Ok(()) };
+    let compiled = ChatTemplate::new(&text, special_tokens, Clock::default());
+    compiled.map(drop).map_err(|error| SetError::Template { path, reason: error.to_string() })
 }
 
 /// The template in its own file, else the one in `tokenizer_config.json`: a string, or a list of named ones, of which

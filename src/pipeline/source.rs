@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::UsageError;
+use crate::calib;
 use crate::checkpoint::Index;
 use crate::checkpoint::hub::{self, Bars, Hub, HubConfig, HubError, ModelHeaders};
 use crate::companions::{CompanionError, Companions};
@@ -84,9 +85,18 @@ impl Source {
     /// Reads what lies beside the weights as whoever runs the artifact will, so that nothing is made that nobody can use.
     ///
     /// # Errors
-    /// A file is missing or says what nothing can be made of. Of a model that is not here in whole, nothing is read.
+    /// A file is missing or says what nothing can be made of. Of a model that is not here in whole, nothing is read. A chat template
+    /// that cannot be compiled is a warning: the artifact carries it along for others, and nothing here runs it but a set of chats.
     pub fn check_companions(&self) -> Result<(), CompanionError> {
-        if self.is_whole { Companions::read(&self.dir).map(drop) } else { Ok(()) }
+        if !self.is_whole {
+            return Ok(());
+        }
+        Companions::read(&self.dir)?;
+        if let Err(error) = calib::check_template(&self.dir) {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            tracing::warn!("{error}{cause}; the artifact will have it as it is, and no chat can be held with it");
+        }
+        Ok(())
     }
 
     /// The files that an artifact carries along, hashes not yet known; each is there if it is needed.

@@ -25,6 +25,10 @@ pub struct CalibrationRecord {
     pub tokenizer: String,
     /// BLAKE3 of the token ids: for each sequence its length and its ids, each a little-endian u32.
     pub hash: String,
+    /// Seconds since 1970 (UTC) that the chat template was told, where it asked: `SOURCE_DATE_EPOCH` set to them makes the same ids
+    /// again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_time: Option<i64>,
     pub passages: PassageRecord,
 }
 

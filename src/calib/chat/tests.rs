@@ -10,8 +10,8 @@ fn tokens() -> BTreeMap<String, String> {
 }
 
 fn template(text: &str) -> Result<ChatTemplate, ChatError> {
-    let still = chrono::NaiveDate::from_ymd_opt(2024, 7, 6).and_then(|day| day.and_hms_opt(13, 5, 9)).expect("a time");
-    ChatTemplate::new(text, tokens(), Clock::Still(still))
+    // date -ud '2024-07-06 13:05:09' +%s
+    ChatTemplate::new(text, tokens(), Clock::at(1_720_271_109).expect("a time"))
 }
 
 fn messages(chat: &Value) -> Vec<Message> {
@@ -53,7 +53,7 @@ fn chats_are_what_transformers_makes_of_them() {
 
 #[test]
 fn a_token_that_the_model_lacks_writes_nothing() {
-    let template = ChatTemplate::new("{{ bos_token }}{{ messages[0].content }}", BTreeMap::new(), Clock::Running).unwrap();
+    let template = ChatTemplate::new("{{ bos_token }}{{ messages[0].content }}", BTreeMap::new(), Clock::default()).unwrap();
     assert_eq!(template.render(&hello()).unwrap(), " Hi! ");
 }
 
@@ -87,10 +87,53 @@ fn a_message_has_a_role_and_a_content_or_calls_tools() {
     );
 }
 
-/// The clock of a process stands still where reproducible builds say so.
+/// Said by `SOURCE_DATE_EPOCH`, or the time of the first question; each in a process of its own.
 #[test]
-fn the_clock_runs_unless_it_is_told_to_stand() {
-    let year = Clock::Running.strftime("%Y").expect("a year").parse::<i32>().expect("a number");
-    assert!(year >= 2024, "{year}");
-    assert!(Clock::Running.strftime("%Q").is_err());
+fn the_clock_stands_where_it_is_told_or_where_it_was_first_asked() {
+    const CHILD: &str = "QONNX_CLOCK_OF_A_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        let first = Clock::of_process();
+        std::thread::sleep(Duration::from_millis(1100));
+        let (first, second) = (first.map_err(|error| error.to_string()), Clock::of_process().map_err(|error| error.to_string()));
+        assert_eq!(first, second, "it stands still");
+        let said = first.and_then(|clock| clock.strftime("%Y-%m-%d %H:%M:%S").map_err(|error| error.to_string()));
+        println!("child: {}", said.unwrap_or_else(|error| format!("error: {error}")));
+        return;
+    }
+    let child = |epoch: Option<&str>| {
+        let mut command = std::process::Command::new(std::env::current_exe().expect("this program"));
+        command.args([
+            "--exact",
+            "--nocapture",
+            "calib::chat::tests::the_clock_stands_where_it_is_told_or_where_it_was_first_asked",
+        ]);
+        command.env(CHILD, "1").env("TZ", "Pacific/Kiritimati").env_remove(SOURCE_DATE_EPOCH);
+        let output = command.envs(epoch.map(|epoch| (SOURCE_DATE_EPOCH, epoch))).output().expect("it starts again");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8(output.stdout).expect("UTF-8");
+        said.lines().find_map(|line| Some(line.split_once("child: ")?.1.to_owned())).unwrap_or_else(|| panic!("{said}"))
+    };
+    // date -ud @1704067199
+    assert_eq!(child(Some("1704067199")), "2023-12-31 23:59:59");
+    assert_eq!(child(Some("0")), "1970-01-01 00:00:00");
+    for wrong in ["yesterday", "1704067199.5", "0x10", "9223372036854775807"] {
+        let said = child(Some(wrong));
+        assert!(said.starts_with(&format!("error: SOURCE_DATE_EPOCH is \"{wrong}\", expected seconds since 1970")), "{said}");
+    }
+    for unset in [None, Some("")] {
+        let before = chrono::Utc::now().naive_utc();
+        let told = chrono::NaiveDateTime::parse_from_str(&child(unset), "%Y-%m-%d %H:%M:%S").expect("a time");
+        let after = chrono::Utc::now().naive_utc();
+        assert!(before - told < chrono::TimeDelta::seconds(1) && told <= after, "{before} {told} {after}");
+    }
+}
+
+#[test]
+fn a_template_tells_whether_it_asked_for_the_time() {
+    for (text, told) in [("{{ strftime_now('%Y') }}", true), ("{% if false %}{{ strftime_now('%Y') }}{% endif %}", false)] {
+        let template = template(text).unwrap();
+        assert_eq!(template.told_time(), None, "nothing is written yet");
+        template.render(&hello()).unwrap();
+        assert_eq!(template.told_time().map(Clock::seconds), told.then_some(1_720_271_109), "{text}");
+    }
 }

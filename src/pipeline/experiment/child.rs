@@ -12,6 +12,7 @@ use anyhow::Context;
 
 use super::worker::{Event, Task};
 use super::{Job, work};
+use crate::calib::{Clock, SOURCE_DATE_EPOCH};
 use crate::pipeline::interrupt;
 use crate::record::FailureRecord;
 
@@ -72,6 +73,10 @@ impl Worker {
         command.arg0("qonnx").arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         if let Some(device) = &share.device {
             command.env("CUDA_VISIBLE_DEVICES", device);
+        }
+        // A chat template that writes the date makes in the worker what the job's id was taken of. What is no time the worker refuses.
+        if let Ok(clock) = Clock::of_process() {
+            command.env(SOURCE_DATE_EPOCH, clock.seconds().to_string());
         }
         let cores = thread::available_parallelism().map_or(1, usize::from);
         if let (Some(threads), None) = (threads(cores, share.of), std::env::var_os(RAYON_THREADS)) {
