@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use qonnx::calib::{ChatTemplate, Clock, Message, SetFile};
-use qonnx::checkpoint::parse_header;
-use qonnx::companions::{SpecialTokens, Tokenizer};
-use qonnx::eval::Windows;
+use qonnx::checkpoint::{Index, TensorFile, parse_header};
+use qonnx::companions::{Companions, SpecialTokens, Tokenizer};
 use qonnx::eval::coqa::{self, lines};
+use qonnx::eval::{CacheReader, Windows};
 use qonnx::model::LlamaConfig;
 use qonnx::onnx;
 use qonnx::pipeline::experiment::Experiment;
@@ -28,12 +28,16 @@ pub const READERS: &[(&str, Reader)] = &[
     ("config", config),
     ("coqa", coqa),
     ("experiment", experiment),
+    ("generation_config", generation_config),
     ("graph", graph),
+    ("kl_reference", kl_reference),
     ("manifest", manifest),
     ("recipe", recipe),
     ("record", record),
     ("safetensors", safetensors),
+    ("shard_index", shard_index),
     ("sweep", sweep),
+    ("tensor_file", tensor_file),
     ("tokenizer", tokenizer),
     ("tokenizer_config", tokenizer_config),
     ("windows", windows),
@@ -71,7 +75,7 @@ fn chat_template(bytes: &[u8]) {
     let (template, messages) =
         text(bytes).split_once('\0').unwrap_or((text(bytes), "[{\"role\": \"user\", \"content\": \"Hi\"}]"));
     let Ok(messages) = serde_json::from_str::<Vec<Message>>(messages) else { return };
-    if let Ok(template) = ChatTemplate::new(template, Default::default(), Clock::Running) {
+    if let Ok(template) = ChatTemplate::new(template, Default::default(), Clock::default()) {
         drop(template.render(&messages));
     }
 }
@@ -95,10 +99,35 @@ fn experiment(bytes: &[u8]) {
     drop(Experiment::parse("name", "name.toml", text(bytes)));
 }
 
+/// Beside the smallest tokenizer and configuration that are read before it.
+fn generation_config(bytes: &[u8]) {
+    const TOKENIZER: &str = r#"{"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+        "post_processor": null, "decoder": null, "truncation": null, "padding": null,
+        "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"}}"#;
+    in_a_folder("generation_config.json", bytes, |folder| {
+        fs::write(folder.join("config.json"), r#"{"vocab_size": 2}"#).expect("the folder is ours");
+        fs::write(folder.join("tokenizer.json"), TOKENIZER).expect("the folder is ours");
+        drop(Companions::read(folder));
+    });
+}
+
 fn graph(bytes: &[u8]) {
     if let Ok(model) = onnx::decode(bytes) {
         drop(onnx::encode(&model));
     }
+}
+
+/// A reference of the model `m`, without the hash at its end: a wrong one would hide what lies behind it.
+fn kl_reference(bytes: &[u8]) {
+    let sealed = [bytes, blake3::hash(bytes).as_bytes()].concat();
+    in_a_folder("reference", &sealed, |folder| {
+        let Ok(mut reference) = CacheReader::open(&folder.join("reference"), "m") else { return };
+        for _ in 0..reference.header().positions {
+            if reference.next_positions(1).is_err() {
+                return;
+            }
+        }
+    });
 }
 
 fn manifest(bytes: &[u8]) {
@@ -121,8 +150,22 @@ fn safetensors(bytes: &[u8]) {
     drop(parse_header(bytes, bytes.len() as u64));
 }
 
+/// Beside a shard `s` with one tensor, `a`.
+fn shard_index(bytes: &[u8]) {
+    const HEADER: &str = r#"{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}   "#;
+    let shard = [&(HEADER.len() as u64).to_le_bytes()[..], HEADER.as_bytes(), &[0; 4]].concat();
+    in_a_folder("model.safetensors.index.json", bytes, |folder| {
+        fs::write(folder.join("s"), shard).expect("the folder is ours");
+        drop(Index::open(folder));
+    });
+}
+
 fn sweep(bytes: &[u8]) {
     drop(SweepFile::parse("sweep.toml", text(bytes)));
+}
+
+fn tensor_file(bytes: &[u8]) {
+    in_a_folder("layer", bytes, |folder| drop(TensorFile::read(&folder.join("layer"))));
 }
 
 fn tokenizer(bytes: &[u8]) {
