@@ -24,9 +24,22 @@ pub fn disable_telemetry() {
 mod tests {
     use super::*;
 
+    /// In processes of their own, which begin with another value or with none.
     #[test]
     fn the_switch_is_set_whatever_it_was() {
-        disable_telemetry();
-        assert_eq!(std::env::var(SWITCH).as_deref(), Ok("1"));
+        const CHILD: &str = "QONNX_TELEMETRY_OF_A_CHILD";
+        if std::env::var_os(CHILD).is_some() {
+            disable_telemetry();
+            println!("child: {:?}", std::env::var(SWITCH));
+            return;
+        }
+        for before in [None, Some("0"), Some(""), Some("true"), Some("1")] {
+            let mut command = std::process::Command::new(std::env::current_exe().expect("this program"));
+            command.args(["--exact", "--nocapture", "runtime::telemetry::tests::the_switch_is_set_whatever_it_was"]);
+            command.env(CHILD, "1").env_remove(SWITCH).envs(before.map(|value| (SWITCH, value)));
+            let output = command.output().expect("it starts again");
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success() && said.contains("child: Ok(\"1\")"), "{before:?}: {said}");
+        }
     }
 }
