@@ -19,6 +19,10 @@ def session(model, entries, args, replays):
     options = ort.SessionOptions()
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
+    data = os.path.join(args.dir, "model.onnx.data")
+    if os.path.islink(data):  # onnxruntime reads no file that lies outside the folder
+        contents = np.memmap(data, np.uint8, "r")
+        options.add_external_initializers_from_files_in_memory(["model.onnx.data"], [contents], [contents.size])
     if args.threads:
         options.intra_op_num_threads = args.threads
     if args.ep == "cpu":

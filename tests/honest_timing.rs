@@ -149,3 +149,22 @@ fn the_committed_runs_can_be_judged() {
         assert_eq!(said.lines().count(), 1 + 8, "{said}{errors}");
     }
 }
+
+/// onnxruntime reads nothing that lies outside the artifact's folder, and a large data file may: the stock loop hands it over.
+#[test]
+fn the_stock_loop_drives_an_artifact_whose_data_lies_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let (artifact, graph) = (folder.path().join("int4"), folder.path().join("graph.onnx"));
+    tiny::export(&tiny::request(&tiny::model(), tiny::bits(FormatName::Int4), DType::F32), &artifact);
+    std::fs::create_dir(folder.path().join("disk")).unwrap();
+    std::fs::rename(artifact.join("model.onnx.data"), folder.path().join("disk/weights.bin")).unwrap();
+    std::os::unix::fs::symlink("../disk/weights.bin", artifact.join("model.onnx.data")).unwrap();
+    std::fs::write(&graph, qonnx::runtime::decode_graph(&artifact).unwrap()).unwrap();
+    for naive in [&["--naive"][..], &[]] {
+        let mut loop_of = python();
+        loop_of.arg(tiny::root().join("scripts/stock_loop.py")).arg(&artifact).arg(&graph).args(naive);
+        let output = loop_of.args(["--batch", "1", "--prompt", "8", "--gen", "2", "--repeats", "1"]).output().unwrap();
+        let (said, errors) = both(&output);
+        assert!(output.status.success() && said.contains("\"decode\""), "{errors}");
+    }
+}
