@@ -243,7 +243,7 @@ impl Visit<'_> {
     /// it was.
     fn usable(&self, commit: &str, unanswered: Option<HubError>) -> Result<(), HubError> {
         let sound = |file: &str| self.require_sound(commit, file);
-        beside(true).chain(beside(false)).chain([INDEX_FILE]).try_for_each(sound)?;
+        needed().chain(optional()).chain([INDEX_FILE]).try_for_each(sound)?;
         let weights = self.require_model(commit).map_err(|incomplete| unanswered.unwrap_or(incomplete))?;
         weights.iter().try_for_each(|file| sound(file))
     }
