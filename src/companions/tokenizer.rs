@@ -147,14 +147,6 @@ impl Tokenizer {
     pub fn is_special(&self, id: u32) -> bool {
         self.special.binary_search_by_key(&id, |(id, _)| *id).is_ok()
     }
-
-    /// Special tokens whose text has one of `texts` in it: lm-evaluation-harness looks for stop strings in text that is
-    /// decoded with special tokens.
-    pub fn special_with(&self, texts: &[String]) -> BTreeSet<u32> {
-        let texts: Vec<&String> = texts.iter().filter(|text| !text.is_empty()).collect();
-        let has = |token: &str| texts.iter().any(|text| token.contains(text.as_str()));
-        self.special.iter().filter(|(_, token)| has(token)).map(|(id, _)| *id).collect()
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! The greedy decode loop: prompts are read once for all that share them, then every row gains a token per step.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::cache::{KvCache, capacity_for};
@@ -46,8 +45,7 @@ impl Generate for Engine {
             reason: None,
         });
         let of = if self.artifact.beside.generation.choosing.is_plain() { Wanted::Largest } else { Wanted::Scores };
-        let stopping = tokenizer.special_with(&options.stop);
-        let mut call = Call { engine: self, options, of, observe, stopping, rows: rows.collect() };
+        let mut call = Call { engine: self, options, of, observe, rows: rows.collect() };
         if options.max_new_tokens > 0 && !prompts.is_empty() {
             call.run(prompts)?;
         }
@@ -91,8 +89,6 @@ struct Call<'a, 'o> {
     /// By what tokens are chosen.
     of: Wanted,
     observe: &'a mut (dyn FnMut(Piece<'_>) + 'o),
-    /// Special tokens that have a stop string in their text: decoding leaves them out, so it is not found there.
-    stopping: BTreeSet<u32>,
     /// In the order of the prompts.
     rows: Vec<Row<'a>>,
 }
@@ -218,8 +214,8 @@ impl Call<'_, '_> {
         self.engine.timings.new_tokens += 1;
         row.last = token;
         let ends = beside.generation.eos.contains(&token);
-        if self.stopping.contains(&token) || (ends && beside.tokenizer.is_special(token)) {
-            row.reason = Some(if ends { StopReason::EndOfSequence } else { StopReason::StopString });
+        if ends && beside.tokenizer.is_special(token) {
+            row.reason = Some(StopReason::EndOfSequence);
             return Ok(());
         }
         if row.text.push(token)? {

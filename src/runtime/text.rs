@@ -3,6 +3,9 @@
 use super::RuntimeError;
 use crate::companions::Tokenizer;
 
+/// Tokens beyond those of a stop string in which lm-evaluation-harness looks for it.
+const MORE: usize = 2;
+
 /// One row's text while it is produced.
 pub(super) struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
@@ -12,11 +15,13 @@ pub(super) struct TextStream<'a> {
     window: usize,
     read: usize,
     stops: StopSearch<'a>,
+    /// Once a special token was produced: how many tokens back each stop string is looked for in text with special tokens.
+    lookback: Option<Vec<usize>>,
 }
 
 impl<'a> TextStream<'a> {
     pub fn new(tokenizer: &'a Tokenizer, stops: &'a [String]) -> TextStream<'a> {
-        TextStream { tokenizer, ids: Vec::new(), window: 0, read: 0, stops: StopSearch::new(stops) }
+        TextStream { tokenizer, ids: Vec::new(), window: 0, read: 0, stops: StopSearch::new(stops), lookback: None }
     }
 
     pub fn ids(&self) -> &[u32] {
@@ -26,6 +31,21 @@ impl<'a> TextStream<'a> {
     /// Takes the next token; whether a stop string is complete now.
     pub fn push(&mut self, id: u32) -> Result<bool, RuntimeError> {
         self.ids.push(id);
+        if self.lookback.is_none() && self.tokenizer.is_special(id) {
+            let length = |stop: &String| Ok(self.tokenizer.encode(stop, false)?.len() + MORE);
+            self.lookback = Some(self.stops.stops.iter().map(length).collect::<Result<_, RuntimeError>>()?);
+        }
+        let is_complete = self.push_text()?;
+        if is_complete && self.tokenizer.is_special(id) {
+            self.ids.pop();
+        }
+        Ok(is_complete)
+    }
+
+    fn push_text(&mut self) -> Result<bool, RuntimeError> {
+        if self.ends_among_special()? {
+            return Ok(true);
+        }
         let known = decode(self.tokenizer, &self.ids[self.window..self.read])?;
         let text = decode(self.tokenizer, &self.ids[self.window..])?;
         // The replacement character at the end: the token ends inside a character, wait for its other bytes.
@@ -35,6 +55,19 @@ impl<'a> TextStream<'a> {
         self.window = self.read;
         self.read = self.ids.len();
         Ok(self.stops.push(text.get(known.len()..).unwrap_or_default()))
+    }
+
+    /// Whether the last tokens hold a stop string in text with special tokens, where lm-evaluation-harness looks for it
+    /// (`MultiTokenEOSCriteria`). Without special tokens that is the text which is searched anyway.
+    fn ends_among_special(&self) -> Result<bool, RuntimeError> {
+        let Some(lookback) = &self.lookback else { return Ok(false) };
+        for (stop, tokens) in self.stops.stops.iter().zip(lookback).filter(|(stop, _)| !stop.is_empty()) {
+            let last = &self.ids[self.ids.len().saturating_sub(*tokens)..];
+            if self.tokenizer.decode(last, false)?.contains(stop.as_str()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// New text that no stop string can take back.
