@@ -314,9 +314,6 @@ fn a_resumed_run_removes_nothing_that_cannot_be_read() {
     let place = Place::new();
     let work = killed(&place, "@results");
     let command = [&RUN[..], &["--results", "@results"]].concat();
-    // The same experiment.
-    fs::write(place.at("sweep.toml"), "baseline = \"int8_rtn\"\nexperiments = [\"int8_rtn\"]\n").expect("the place is ours");
-    let sweep = [&["sweep", "@sweep.toml"], &command[4..]].concat();
     for file in ["artifact/model.onnx.data", "artifact/qonnx.json", "int8_rtn_results.json"] {
         let (file, well) = (work.join(file), place.at("well"));
         let before = [contents(&work.join("artifact")), BTreeMap::from([("answers".to_owned(), answers_in(&work))])];
@@ -325,7 +322,6 @@ fn a_resumed_run_removes_nothing_that_cannot_be_read() {
         std::os::unix::fs::symlink(&file, &file).expect("the place is ours");
         let output = place.qonnx(&command);
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-        assert_eq!(place.qonnx(&sweep).status.code(), Some(1));
         let named = file.parent().expect("a folder").display().to_string();
         assert!(stderr(&output).contains(&named), "{named}: {}", stderr(&output));
         fs::rename(&well, &file).expect("the place is ours");

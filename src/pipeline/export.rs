@@ -212,8 +212,9 @@ fn hashed_inputs(checkpoint: &Checkpoint, abandoned: &AtomicBool) -> anyhow::Res
 /// Copies what goes along, and records every file but the manifest.
 fn output_records(plan: &Plan, from: &Path, folder: &Path, data: (u64, String)) -> anyhow::Result<Vec<FileRecord>> {
     for file in &plan.copied {
-        let source = from.join(&file.file);
-        fs::copy(&source, folder.join(&file.file)).with_context(|| format!("{}: cannot be copied", source.display()))?;
+        let (source, copy) = (from.join(&file.file), folder.join(&file.file));
+        let copied = fs::copy(&source, &copy);
+        copied.with_context(|| format!("{}: cannot be copied to {}", source.display(), copy.display()))?;
     }
     let record = |name: &str| -> anyhow::Result<FileRecord> {
         let path = folder.join(name);
