@@ -26,7 +26,7 @@ use tempfile::TempDir;
 const OPERATIONS: [&str; 4] = ["write", "fsync", "rename", "open"];
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
-/// More calls of a kind than any command here makes; a scenario that needs more is not run to its end.
+/// More calls of a kind than any command here makes.
 const MOST: usize = 400;
 
 /// The library.
@@ -160,7 +160,8 @@ impl Scenario<'_> {
         assert!(!expected.is_empty());
         let mut calls = 0;
         for operation in OPERATIONS {
-            for n in 1..=MOST {
+            for n in 1.. {
+                assert!(n <= MOST, "{operation}: more than {MOST} calls; is each of them needed?");
                 self.prepare(place);
                 let _ = fs::remove_file(place.log());
                 let failed = place.qonnx(self.command, Some(Fault { operation, n }));
@@ -198,6 +199,8 @@ impl Scenario<'_> {
         let stderr = String::from_utf8_lossy(&failed.stderr);
         let at = format!("{fault:?}: {:?}: {stderr}", failed.status);
         assert!(matches!(failed.status.code(), Some(0 | 1)) && !stderr.contains("panicked"), "{at}");
+        let said = complaint(place, failed);
+        assert!(failed.status.success() || said.contains(&place.at("work")), "{at}: which file? {said}");
         // What was there is there, or what was to come.
         let after = (self.results)(&place.work());
         for (name, value) in before {
@@ -222,6 +225,19 @@ impl Scenario<'_> {
             assert!(after[name] == *value, "{at}: {name} is another");
         }
     }
+}
+
+/// What a person reads of a failure: stderr, why an experiment failed in its record, and in the table of a sweep.
+fn complaint(place: &Place, failed: &Output) -> String {
+    let mut said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    let table = String::from_utf8_lossy(&failed.stdout).into_owned();
+    said.extend(table.lines().filter(|line| line.contains("failed: ")));
+    for (name, bytes) in contents(&place.work()) {
+        if let (true, Ok(record)) = (name.ends_with("_results.json"), serde_json::from_slice::<Value>(&bytes)) {
+            said += record["failure"]["message"].as_str().unwrap_or_default();
+        }
+    }
+    said
 }
 
 /// Every byte of every file, hidden ones included: nothing else may lie there at the end.
@@ -371,6 +387,18 @@ fn report() {
     }
     let command = ["report", "@work/results", "-o", "@work/report"];
     Scenario { command: &command, before: Some(&before), results: all_files, retry: &[] }.run(&place);
+}
+
+/// The record says that there are answers: their name is on the disk before its own.
+#[test]
+fn the_disk_has_the_answers_before_their_record() {
+    let place = Place::new();
+    let calls = place.calls(&[&["run", "int8_rtn", "--baseline", "int8_rtn"], &ASK[..]].concat());
+    let results = fs::canonicalize(place.work()).expect("it is there").join("results").display().to_string();
+    let at = |kind: &str, path: String| calls.iter().position(|call| *call == (kind.to_owned(), path.clone()));
+    let answers = at("rename", format!("{results}/int8_rtn.jsonl")).expect("the answers get their name");
+    let record = at("rename", format!("{results}/int8_rtn_results.json")).expect("the record gets its name");
+    assert!(answers < record && calls[answers..record].contains(&("fsync".to_owned(), results)), "{calls:?}");
 }
 
 /// What is renamed is on the disk, and what makes it again goes only when the new name is on the disk too.
