@@ -107,14 +107,24 @@ pub fn moved_file(from: &Path, target: &Path) -> Result<()> {
     sync(parent(target)).map_err(|error| at(parent(target), error))
 }
 
+/// What a folder's name may belong to when it is given.
+#[derive(Clone, Copy)]
+pub enum Target<'a> {
+    /// To nothing: two that make the same folder at once do not replace each other.
+    Free,
+    /// To a folder that may go. It is asked of what was really taken away, whatever was there when somebody last looked.
+    Replaced(&'a dyn Fn(&Path) -> bool),
+}
+
 /// Gives a finished folder the name `target`, in the place of a folder that is there already, which goes only when the new one
 /// is on the disk.
 ///
 /// # Errors
-/// Of the disk, with the path; `target` is then what it was.
-pub fn folder(finished: Hidden, target: &Path) -> Result<()> {
+/// Of the disk, with the path; [`ErrorKind::AlreadyExists`] or [`ErrorKind::DirectoryNotEmpty`] where something lies there that
+/// may not go. `target` is then what it was.
+pub fn folder(finished: Hidden, target: &Path, was: Target<'_>) -> Result<()> {
     sync_all(finished.path())?;
-    moved(finished.path(), target)?;
+    moved(finished.path(), target, was)?;
     // It holds what was there before, if anything is left of it.
     finished.clear();
     Ok(())
@@ -124,26 +134,38 @@ pub fn folder(finished: Hidden, target: &Path) -> Result<()> {
 ///
 /// # Errors
 /// As [`folder`].
-pub fn moved(from: &Path, target: &Path) -> Result<()> {
-    if !target.exists() {
-        rename(from, target)?;
-        return named(target, || rename(target, from));
-    }
+pub fn moved(from: &Path, target: &Path, was: Target<'_>) -> Result<()> {
+    let may_go = match was {
+        Target::Replaced(may_go) if target.exists() => may_go,
+        // A rename takes the place of nothing but an empty folder.
+        _ => {
+            rename(from, target)?;
+            return named(target, || rename(target, from));
+        }
+    };
     let exchanged = || exchange(from, target).map_err(|error| at(target, error));
     match exchange(from, target) {
         Err(error) if !is_unknown(&error) => Err(at(target, error)),
-        Err(_) => replace(from, target),
+        Err(_) => replace(from, target, may_go),
+        Ok(()) if !may_go(from) => exchanged().and_then(|()| Err(foreign(target))),
         Ok(()) => named(target, exchanged),
     }
 }
 
+fn foreign(target: &Path) -> Error {
+    at(target, Error::new(ErrorKind::AlreadyExists, "something else was put there meanwhile, and stays"))
+}
+
 /// As an exchange, where the file system knows none: between two renames the old folder has a hidden name, under which
 /// [`recover`] finds it.
-fn replace(from: &Path, target: &Path) -> Result<()> {
+fn replace(from: &Path, target: &Path, may_go: &dyn Fn(&Path) -> bool) -> Result<()> {
     let mut aside = Hidden::fresh(target, REPLACED)?;
     aside.keep();
     let back = || rename(aside.path(), target);
     rename(target, aside.path())?;
+    if !may_go(aside.path()) {
+        return back().and_then(|()| Err(foreign(target)));
+    }
     rename(from, target).inspect_err(|_| restored(target, back))?;
     named(target, || rename(target, from).and_then(|()| back()))?;
     aside.clear();
@@ -290,13 +312,38 @@ mod tests {
     fn a_folder_takes_the_place_of_another_with_and_without_an_exchange() {
         let place = tempfile::tempdir().unwrap();
         let target = place.path().join("out");
-        for (text, put) in [("first", moved as fn(&Path, &Path) -> Result<()>), ("second", moved), ("third", replace)] {
+        let may_go = |_: &Path| true;
+        let by_exchange = |from: &Path, to: &Path| moved(from, to, Target::Replaced(&may_go));
+        let by_renames = |from: &Path, to: &Path| replace(from, to, &may_go);
+        type Put<'a> = &'a dyn Fn(&Path, &Path) -> Result<()>;
+        for (text, put) in [("first", &by_exchange as Put<'_>), ("second", &by_exchange), ("third", &by_renames)] {
             let finished = made(&target, text);
             put(finished.path(), &target).unwrap();
             finished.clear();
             assert_eq!(fs::read_to_string(target.join("file")).unwrap(), text);
             assert_eq!(names(place.path()), ["out"]);
         }
+    }
+
+    #[test]
+    fn what_may_not_go_stays_and_of_two_at_once_one_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let target = place.path().join("out");
+        folder(made(&target, "first"), &target, Target::Free).unwrap();
+        let error = folder(made(&target, "second"), &target, Target::Free).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty), "{error}");
+        // Of what was taken away, not of what was seen before.
+        let may_go = |path: &Path| fs::read_to_string(path.join("file")).unwrap() != "first";
+        let by_renames = |from: &Path, to: &Path| replace(from, to, &may_go);
+        let by_exchange = |from: &Path, to: &Path| moved(from, to, Target::Replaced(&may_go));
+        for put in [&by_exchange as &dyn Fn(&Path, &Path) -> Result<()>, &by_renames] {
+            let finished = made(&target, "third");
+            assert_eq!(put(finished.path(), &target).unwrap_err().kind(), ErrorKind::AlreadyExists);
+            assert_eq!(fs::read_to_string(finished.path().join("file")).unwrap(), "third");
+            finished.clear();
+        }
+        assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "first");
+        assert_eq!(names(place.path()), ["out"]);
     }
 
     #[test]

@@ -220,7 +220,9 @@ impl Work {
         }
         if let Some(kept) = keep {
             make(kept.parent().unwrap_or(&self.results))?;
-            publish::moved(&self.artifact(), kept).with_context(|| format!("{}: cannot be put in place", kept.display()))?;
+            let may_go = |taken: &Path| export::check_replaced(taken, &kept.display().to_string()).is_ok();
+            publish::moved(&self.artifact(), kept, publish::Target::Replaced(&may_go))
+                .with_context(|| format!("{}: cannot be put in place", kept.display()))?;
         }
         record.write(&self.results)?;
         // The record is there: what stays behind is hidden, and the next run of this experiment removes it.

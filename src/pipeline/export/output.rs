@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::Options;
 use crate::contract::COMPANIONS;
 use crate::host::hidden::{Hidden, parent};
-use crate::host::publish;
+use crate::host::publish::{self, Target};
 use crate::onnx::{DATA_FILE, MODEL_FILE};
 use crate::pipeline::failure::UsageError;
 use crate::record::{MANIFEST_FILE, Manifest};
@@ -74,12 +74,17 @@ pub fn begin(output: &Path) -> anyhow::Result<Hidden> {
 pub fn publish(folder: Hidden, options: &Options) -> anyhow::Result<()> {
     let output = &options.output;
     let shown = output.display().to_string();
-    match (output.exists(), options.overwrite) {
-        (false, _) => {}
+    let may_go = |taken: &Path| check_replaced(taken, &shown).is_ok();
+    let target = match (output.exists(), options.overwrite) {
         (true, false) => return Err(UsageError::OutputExists { path: shown }.into()),
-        (true, true) => check_replaced(output, &shown)?,
-    }
-    publish::folder(folder, output).with_context(|| format!("output {}: cannot be put in place", output.display()))
+        (_, false) => Target::Free,
+        (true, true) => {
+            check_replaced(output, &shown)?;
+            Target::Replaced(&may_go)
+        }
+        (false, true) => Target::Replaced(&may_go),
+    };
+    publish::folder(folder, output, target).with_context(|| format!("output {}: cannot be put in place", output.display()))
 }
 
 #[cfg(test)]
