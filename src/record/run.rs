@@ -126,6 +126,13 @@ pub struct EvaluationRecord {
     pub text: Option<TextRecord>,
 }
 
+impl EvaluationRecord {
+    /// Id of the baseline that these hold a comparison with, or say that there can be none with.
+    pub fn compared_with(&self) -> Option<&String> {
+        self.paired.as_ref().map(|paired| &paired.baseline_id).or(self.not_comparable_with.as_ref())
+    }
+}
+
 /// The text of perplexity and KL.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TextRecord {

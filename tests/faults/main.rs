@@ -222,7 +222,7 @@ impl Scenario<'_> {
         let after = (self.results)(&place.work());
         assert_eq!(after.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{at}");
         for (name, value) in expected {
-            assert!(after[name] == *value, "{at}: {name} is another");
+            assert!(after[name] == *value, "{at}: {name} is another: {} instead of {value}", after[name]);
         }
     }
 }

@@ -123,9 +123,13 @@ impl Stages<'_> {
         if self.record.sanity.is_none() {
             self.stage("sanity", Stages::sanity)?;
         }
-        if measure.coqa.is_some() && self.record.evaluation.is_none() {
+        if measure.coqa.is_some() {
             self.await_baseline()?;
-            self.stage("coqa", Stages::coqa)?;
+            if !self.is_compared() {
+                // All that warns so far is this stage and the next.
+                self.record.warnings.clear();
+                self.stage("coqa", Stages::coqa)?;
+            }
         }
         if let (Some(text), Some(None)) = (&measure.text, self.record.evaluation.as_ref().map(|scores| scores.text.as_ref())) {
             self.stage("text", |stages| stages.text(text))?;
@@ -278,6 +282,13 @@ impl Stages<'_> {
             std::thread::sleep(TICK);
         }
         Ok(())
+    }
+
+    /// Whether there are scores, beside those of the baseline as it is now: an earlier process may have found none.
+    fn is_compared(&self) -> bool {
+        let Some(scores) = &self.record.evaluation else { return false };
+        let baseline = self.baseline().filter(|baseline| baseline.evaluation.is_some());
+        baseline.is_none_or(|baseline| scores.compared_with() == Some(&baseline.id))
     }
 
     /// The baseline's record, if it has ended well.

@@ -10,7 +10,7 @@ use super::file::{Member, SweepFile};
 use super::{Overrides, SweepError, estimate};
 use crate::pipeline::experiment::{Ask, Planned, Subject, recorded};
 use crate::pipeline::table::{size, table};
-use crate::record::RunRecord;
+use crate::record::{EvaluationRecord, RunRecord};
 
 /// A sweep that can be run.
 pub struct SweepPlan {
@@ -122,10 +122,8 @@ fn open_incomparable(rows: &mut [Row], retry_failed: bool) {
     }
 }
 
-/// Id of the baseline that `record` holds a comparison with, or says that there can be none with.
 fn compared_with(record: &RunRecord) -> Option<&String> {
-    let evaluation = record.evaluation.as_ref()?;
-    evaluation.paired.as_ref().map(|paired| &paired.baseline_id).or(evaluation.not_comparable_with.as_ref())
+    record.evaluation.as_ref().and_then(EvaluationRecord::compared_with)
 }
 
 fn refuse_duplicates(rows: &[Row], file: &str) -> Result<(), SweepError> {
