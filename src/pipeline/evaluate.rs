@@ -216,7 +216,10 @@ impl Windows {
         let context = engine.context_length();
         match text {
             Text::Ids(windows) => {
-                let windows = self.limit.map_or_else(|| windows.clone(), |limit| windows.first(limit));
+                let windows = match self.limit {
+                    Some(limit) => windows.first(limit),
+                    None => windows,
+                };
                 match windows.as_slice().iter().map(Vec::len).find(|&window| window > context) {
                     Some(window) => Err(UsageError::WindowBeyondContext { window, context }).with_context(file),
                     None => Ok(windows),

@@ -126,13 +126,6 @@ pub struct EvaluationRecord {
     pub text: Option<TextRecord>,
 }
 
-impl EvaluationRecord {
-    /// Id of the baseline that these hold a comparison with, or say that there can be none with.
-    pub fn compared_with(&self) -> Option<&String> {
-        self.paired.as_ref().map(|paired| &paired.baseline_id).or(self.not_comparable_with.as_ref())
-    }
-}
-
 /// The text of perplexity and KL.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TextRecord {
@@ -197,6 +190,12 @@ impl RunRecordError {
 }
 
 impl RunRecord {
+    /// Id of the baseline that this holds a comparison with, or says that there can be none with.
+    pub fn compared_with(&self) -> Option<&String> {
+        let scores = self.evaluation.as_ref()?;
+        scores.paired.as_ref().map(|paired| &paired.baseline_id).or(scores.not_comparable_with.as_ref())
+    }
+
     /// Where the record of `experiment` lies in `results`.
     pub fn path(results: &Path, experiment: &str) -> PathBuf {
         results.join(format!("{experiment}{RUN_SUFFIX}"))

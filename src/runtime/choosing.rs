@@ -63,7 +63,9 @@ fn largest(scores: &[f32]) -> (u32, f32) {
 fn process(how: &Choosing, eos: &[u32], scores: &mut [f32], sequence: Sequence<'_>) {
     let Sequence { ids, prompt, max_new_tokens } = sequence;
     let produced = ids.len() - prompt;
-    bias(&how.sequence_bias, scores, ids);
+    for SequenceBias { ids: sequence, bias } in &how.sequence_bias {
+        add_bias(sequence, *bias, scores, ids);
+    }
     if let Some(penalty) = how.encoder_repetition_penalty {
         repetition_penalty(1.0 / penalty, scores, &ids[..prompt]);
     }
@@ -77,7 +79,7 @@ fn process(how: &Choosing, eos: &[u32], scores: &mut [f32], sequence: Sequence<'
         ban_ngrams(size, scores, ids, &ids[..prompt]);
     }
     for sequence in &how.bad_words_ids {
-        bias(std::slice::from_ref(&SequenceBias { ids: sequence.clone(), bias: f32::NEG_INFINITY }), scores, ids);
+        add_bias(sequence, f32::NEG_INFINITY, scores, ids);
     }
     let too_short = how.min_length.is_some_and(|least| ids.len() < least);
     if too_short || how.min_new_tokens.is_some_and(|least| produced < least) {
@@ -118,14 +120,12 @@ fn force(scores: &mut [f32], ids: &[u32]) {
 }
 
 /// SequenceBiasLogitsProcessor: adds to the score of a sequence's last token where the tokens before it are the others.
-fn bias(biases: &[SequenceBias], scores: &mut [f32], ids: &[u32]) {
-    for SequenceBias { ids: sequence, bias } in biases {
-        let Some((last, others)) = sequence.split_last() else { continue };
-        // A sequence as long as the text is looked for, one that is longer is not.
-        let fits = others.is_empty() || (sequence.len() <= ids.len() && ids.ends_with(others));
-        if let Some(score) = scores.get_mut(*last as usize).filter(|_| fits) {
-            *score += bias;
-        }
+fn add_bias(sequence: &[u32], bias: f32, scores: &mut [f32], ids: &[u32]) {
+    let Some((last, others)) = sequence.split_last() else { return };
+    // A sequence as long as the text is looked for, one that is longer is not.
+    let fits = others.is_empty() || (sequence.len() <= ids.len() && ids.ends_with(others));
+    if let Some(score) = scores.get_mut(*last as usize).filter(|_| fits) {
+        *score += bias;
     }
 }
 

@@ -286,9 +286,9 @@ impl Stages<'_> {
 
     /// Whether there are scores, beside those of the baseline as it is now: an earlier process may have found none.
     fn is_compared(&self) -> bool {
-        let Some(scores) = &self.record.evaluation else { return false };
         let baseline = self.baseline().filter(|baseline| baseline.evaluation.is_some());
-        baseline.is_none_or(|baseline| scores.compared_with() == Some(&baseline.id))
+        let is_its = baseline.is_none_or(|baseline| self.record.compared_with() == Some(&baseline.id));
+        self.record.evaluation.is_some() && is_its
     }
 
     /// The baseline's record, if it has ended well.

@@ -10,7 +10,7 @@ use super::file::{Member, SweepFile};
 use super::{Overrides, SweepError, estimate};
 use crate::pipeline::experiment::{Ask, Planned, Subject, recorded};
 use crate::pipeline::table::{size, table};
-use crate::record::{EvaluationRecord, RunRecord};
+use crate::record::RunRecord;
 
 /// A sweep that can be run.
 pub struct SweepPlan {
@@ -116,14 +116,10 @@ fn open_incomparable(rows: &mut [Row], retry_failed: bool) {
     }
     for row in others.iter_mut().filter(|row| row.planned.job.measure.coqa.is_some()) {
         row.before = match std::mem::replace(&mut row.before, Before::Nothing) {
-            Before::Done(record) if compared_with(&record) != Some(&baseline.planned.job.id) => Before::Uncompared(record),
+            Before::Done(record) if record.compared_with() != Some(&baseline.planned.job.id) => Before::Uncompared(record),
             before => before,
         };
     }
-}
-
-fn compared_with(record: &RunRecord) -> Option<&String> {
-    record.evaluation.as_ref().and_then(EvaluationRecord::compared_with)
 }
 
 fn refuse_duplicates(rows: &[Row], file: &str) -> Result<(), SweepError> {
