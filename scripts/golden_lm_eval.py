@@ -79,6 +79,8 @@ CASES = {
     "exponential_decay_length_penalty": generation(exponential_decay_length_penalty=[1, 1.5]),
     "forced_bos_token_id": generation(forced_bos_token_id=294),
     "all together": generation(eos_token_id=[1, 294], repetition_penalty=1.1, no_repeat_ngram_size=4, min_new_tokens=3, suppress_tokens=[3873], bad_words_ids=[[335, 621]]),
+    "n_positions in config.json": [(CONFIG, {"n_positions": 500})],
+    "bos that the file does not add": [(TOKENIZER_CONFIG, {"add_bos_token": False, "add_eos_token": True})],
     "sampling": generation(do_sample=True, temperature=0.6, top_p=0.9, top_k=50),
     "no tokens of its own before a text": [(TOKENIZER, {"post_processor": None})],
     "special by added_tokens_decoder": [(TOKENIZER_CONFIG, {"added_tokens_decoder": {"0": dict(BOS), "1": dict(EOS), "50": dict(BREAK)}})],

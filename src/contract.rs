@@ -12,6 +12,9 @@ pub const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
 /// The chat template, where it has a file of its own.
 pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
 
+/// A folder of further templates, which transformers reads too and no artifact has.
+pub const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
+
 /// A file beside the weights that goes wherever the model goes: it is fetched from the hub, read by calibration, and lies in
 /// the artifact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

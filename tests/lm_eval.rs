@@ -167,3 +167,25 @@ fn an_answer_that_lm_eval_would_go_on_with_beyond_the_context_is_an_error() {
     assert_eq!(ran.status.code(), Some(2), "{said}");
     assert!(said.contains("the end of the context of 700 tokens") && said.contains("max_new_tokens = 5000"), "{said}");
 }
+
+#[test]
+fn a_tokenizer_that_transformers_builds_anew_is_refused_under_lm_eval_where_it_reads_otherwise() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let artifact = artifact(folder.path(), &json!([["tokenizer_config.json", {"tokenizer_class": "LlamaTokenizerFast"}]]));
+    let asked = ["eval", &artifact, "--task", "coqa", "--data", DATA, "--limit", "1", "--json"];
+    let refused = run(&asked);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("tokenizer_class LlamaTokenizerFast") && said.contains("--protocol official"), "{said}");
+    let scores: Value = serde_json::from_str(&qonnx(&[&asked[..], &["--protocol", "official"]].concat())).expect("JSON");
+    assert!(scores["notes"][0].as_str().is_some_and(|note| note.contains("as LlamaTokenizerFast")), "{}", scores["notes"]);
+    // An experiment says so before it makes an artifact.
+    let (model, results) = (folder.path().join("model").display().to_string(), folder.path().join("results"));
+    let results_folder = results.display().to_string();
+    let of = ["--model", &model, "--coqa", DATA, "--protocol", "lm-eval", "--no-bench", "--results", &results_folder];
+    let refused = run(&[&["run", "fp16_baseline"], &of[..]].concat());
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("tokenizer_class LlamaTokenizerFast"), "{said}");
+    assert!(!results.join("fp16_baseline_results.json").exists());
+}

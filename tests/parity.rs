@@ -172,7 +172,7 @@ fn greedy_answers_are_those_of_transformers() {
             assert_eq!(theirs["prompt_tokens"].as_u64(), Some(prompt.len() as u64), "{place}");
             // Transformers keeps the end-of-sequence token among the ids.
             let mut ids = numbers(&theirs["ids"]);
-            if ids.last().is_some_and(|last| engine.generation().eos.contains(last)) {
+            if ids.last().is_some_and(|last| engine.companions().generation.eos.contains(last)) {
                 ids.pop();
             }
             turns += 1;
@@ -202,7 +202,7 @@ fn reading_at_once_prefers_what_decoding_token_by_token_chose() {
         }
         let ended = completion.reason == StopReason::EndOfSequence;
         let after = rows.last().expect("a prompt has tokens");
-        let (end, at_end) = (engine.generation().eos[0] as usize, after[best(after)]);
+        let (end, at_end) = (engine.companions().generation.eos[0] as usize, after[best(after)]);
         assert!(!ended || at_end - after[end] <= bar.logits, "{}: it ended where another token is better", story[0].id);
     }
 }
@@ -239,7 +239,7 @@ fn answers_end_at_the_stop_string_at_the_end_of_sequence_and_at_the_limit() {
         let short = ask(&mut engine, &prompts, &GenerateOptions { max_new_tokens: 2, ..options.clone() });
         for ((stopped, whole), short) in stopped.iter().zip(&whole).zip(&short) {
             assert!(!stopped.text.contains("\nQ:"), "{:?}", stopped.text);
-            assert!(stopped.ids.iter().all(|id| !engine.generation().eos.contains(id)));
+            assert!(stopped.ids.iter().all(|id| !engine.companions().generation.eos.contains(id)));
             assert!(whole.reason != StopReason::StopString && short.ids.len() <= 2);
             match stopped.reason {
                 StopReason::StopString => {

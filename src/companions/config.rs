@@ -17,6 +17,7 @@ pub struct Width {
 
 pub(super) struct Config {
     pub context_length: usize,
+    pub n_positions: Option<usize>,
     pub vocab_size: Option<u32>,
     pub bos: Option<u32>,
     pub eos: Vec<u32>,
@@ -32,6 +33,7 @@ impl Config {
         let size = |key: &str| Ok(config.size(key)?.unwrap_or_default());
         Ok(Config {
             context_length: max_positions(config)?,
+            n_positions: config.size("n_positions")?,
             vocab_size: config.size("vocab_size")?.map(|size| size as u32),
             bos: config.tokens("bos_token_id")?.first().copied(),
             eos: config.tokens("eos_token_id")?,

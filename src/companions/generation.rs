@@ -55,6 +55,22 @@ impl Choosing {
     pub fn is_plain(&self) -> bool {
         *self == Choosing::default()
     }
+
+    /// Refuses tokens that a model with a vocabulary of `size` has no logits of, where `generate()` fails on them too.
+    pub(super) fn within(&self, size: u32) -> Result<(), InvalidSetting> {
+        let biased = self.sequence_bias.iter().flat_map(|bias| &bias.ids).map(|&id| ("sequence_bias", id));
+        let banned = self.bad_words_ids.iter().flatten().map(|&id| ("bad_words_ids", id));
+        let begin = self.forced_bos_token_id.iter().map(|&id| ("forced_bos_token_id", id));
+        let end = self.forced_eos_token_id.iter().map(|&id| ("forced_eos_token_id", id));
+        match biased.chain(banned).chain(begin).chain(end).find(|&(_, id)| id >= size) {
+            None => Ok(()),
+            Some((key, id)) => Err(InvalidSetting {
+                key: key.to_owned(),
+                expected: format!("of tokens of the vocabulary, which has {size}"),
+                got: format!("token {id}"),
+            }),
+        }
+    }
 }
 
 impl GenerationSettings {

@@ -8,6 +8,7 @@ mod config;
 mod error;
 mod generation;
 mod json;
+mod rebuilt;
 mod special;
 mod tokenizer;
 
@@ -17,6 +18,7 @@ use std::sync::Arc;
 pub use config::Width;
 pub use error::CompanionError;
 pub use generation::{Choosing, GenerationSettings, SequenceBias};
+pub use rebuilt::Rebuilt;
 pub use special::SpecialTokens;
 pub use tokenizer::Tokenizer;
 
@@ -31,6 +33,8 @@ pub struct Companions {
     pub generation: GenerationSettings,
     /// `max_position_embeddings`, 2048 where it is not given, as LlamaConfig has it.
     pub context_length: usize,
+    /// `n_positions`, which lm-evaluation-harness takes for the context wherever config.json has it.
+    pub harness_context: Option<usize>,
     /// Rows of the embedding; a tokenizer may know more tokens.
     pub vocab_size: Option<u32>,
     /// Beginning-of-sequence token: the tokenizer's, else the one of config.json.
@@ -48,12 +52,15 @@ impl Companions {
         let path = dir.join(CONFIG_FILE);
         let json = json::object(&path)?.ok_or_else(|| CompanionError::Missing { dir: dir.to_owned(), file: CONFIG_FILE })?;
         let config = Config::of(&json, &path)?;
-        let path = dir.join(GENERATION_CONFIG_FILE);
+        let own = dir.join(GENERATION_CONFIG_FILE);
         // Hugging Face makes a generation config from config.json only where there is none, of all that is in it.
-        let generation = match json::object(&path)? {
-            Some(own) => GenerationSettings::of(&own, &path)?,
-            None => GenerationSettings { eos: config.eos.clone(), ..GenerationSettings::of(&json, &dir.join(CONFIG_FILE))? },
+        let (generation, path) = match json::object(&own)? {
+            Some(said) => (GenerationSettings::of(&said, &own)?, own),
+            None => (GenerationSettings { eos: config.eos.clone(), ..GenerationSettings::of(&json, &path)? }, path),
         };
+        if let Some(size) = config.vocab_size {
+            generation.choosing.within(size).map_err(|source| CompanionError::Setting { path, source })?;
+        }
         let path = dir.join(TOKENIZER_FILE);
         if !path.exists() {
             return Err(CompanionError::Missing { dir: dir.to_owned(), file: TOKENIZER_FILE });
@@ -66,6 +73,7 @@ impl Companions {
             special,
             generation,
             context_length: config.context_length,
+            harness_context: config.n_positions,
             vocab_size: config.vocab_size,
             width: config.width,
         })

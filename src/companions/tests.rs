@@ -1,8 +1,9 @@
 use std::fs;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
+use super::json::object;
 use super::*;
 use crate::contract::{SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE};
 use crate::fault::Fault;
@@ -172,4 +173,57 @@ fn a_file_that_is_none_is_the_inputs_fault() {
         assert_eq!(fault(kind), Fault::BadInput, "{kind}");
     }
     assert_eq!((fault(ErrorKind::PermissionDenied), fault(ErrorKind::Other)), (Fault::Failed, Fault::Failed));
+}
+
+/// Golden of `scripts/golden_tokenizer_class.py`: transformers 5.17.0 on the embedded model's tokenizer.
+#[test]
+fn a_tokenizer_that_is_built_anew_reads_as_transformers_builds_it() {
+    let golden: Value = serde_json::from_str(include_str!("../../tests/goldens/tokenizer_class.json")).expect("JSON");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-coqa");
+    let texts: Vec<&str> = golden["texts"].as_array().expect("texts").iter().filter_map(Value::as_str).collect();
+    let cases = golden["cases"].as_array().expect("cases");
+    let mut anew = 0;
+    for case in cases {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for file in [CONFIG_FILE, TOKENIZER_FILE, SPECIAL_TOKENS_FILE] {
+            fs::copy(fixture.join(file), dir.path().join(file)).expect("the fixture has it");
+        }
+        let settings = object(&fixture.join(TOKENIZER_CONFIG_FILE)).expect("readable").expect("there");
+        let settings: Map<String, Value> =
+            settings.into_iter().chain(case["settings"].as_object().expect("settings").clone()).collect();
+        fs::write(dir.path().join(TOKENIZER_CONFIG_FILE), Value::from(settings).to_string()).expect("it is ours");
+        let own = Tokenizer::of_model(dir.path()).expect("a tokenizer");
+        let rebuilt = Rebuilt::read(dir.path()).expect("readable");
+        anew += usize::from(rebuilt.is_some());
+        let reads = rebuilt.as_ref().map_or(&own, |rebuilt| rebuilt.tokenizer().expect("known"));
+        for (text, (ids, decoded)) in
+            texts.iter().zip(case["ids"].as_array().expect("ids").iter().zip(case["decoded"].as_array().expect("texts")))
+        {
+            assert_eq!(json!(reads.encode(text, true).expect("read")), *ids, "{}: {text:?}", case["settings"]);
+            let written = reads.decode(&own.encode(text, true).expect("read"), true).expect("written");
+            assert_eq!(json!(written), *decoded, "{}: {text:?}", case["settings"]);
+            if let Some(rebuilt) = &rebuilt {
+                let same = own.encode(text, true).expect("read") == reads.encode(text, true).expect("read");
+                assert!(same || !rebuilt.agrees(&own, text).expect("read"), "{}: {text:?}", case["settings"]);
+            }
+        }
+    }
+    assert_eq!((anew, cases.len()), (8, 11));
+}
+
+#[test]
+fn tokens_beyond_the_vocabulary_are_refused_where_transformers_fails_on_them() {
+    let config = || (CONFIG_FILE, json!({"vocab_size": 8}));
+    for (key, value) in [
+        ("bad_words_ids", json!([[2, 8]])),
+        ("sequence_bias", json!([[[9], 1.0]])),
+        ("forced_bos_token_id", json!(8)),
+        ("forced_eos_token_id", json!([1, 8])),
+    ] {
+        let said = refusal(&[config(), (GENERATION_CONFIG_FILE, json!({key: value}))]);
+        assert!(said.contains(&format!("{key} must be of tokens of the vocabulary, which has 8, got token")), "{said}");
+    }
+    // torch.isin finds none of them.
+    let inside = read(&[config(), (GENERATION_CONFIG_FILE, json!({"suppress_tokens": [99], "bad_words_ids": [[7]]}))]);
+    assert_eq!(inside.generation.choosing.suppress_tokens, [99]);
 }

@@ -58,8 +58,13 @@ impl Tokenizer {
     /// It cannot be read, is no tokenizer, or would read the same text differently each time.
     pub fn open(path: &Path) -> Result<Tokenizer, CompanionError> {
         let bytes = read::file(path, read::TOKENIZER).map_err(|source| CompanionError::Read { path: path.to_owned(), source })?;
+        Tokenizer::of_bytes(path, &bytes)
+    }
+
+    /// As [`Tokenizer::open`], of what `path` holds.
+    pub(super) fn of_bytes(path: &Path, bytes: &[u8]) -> Result<Tokenizer, CompanionError> {
         let broken = |reason: String| CompanionError::Tokenizer { path: path.to_owned(), reason };
-        let parts: Parts = serde_json::from_slice(read::unmarked(&bytes)).map_err(|error| broken(error.to_string()))?;
+        let parts: Parts = serde_json::from_slice(read::unmarked(bytes)).map_err(|error| broken(error.to_string()))?;
         if let Some(dropout) = parts.model.dropout.filter(|&dropout| dropout > 0.0) {
             return Err(CompanionError::Dropout { path: path.to_owned(), dropout });
         }
@@ -73,7 +78,7 @@ impl Tokenizer {
         if tokens > MOST_TEMPLATE_TOKENS {
             return Err(broken(format!("its post_processor adds {tokens} tokens and texts to every text")));
         }
-        let mut inner = said(guarded(|| tokenizers::Tokenizer::from_bytes(read::unmarked(&bytes)))).map_err(broken)?;
+        let mut inner = said(guarded(|| tokenizers::Tokenizer::from_bytes(read::unmarked(bytes)))).map_err(broken)?;
         // What a tokenizer was last called with is saved in its file. Hugging Face sets both anew on every call.
         inner.with_truncation(None).map_err(|error| broken(error.to_string()))?;
         inner.with_padding(None);
@@ -81,7 +86,7 @@ impl Tokenizer {
         if inner.get_vocab_size(true) == 0 {
             return Err(broken("its vocabulary is empty".to_owned()));
         }
-        let tokenizer = Tokenizer::of(inner, blake3::hash(&bytes).to_hex().to_string());
+        let tokenizer = Tokenizer::of(inner, blake3::hash(bytes).to_hex().to_string());
         // The library panics on some parts only when they are used.
         for special in [true, false] {
             let ids = tokenizer.encode("The word.\n\nQ: 1?", special).map_err(|error| broken(reason_of(error)))?;
@@ -96,9 +101,14 @@ impl Tokenizer {
     /// As [`Tokenizer::open`]; one of those files is not what it should be.
     pub fn of_model(dir: &Path) -> Result<Tokenizer, CompanionError> {
         let path = dir.join(TOKENIZER_FILE);
-        let Tokenizer { mut inner, hash, .. } = Tokenizer::open(&path)?;
-        declare(&mut inner, Declared::read(dir)?).map_err(|reason| CompanionError::Tokenizer { path, reason })?;
-        Ok(Tokenizer::of(inner, hash))
+        Tokenizer::open(&path)?.with_declared(dir)
+    }
+
+    /// With the special tokens that the files in `dir` declare.
+    pub(super) fn with_declared(mut self, dir: &Path) -> Result<Tokenizer, CompanionError> {
+        let broken = |reason| CompanionError::Tokenizer { path: dir.join(TOKENIZER_FILE), reason };
+        declare(&mut self.inner, Declared::read(dir)?).map_err(broken)?;
+        Ok(Tokenizer::of(self.inner, self.hash))
     }
 
     fn of(inner: tokenizers::Tokenizer, hash: String) -> Tokenizer {

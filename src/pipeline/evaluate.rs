@@ -7,11 +7,11 @@ use anyhow::Context;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::claims::{self, Asked};
 use super::outputs::{self, Kind, Output};
 use super::table::table;
 use super::{RuntimeChoice, UsageError, Weights, hashing, progress, source};
 use crate::calib::{Vocabulary, refuse_recorded_leak, refuse_recorded_text};
-use crate::companions::GenerationSettings;
 use crate::eval::coqa::{self, AnswerLog, CoqaReport, Dataset, EvaluateOptions, Protocol};
 use crate::eval::windows::{DEFAULT_LENGTH, load_texts};
 use crate::eval::{CacheReader, EvalError, KlReport, PerplexityReport, Windows as TokenWindows};
@@ -104,12 +104,15 @@ fn ask(request: &CoqaRequest, model: String, watch: &mut dyn FnMut(&coqa::Progre
         None => AnswerLog::in_memory(),
     };
     let mut engine = scorer(&request.artifact, &request.runtime)?;
-    let notes = notes_on(engine.generation(), &request.protocol)?;
+    let asked = Asked { dataset: &dataset, protocol: &request.protocol, limit: request.limit };
+    let notes = claims::notes(&request.artifact, engine.companions(), &asked)?;
+    notes.iter().for_each(|note| tracing::warn!("{note}"));
     let options = EvaluateOptions {
         limit: request.limit,
         batch: request.batch,
         eos: engine.end_of_sequence_text(),
-        max_new_tokens: engine.generation().max_new_tokens,
+        max_new_tokens: engine.companions().generation.max_new_tokens,
+        context: engine.companions().harness_context,
         model,
     };
     let bar = progress::count(0, "questions");
@@ -121,22 +124,6 @@ fn ask(request: &CoqaRequest, model: String, watch: &mut dyn FnMut(&coqa::Progre
     })?;
     bar.finish_and_clear();
     Ok((report, log.lines().to_vec(), notes))
-}
-
-/// What of generation_config.json changes answers. A setting that lm-evaluation-harness would follow and this program does not
-/// is refused under the name of its protocol, which claims the same scores.
-fn notes_on(generation: &GenerationSettings, protocol: &Protocol) -> Result<Vec<String>, UsageError> {
-    let settings = generation.not_followed.join(", ");
-    if !settings.is_empty() && *protocol == Protocol::LM_EVAL {
-        return Err(UsageError::DecodingNotFollowed { settings });
-    }
-    let followed = (!generation.followed.is_empty())
-        .then(|| format!("answers were made under generation_config.json's {}", generation.followed.join(", ")));
-    let passed_over = (!settings.is_empty())
-        .then(|| format!("generation_config.json's {settings} would change answers in Hugging Face and was not followed"));
-    let notes: Vec<String> = followed.into_iter().chain(passed_over).collect();
-    notes.iter().for_each(|note| tracing::warn!("{note}"));
-    Ok(notes)
 }
 
 /// A data file, or the validation split of a hub data set.

@@ -90,14 +90,11 @@ pub fn run(experiment: &str, ask: Ask, log: Stdio) -> anyhow::Result<RunReport> 
     match worker.ending(&job, status)? {
         Ending::DiskFull(message) => Err(ExperimentError::DiskFull { name, message }.into()),
         Ending::Stopped => Err(ExperimentError::Interrupted { name, folder: results }.into()),
-        Ending::Failed(failure) => {
-            let written = RunRecord::load(&path).ok().filter(|record| record.id == job.id && record.failure.is_some());
-            let message = format!("{}: {}", failure.stage, failure.message);
-            let record = written.ok_or(ExperimentError::Failed { name, message })?;
-            work::clear(&results);
-            Ok(RunReport { path, record })
+        // What it came to stays, and the next run goes on from there.
+        Ending::Unrecorded(failure) => {
+            Err(ExperimentError::Failed { name, message: format!("{}: {}", failure.stage, failure.message) }.into())
         }
-        Ending::Finished => {
+        Ending::Failed(_) | Ending::Finished => {
             work::clear(&results);
             Ok(RunReport { record: RunRecord::load(&path)?, path })
         }

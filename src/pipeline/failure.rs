@@ -21,6 +21,8 @@ pub enum UsageError {
     MethodFlag { flag: &'static str, method: &'static str, takes: &'static str },
     #[error("--seed is of a rotation; add --rotate, or leave it out")]
     SeedOfNothing,
+    #[error("--save-stats {folder}: holds {file}, which is no statistics; give a new folder, or one that --save-stats made")]
+    StatisticsForeign { folder: String, file: String },
     #[error("{flag} means nothing to this recipe, which uses no statistics; leave it out, or choose --method gptq")]
     StatisticsFlag { flag: &'static str },
     #[error(
@@ -28,6 +30,12 @@ pub enum UsageError {
          cannot claim its scores; remove it from the checkpoint's file and export again, or take --protocol official, which notes it"
     )]
     DecodingNotFollowed { settings: String },
+    #[error(
+        "tokenizer_config.json: as tokenizer_class {class} transformers builds the tokenizer anew and reads these prompts otherwise than \
+         tokenizer.json, which is followed here, so protocol lm-eval cannot claim its scores; make it PreTrainedTokenizerFast in the \
+         checkpoint's file and export again, or take --protocol official, which notes it"
+    )]
+    TokenizerNotFollowed { class: String },
     #[error("--official-predictions is for every turn; add --protocol official")]
     OfficialWithoutProtocol,
     #[error("--context {got}: the artifact covers {most} positions; ask for fewer, or raise --max-context")]

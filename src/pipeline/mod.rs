@@ -20,6 +20,7 @@ pub mod report;
 pub mod sweep;
 pub mod verify;
 
+mod claims;
 mod failure;
 mod flags;
 mod hashing;

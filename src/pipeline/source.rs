@@ -11,7 +11,7 @@ use crate::calib;
 use crate::checkpoint::Index;
 use crate::checkpoint::hub::{self, Bars, Hub, HubConfig, HubError, ModelHeaders};
 use crate::companions::{CompanionError, Companions};
-use crate::contract::{COMPANIONS, CONFIG_FILE, Companion};
+use crate::contract::{ADDITIONAL_TEMPLATES, COMPANIONS, CONFIG_FILE, Companion};
 use crate::host::read;
 use crate::model::LlamaConfig;
 use crate::record::FileRecord;
@@ -95,6 +95,11 @@ impl Source {
         if let Err(error) = calib::check_template(&self.dir) {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             tracing::warn!("{error}{cause}; the artifact will have it as it is, and no chat can be held with it");
+        }
+        // transformers keeps a model's other templates there, one a file.
+        let others = self.dir.join(ADDITIONAL_TEMPLATES);
+        if others.is_dir() {
+            tracing::warn!("{}: stays behind, an artifact has the default template alone", others.display());
         }
         Ok(())
     }

@@ -87,7 +87,8 @@ pub fn run(request: &Request) -> anyhow::Result<SweepReport> {
     // What one that could not even be recorded came to is gone on from.
     let is_recorded =
         |Job { name, id, .. }: &Job| RunRecord::load(&RunRecord::path(&plan.results, name)).is_ok_and(|record| record.id == *id);
-    if plan.rows.iter().all(|row| is_recorded(&row.planned.job)) {
+    let is_lost = |row| matches!(board.state(row), State::Failed { is_recorded: false, .. });
+    if plan.rows.iter().enumerate().all(|(at, row)| is_recorded(&row.planned.job) && !is_lost(at)) {
         work::clear(&plan.results);
     }
     Ok(SweepReport::Results(Results {
@@ -140,7 +141,7 @@ fn lent(numbers: &[String], visible: Option<&str>) -> Option<Vec<String>> {
 fn line(row: &Row, retry_failed: bool) -> Line {
     let state = match &row.before {
         Before::Done(record) => State::Ended { record: record.clone(), before: true },
-        Before::Failed(record) if !retry_failed => State::Failed { message: failure(record) },
+        Before::Failed(record) if !retry_failed => State::Failed { message: failure(record), is_recorded: true },
         _ => State::Waiting,
     };
     Line { name: row.name().to_owned(), bits: row.planned.bits_per_weight, seconds: row.seconds, state }
@@ -155,7 +156,7 @@ fn result(row: &Row, state: &State) -> ResultRow {
     let (word, record, failure) = match state {
         State::Ended { record, before: true } => ("done before", Some((**record).clone()), None),
         State::Ended { record, before: false } => ("done", Some((**record).clone()), None),
-        State::Failed { message } => ("failed", RunRecord::load(&path).ok(), Some(message.clone())),
+        State::Failed { message, .. } => ("failed", RunRecord::load(&path).ok(), Some(message.clone())),
         State::Waiting | State::Running { .. } | State::Stopped => ("stopped", None, None),
     };
     let (name, bits) = (row.name(), row.planned.bits_per_weight);

@@ -12,7 +12,7 @@ use super::rows::RowCopier;
 use super::session::{self, Placement, Products, SessionPlan};
 use super::specialise::specialise;
 use super::{ExecutionProvider, RuntimeError};
-use crate::companions::GenerationSettings;
+use crate::companions::Companions;
 use crate::generate::GenerateError;
 
 /// How an artifact is loaded.
@@ -120,9 +120,9 @@ impl Engine {
         self.timings
     }
 
-    /// What ends answers and how their tokens are chosen.
-    pub fn generation(&self) -> &GenerationSettings {
-        &self.artifact.beside.generation
+    /// What the files beside the graph say.
+    pub fn companions(&self) -> &Companions {
+        &self.artifact.beside
     }
 
     /// Text of the tokenizer's own end-of-sequence token, which lm-evaluation-harness adds to its stop strings.

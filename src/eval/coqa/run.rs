@@ -23,6 +23,8 @@ pub struct EvaluateOptions {
     /// Most tokens of an answer where the model's generation config has its own; the protocol's otherwise. Prompts are cut
     /// to leave room for the protocol's number all the same, as HFLM does.
     pub max_new_tokens: Option<usize>,
+    /// Positions that prompts are cut to, room for the protocol's answer included, where they are not the model's context.
+    pub context: Option<usize>,
     /// What the lines call the model, e.g. the artifact's hash.
     pub model: String,
 }
@@ -129,10 +131,11 @@ fn ask(
     options: &EvaluateOptions,
 ) -> Result<Vec<QuestionLine>, EvalError> {
     let start = Instant::now();
-    let prompts = encode_prompts(model, questions, protocol.max_new_tokens)?;
+    let context = options.context.unwrap_or(model.context_length());
+    let prompts = encode_prompts(model, questions, context, protocol.max_new_tokens)?;
     let (ids, truncated): (Vec<Vec<u32>>, Vec<bool>) = prompts.into_iter().unzip();
     let wanted = options.max_new_tokens.unwrap_or(protocol.max_new_tokens);
-    let room = model.context_length() - ids.iter().map(Vec::len).max().unwrap_or(0);
+    let room = model.context_length().saturating_sub(ids.iter().map(Vec::len).max().unwrap_or(0));
     let max_new_tokens = wanted.min(room);
     let generate = GenerateOptions { max_new_tokens, stop: protocol.stop(options.eos.as_deref()) };
     let completions = model.generate(&ids, &generate, &mut |_| {})?;
@@ -172,9 +175,9 @@ fn ask(
 fn encode_prompts(
     model: &dyn Generate,
     questions: &[&Question],
+    context: usize,
     max_new_tokens: usize,
 ) -> Result<Vec<(Vec<u32>, bool)>, EvalError> {
-    let context = model.context_length();
     let room = context.saturating_sub(max_new_tokens);
     if room == 0 {
         return Err(EvalError::ContextTooShort { context, max_new_tokens });
@@ -208,7 +211,7 @@ mod tests {
     }
 
     fn options(batch: usize) -> EvaluateOptions {
-        EvaluateOptions { limit: None, batch, eos: Some("</s>".into()), max_new_tokens: None, model: "m".into() }
+        EvaluateOptions { limit: None, batch, eos: Some("</s>".into()), max_new_tokens: None, context: None, model: "m".into() }
     }
 
     /// Answers every turn right, but for story b, where it says "1".

@@ -6,6 +6,7 @@ use anyhow::Context;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
+use crate::pipeline::UsageError;
 use crate::checkpoint::{Numbers, TensorFile, TensorFileError};
 use crate::quant::InputStats;
 
@@ -28,6 +29,12 @@ impl Kept {
     /// In `folder`, which is made if it is not there.
     pub fn open(folder: &Path) -> anyhow::Result<Kept> {
         std::fs::create_dir_all(folder).with_context(|| format!("--save-stats {}: cannot be made", folder.display()))?;
+        let entries = std::fs::read_dir(folder).with_context(|| format!("--save-stats {}: cannot be read", folder.display()))?;
+        // A checkpoint's folder, say, whose shards these files would be taken for.
+        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        if let Some(file) = names.filter(|name| !is_ours(name)).min() {
+            return Err(UsageError::StatisticsForeign { folder: folder.display().to_string(), file }.into());
+        }
         Ok(Kept { folder: folder.to_owned() })
     }
 
@@ -60,6 +67,12 @@ impl Kept {
     pub fn write(&self, key: &blake3::Hash, stats: &InputStats) -> anyhow::Result<()> {
         write(stats, &self.file(key))
     }
+}
+
+/// Statistics, and what is hidden: a file that was never finished, a file manager's own.
+fn is_ours(name: &str) -> bool {
+    let is_key = |stem: &str| stem.len() == DIGITS && stem.bytes().all(|byte| byte.is_ascii_hexdigit());
+    name.starts_with('.') || name.strip_suffix(".safetensors").is_some_and(is_key)
 }
 
 /// Whether the disk is at fault, and not what lies on it.
@@ -133,6 +146,19 @@ mod tests {
         let without = InputStats { cross: None, ..stats };
         write(&without, &path).unwrap();
         assert_eq!(read(&path).unwrap(), without);
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_refused_and_stays_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let stats = folder.path().join("stats");
+        let kept = Kept::open(&stats).unwrap();
+        std::fs::write(kept.file(&blake3::hash(b"key")), "").unwrap();
+        std::fs::write(stats.join(".hidden"), "").unwrap();
+        assert!(Kept::open(&stats).is_ok());
+        std::fs::write(stats.join("model.safetensors"), "").unwrap();
+        let said = Kept::open(&stats).unwrap_err().to_string();
+        assert!(said.contains("holds model.safetensors, which is no statistics"), "{said}");
     }
 
     #[test]

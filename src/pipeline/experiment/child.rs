@@ -24,8 +24,10 @@ pub const TICK: Duration = Duration::from_millis(200);
 pub enum Ending {
     /// Its record is written and has no failure.
     Finished,
-    /// Its record says why, unless not even that could be written.
+    /// Its record says why.
     Failed(FailureRecord),
+    /// As [`Ending::Failed`], and not even that could be written.
+    Unrecorded(FailureRecord),
     DiskFull(String),
     /// It was told to.
     Stopped,
@@ -136,7 +138,7 @@ impl Worker {
             }
             Some(Event::DiskFull { message }) => return Ok(Ending::DiskFull(message)),
             _ if self.was_stopped => return Ok(Ending::Stopped),
-            Some(Event::Broken { message }) => return Ok(Ending::Failed(failure(message))),
+            Some(Event::Broken { message }) => return Ok(Ending::Unrecorded(failure(message))),
             _ => failure(death(status)),
         };
         match work::record_death(job, failure.clone()) {

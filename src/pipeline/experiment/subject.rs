@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 
 use super::{Device, Experiment, Job, Measure, work};
 use crate::checkpoint::Index;
+use crate::companions::Companions;
 use crate::contract::{COMPANIONS, Companion};
 use crate::host::sealed;
+use crate::pipeline::claims::{self, Asked};
 use crate::pipeline::export::Options;
 use crate::pipeline::plan::{Facts, Plan, with_facts};
 use crate::pipeline::source::{self, Source};
@@ -165,10 +167,13 @@ impl Subject {
     /// Everything that the results of every experiment depend on.
     fn fixed(&mut self) -> anyhow::Result<Value> {
         let Ask { measure, device, .. } = &self.ask;
-        let questions = &mut self.questions;
+        let (questions, dir) = (&mut self.questions, &self.source.dir);
         let coqa = measure.coqa.as_ref().map(|coqa| {
             let protocol = coqa.protocol.protocol();
             let (dataset, data) = evaluate::dataset_hashed(&coqa.data)?;
+            // What would be refused at the end is refused before the work.
+            let asked = Asked { dataset: &dataset, protocol: &protocol, limit: coqa.limit };
+            claims::notes(dir, &Companions::read(dir)?, &asked)?;
             let all = protocol.stories(&dataset).iter().map(|story| story.questions.len()).sum();
             *questions = coqa.limit.unwrap_or(usize::MAX).min(all);
             anyhow::Ok(json!({

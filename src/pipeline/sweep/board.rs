@@ -30,6 +30,7 @@ pub enum State {
     },
     Failed {
         message: String,
+        is_recorded: bool,
     },
     Stopped,
 }
@@ -180,7 +181,7 @@ impl Board {
                     .collect();
                 format!("done: {}", said.join(", "))
             }
-            State::Failed { message } => format!("failed: {message}"),
+            State::Failed { message, .. } => format!("failed: {message}"),
             state => state_word(state),
         };
         match line.state {

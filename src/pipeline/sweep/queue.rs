@@ -13,7 +13,7 @@ use super::board::{Board, State};
 use super::plan::{Before, SweepPlan};
 use crate::pipeline::experiment::{Ending, Event, Job, News, Share, Task, Worker, has_artifact, is_disk_full, work};
 use crate::pipeline::interrupt;
-use crate::record::RunRecord;
+use crate::record::{FailureRecord, RunRecord};
 
 /// How often the table is drawn and interruptions are looked for.
 const TICK: Duration = Duration::from_millis(250);
@@ -221,7 +221,8 @@ impl<'a> Queue<'a> {
                 let record = RunRecord::load(&RunRecord::path(&job.results, &job.name))?;
                 State::Ended { record: Box::new(record), before: false }
             }
-            Ending::Failed(failure) => State::Failed { message: format!("{}: {}", failure.stage, failure.message) },
+            Ending::Failed(failure) => State::Failed { message: told(&failure), is_recorded: true },
+            Ending::Unrecorded(failure) => State::Failed { message: told(&failure), is_recorded: false },
             Ending::Stopped => State::Stopped,
             Ending::DiskFull(message) => {
                 self.stop(Halt::DiskFull(format!("{}: {message}", job.name)));
@@ -246,6 +247,10 @@ impl<'a> Queue<'a> {
     fn statistics(&self, slot: usize) -> PathBuf {
         self.folder.join(format!("statistics-{slot}"))
     }
+}
+
+fn told(failure: &FailureRecord) -> String {
+    format!("{}: {}", failure.stage, failure.message)
 }
 
 /// In which order the experiments `open` are begun, where `at_once` of them run: as they come, one after the other; beside
