@@ -23,11 +23,14 @@ fn is_own_repository() -> bool {
 }
 
 fn state_commit() {
-    let watched = ["HEAD", "index"].into_iter().filter_map(|file| git(&["rev-parse", "--git-path", file]));
+    // Not the index, which `git status` writes too: what it says beside these is in the parts themselves. A missing file would
+    // count as changed.
+    let watched = ["HEAD", "logs/HEAD"].into_iter().filter_map(|file| git(&["rev-parse", "--git-path", file]));
+    let watched = watched.filter(|file| Path::new(file).exists());
     for path in watched.chain(PARTS.map(str::to_owned)) {
         println!("cargo:rerun-if-changed={path}");
     }
-    let changed = git(&[&["status", "--porcelain", "--"], &PARTS[..]].concat());
+    let changed = git(&[&["--no-optional-locks", "status", "--porcelain", "--"], &PARTS[..]].concat());
     if let (Some(commit), Some(changed)) = (git(&["rev-parse", "HEAD"]), changed) {
         println!("cargo:rustc-env=QONNX_COMMIT={commit}");
         println!("cargo:rustc-env=QONNX_DIRTY={}", !changed.is_empty());

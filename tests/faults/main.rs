@@ -75,16 +75,25 @@ impl Place {
     }
 
     fn qonnx(&self, arguments: &[&str], fault: Option<Fault>) -> Output {
+        self.command(arguments, fault.map(|fault| (fault, self.work()))).output().expect("qonnx starts")
+    }
+
+    /// Calls fail at `path` and nowhere else.
+    fn qonnx_under(&self, path: &Path, arguments: &[&str], fault: Fault) -> Output {
+        self.command(arguments, Some((fault, path.to_owned()))).output().expect("qonnx starts")
+    }
+
+    fn command(&self, arguments: &[&str], fault: Option<(Fault, PathBuf)>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_qonnx"));
         command.args(arguments.iter().map(|argument| argument.replace("@", &self.at("")))).stdin(Stdio::null());
         command.env("RUST_BACKTRACE", "0");
-        if let Some(Fault { operation, n }) = fault {
+        if let Some((Fault { operation, n }, under)) = fault {
             let errno = if operation == "write" { ENOSPC } else { EIO };
-            command.env("LD_PRELOAD", shim()).env("FAIL_UNDER", fs::canonicalize(self.work()).expect("it is there"));
+            command.env("LD_PRELOAD", shim()).env("FAIL_UNDER", fs::canonicalize(under).expect("it is there"));
             command.env("FAIL_OP", operation).env("FAIL_N", n.to_string()).env("FAIL_ERRNO", errno.to_string());
             command.env("FAIL_LOG", self.log());
         }
-        command.output().expect("qonnx starts")
+        command
     }
 
     /// The kinds and paths of the calls of `arguments`, in order, where nothing fails.
@@ -358,6 +367,30 @@ fn sweep() {
     let command = [&["sweep", "@sweep.toml"], &ASK[..]].concat();
     Scenario { command: &command, before: None, results: records, retry: &["--retry-failed"] }.run(&place);
     assert!(!place.work().join("results/.work").exists());
+}
+
+/// A record of the same experiment that failed before is no record of this run.
+#[test]
+fn what_could_not_be_recorded_is_gone_on_from() {
+    let place = Place::new();
+    fs::write(place.0.path().join("sweep.toml"), "baseline = \"int8_rtn\"\nexperiments = [\"int8_rtn\"]\n").expect("ours");
+    let record = place.work().join("results/int8_rtn_results.json");
+    for start in [&["run", "int8_rtn", "--baseline", "int8_rtn"][..], &["sweep", "@sweep.toml", "--retry-failed"]] {
+        let command = [start, &ASK[..]].concat();
+        succeed(&place.qonnx(&command, None));
+        let mut failed: Value = serde_json::from_slice(&fs::read(&record).expect("a record")).expect("JSON");
+        failed["failure"] = serde_json::json!({"stage": "bench", "message": "made up"});
+        fs::write(&record, failed.to_string()).expect("the place is ours");
+        let ended = place.qonnx_under(&record, &command, Fault { operation: "rename", n: 1 });
+        assert!(!ended.status.success() || start[0] == "sweep", "{}", String::from_utf8_lossy(&ended.stderr));
+        let before: Value = serde_json::from_slice(&fs::read(&record).expect("a record")).expect("JSON");
+        assert_eq!(before, failed, "it could not be replaced");
+        let left = contents(&place.work().join("results/.work"));
+        assert!(left.keys().any(|name| name.ends_with("model.onnx")), "{:?}", left.keys());
+        succeed(&place.qonnx(&command, None));
+        assert!(!place.work().join("results/.work").exists());
+        emptied(&place.work());
+    }
 }
 
 #[test]

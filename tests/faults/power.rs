@@ -1,12 +1,13 @@
 //! The power fails at the moment a command returns: a file system on a loop device, whose bytes are copied just then. Where this
 //! process may mount one it must; elsewhere the tests say that they did not run.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use super::{EXPORT, Place, contents, copied, succeed};
+use super::{ASK, EXPORT, Place, contents, copied, succeed};
 
 /// A mounted file system, unmounted at the end.
 struct Mounted(PathBuf);
@@ -58,6 +59,11 @@ fn may_mount() -> bool {
     held.is_some_and(|held| held & SYS_ADMIN != 0) && Path::new("/dev/loop-control").exists()
 }
 
+/// What a folder has but what is hidden: clearing away is nothing that has to be on the disk.
+fn finished(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    contents(folder).into_iter().filter(|(name, _)| !name.starts_with('.')).collect()
+}
+
 #[track_caller]
 fn expect_the_same(name: &str, before: Option<&Path>, place: &Place, command: &[&str]) {
     if !may_mount() {
@@ -69,7 +75,7 @@ fn expect_the_same(name: &str, before: Option<&Path>, place: &Place, command: &[
     match after_the_cut(place, before, command) {
         Err(why) => panic!("this process may mount, and a file system on a loop device cannot be had: {why}"),
         Ok([disk, after]) => {
-            let [wanted, got] = [&disk, &after].map(|mounted| contents(&mounted.0.join(name)));
+            let [wanted, got] = [&disk, &after].map(|mounted| finished(&mounted.0.join(name)));
             assert!(!wanted.is_empty());
             assert!(wanted == got, "{:?} became {:?}", wanted.keys().collect::<Vec<_>>(), got.keys().collect::<Vec<_>>());
         }
@@ -91,4 +97,19 @@ fn an_artifact_that_took_the_place_of_another_does_too() {
     succeed(&place.qonnx(&["export", "@model", "--bits", "8", "--dtype", "f32", "-o", "@out"], None));
     let command = [&EXPORT[..], &["@work/out", "--overwrite"]].concat();
     expect_the_same("out", Some(&place.0.path().join("out")), &place, &command);
+}
+
+#[test]
+fn a_record_and_its_answers_outlive_a_power_cut() {
+    let place = Place::new();
+    expect_the_same("results", None, &place, &[&["run", "int8_rtn", "--baseline", "int8_rtn"], &ASK[..]].concat());
+}
+
+#[test]
+fn a_report_outlives_a_power_cut() {
+    let place = Place::new();
+    let ask: Vec<&str> = ASK.iter().map(|word| if *word == "@work/results" { "@results" } else { word }).collect();
+    succeed(&place.qonnx(&[&["run", "int8_rtn", "--baseline", "int8_rtn"], &ask[..]].concat(), None));
+    let before = place.0.path().join("results");
+    expect_the_same("report", Some(&before), &place, &["report", "@work/results", "-o", "@work/report"]);
 }

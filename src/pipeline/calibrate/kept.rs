@@ -6,8 +6,8 @@ use anyhow::Context;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-use crate::pipeline::UsageError;
 use crate::checkpoint::{Numbers, TensorFile, TensorFileError};
+use crate::pipeline::UsageError;
 use crate::quant::InputStats;
 
 /// Hexadecimal digits of the key in a file's name.
