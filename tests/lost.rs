@@ -175,10 +175,11 @@ fn a_file_that_is_not_ours_is_not_written_over() {
     let bench = ["bench", "@a", "--prompt", "4", "--gen", "2", "--batch", "1", "--min-repeats", "1", "--max-repeats", "1"];
     let run = ["run", "int8_rtn", "--baseline", "int8_rtn", "--model", "@model", "--coqa", "@questions.json", "--no-bench"];
     let kl = ["eval", "@a", "--task", "kl", "--reference", "@a", "--text", "@text.txt"];
-    let cases: [(Vec<&str>, &str, &str); 12] = [
+    let cases: [(Vec<&str>, &str, &str); 13] = [
         ([&coqa[..], &["--predictions", "@questions.json"]].concat(), "questions.json", "also names for something else"),
         ([&coqa[..], &["--predictions", "@notes"]].concat(), "notes", "not a per-question line"),
         ([&coqa[..], &["--predictions", "@a/qonnx.json"]].concat(), "a/qonnx.json", "also names for something else"),
+        ([&coqa[..], &["--predictions", "/dev/null"]].concat(), "/dev/null", "is no file, and answers are read back"),
         ([&coqa[..], &["--official-predictions", "@notes"]].concat(), "notes", "exists and is not answers"),
         ([&coqa[..], &["--official-predictions", "@questions.json"]].concat(), "questions.json", "also names"),
         ([&bench[..], &["--csv", "@notes"]].concat(), "notes", "exists and is not a table"),

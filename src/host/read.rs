@@ -74,6 +74,7 @@ pub fn decode(mut bytes: Vec<u8>) -> Result<String> {
     match bytes.as_slice() {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return refused(UTF_16),
         [0xef, 0xbb, 0xbf, ..] => drop(bytes.drain(..3)),
+        start if is_wide(start) => return refused(UTF_16),
         _ => {}
     }
     match String::from_utf8(bytes) {
@@ -94,7 +95,7 @@ pub fn unmarked(bytes: &[u8]) -> &[u8] {
 pub fn unmarked_lines(mut reader: impl Read) -> Result<impl BufRead> {
     let mut first = Vec::new();
     reader.by_ref().take(MARK.len() as u64).read_to_end(&mut first)?;
-    if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] = first.as_slice() {
+    if matches!(first.as_slice(), [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) || first.contains(&0) {
         return Err(Error::new(ErrorKind::InvalidData, UTF_16));
     }
     Ok(Cursor::new(unmarked(&first).to_vec()).chain(BufReader::new(reader)))
@@ -121,6 +122,14 @@ impl<R: Read> Read for Unpacked<R> {
             _ => Ok(read),
         }
     }
+}
+
+/// Whether a text without a mark looks like UTF-16: letters of most scripts' punctuation, digits and line ends have a zero byte
+/// there, and no text in UTF-8 has any.
+fn is_wide(bytes: &[u8]) -> bool {
+    let start = &bytes[..bytes.len().min(4096)];
+    let zeros = start.iter().filter(|&&byte| byte == 0).count();
+    zeros > 0 && zeros * 16 >= start.len()
 }
 
 fn kind(found: &std::fs::Metadata) -> &'static str {
@@ -177,11 +186,15 @@ mod tests {
     fn a_mark_is_skipped_and_utf_16_is_named() {
         assert_eq!(text(kept(b"\xef\xbb\xbf{}").path(), 10).expect("UTF-8"), "{}");
         assert_eq!(text(kept(b"\xff\xfe{\0}\0").path(), 10).unwrap_err().to_string(), "it is UTF-16; save it as UTF-8");
+        assert_eq!(text(kept(b"{\0}\0\n\0").path(), 10).unwrap_err().to_string(), UTF_16, "without a mark");
+        let chinese: Vec<u8> = "\u{4f60}\u{597d}\u{ff0c}\u{4e16}\u{754c}\r\n".encode_utf16().flat_map(u16::to_be_bytes).collect();
+        assert_eq!(text(kept(&chinese).path(), 20).unwrap_err().to_string(), UTF_16);
         let lines =
             |bytes: &'static [u8]| unmarked_lines(bytes).map(|lines| lines.lines().map_while(Result::ok).collect::<Vec<_>>());
         assert_eq!(lines(b"\xef\xbb\xbfa\nb").expect("UTF-8"), ["a", "b"]);
         assert_eq!(lines(b"\xef\xbba\n").expect("no mark"), Vec::<String>::new());
         assert_eq!(lines(b"a").expect("UTF-8"), ["a"]);
+        assert_eq!(lines(b"{\0}\0").err().map(|error| error.to_string()).as_deref(), Some(UTF_16));
         assert_eq!(lines(b"\xfe\xff\0a").err().map(|error| error.to_string()).as_deref(), Some(UTF_16));
         assert_eq!(text(kept(b"ab\xff").path(), 10).unwrap_err().to_string(), "it is not UTF-8: byte 2 is not");
     }

@@ -72,6 +72,8 @@ pub enum UsageError {
     OutputIsInput { flag: &'static str, path: String },
     #[error("{flag} {path}: is a file of the artifact in the same folder; give another one")]
     OutputOfArtifact { flag: &'static str, path: String },
+    #[error("{flag} {path}: is no file, and answers are read back from it; name a file, or leave {flag} out")]
+    OutputNotFile { flag: &'static str, path: String },
     #[error("{flag} {path}: is a folder; give a file")]
     OutputIsFolder { flag: &'static str, path: String },
     #[error("report {path}: exists and is no file of a report; give another folder with -o, or move it away")]

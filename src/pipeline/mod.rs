@@ -34,9 +34,10 @@ mod table;
 pub use failure::{UsageError, fault_of};
 pub use interrupt::Interrupted;
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::path::Path;
 
+use crate::host::read;
 use crate::onnx::DATA_FILE;
 use crate::record::Manifest;
 use crate::runtime::{Engine, EngineOptions, ExecutionProvider, LoadStage};
@@ -81,8 +82,13 @@ impl RuntimeChoice {
     fn load_observed(&self, dir: &Path, manifest: &Manifest, observe: &mut dyn FnMut(LoadStage)) -> anyhow::Result<Engine> {
         let path = dir.join(DATA_FILE);
         let expected = manifest.outputs.iter().find(|file| file.file == DATA_FILE).map(|file| file.bytes);
-        // A missing file is named by whoever needs it.
-        let got = std::fs::metadata(&path).map(|meta| meta.len()).ok();
+        // Opened, because ONNX Runtime says of a file that it may not read only where in its own source that is.
+        let got = match read::open(&path).and_then(|file| file.metadata()) {
+            Ok(found) => Some(found.len()),
+            // A missing file is named by whoever needs it.
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(source::unread(&path, error)),
+        };
         if let (Some(got), Some(expected)) = (got, expected)
             && got != expected
         {

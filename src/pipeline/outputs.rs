@@ -73,9 +73,11 @@ pub fn check(outputs: &[Output<'_>], inputs: &[&Path]) -> Result<(), UsageError>
         if found.is_dir() {
             return Err(UsageError::OutputIsFolder { flag, path: shown() });
         }
-        // A terminal or a pipe loses nothing.
-        if !found.is_file() {
-            continue;
+        match (found.is_file(), kind) {
+            (true, _) => {}
+            (false, Kind::Checked) => return Err(UsageError::OutputNotFile { flag, path: shown() }),
+            // A terminal or a pipe loses nothing.
+            (false, _) => continue,
         }
         if !taken.insert((found.dev(), found.ino())) {
             return Err(UsageError::OutputIsInput { flag, path: shown() });

@@ -132,7 +132,7 @@ impl Source {
 }
 
 /// Why a file of the model cannot be read: what it is, or what the disk said.
-fn unread(path: &Path, error: std::io::Error) -> anyhow::Error {
+pub(super) fn unread(path: &Path, error: std::io::Error) -> anyhow::Error {
     let shown = path.display().to_string();
     match error.kind() {
         ErrorKind::InvalidInput | ErrorKind::InvalidData | ErrorKind::FileTooLarge => {

@@ -388,6 +388,10 @@ fn artifacts() {
         fs::copy(&file, place.input().join(file.file_name().expect("a listed file has a name"))).expect("the place is ours");
     }
     faults.push(("no weights".to_owned(), place.refusal("generate {in} hello", &["model.onnx.data"])));
+    fs::create_dir(place.input().join("model.onnx.data")).expect("the place is ours");
+    let says = ["model.onnx.data: it is a folder, not a file"];
+    faults.push(("a folder for weights".to_owned(), place.refusal("generate {in} hello", &says)));
+    fs::remove_dir(place.input().join("model.onnx.data")).expect("the place is ours");
     let whole = fs::read(artifact().join("model.onnx.data")).expect("the artifact has weights");
     fs::write(place.input().join("model.onnx.data"), &whole[..whole.len() - 1]).expect("the place is ours");
     let says = ["model.onnx.data", "expected", "qonnx verify"];
