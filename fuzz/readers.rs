@@ -11,11 +11,11 @@ use qonnx::eval::coqa::{self, lines};
 use qonnx::eval::{CacheReader, Windows};
 use qonnx::model::LlamaConfig;
 use qonnx::onnx;
-use qonnx::pipeline::experiment::Experiment;
-use qonnx::pipeline::sweep::SweepFile;
 use qonnx::recipe::Recipe;
 use qonnx::record::{Manifest, RunRecord};
 use qonnx::report::{RecordFile, Study};
+use qonnx::study::experiment::Experiment;
+use qonnx::study::sweep::SweepFile;
 
 /// What a reader returns does not matter; it must return, and soon, and in little memory.
 type Reader = fn(&[u8]);

@@ -1,4 +1,4 @@
-//! The command line: every flag, its help and its example; each subcommand calls one pipeline function.
+//! The command line: every flag, its help and its example; each subcommand calls one function of `commands/` or `study/`.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -6,17 +6,19 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use qonnx::commands::{RuntimeChoice, compare, doctor, export, generate, inspect, plan, verify};
 use qonnx::host::{read, terminal};
-use qonnx::pipeline::{
-    self, Launch, RuntimeChoice, UsageError, Weights, compare, doctor, export, generate, inspect, plan, verify,
-};
+use qonnx::runtime::{Launch, Weights};
+use qonnx::usage::UsageError;
 use serde::Serialize;
 
 mod bench;
 mod eval;
+pub mod exit;
 mod model;
 mod report;
 mod run;
+mod setup;
 mod sweep;
 mod values;
 
@@ -290,8 +292,8 @@ pub fn run() -> anyhow::Result<ExitCode> {
         parsed => parsed.unwrap_or_else(|error| error.exit()),
     };
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    pipeline::logging(cli.verbose);
-    pipeline::bound_threads();
+    setup::logging(cli.verbose);
+    setup::bound_threads();
     match cli.command {
         Command::Plan(args) => {
             let report = plan::run(&args.model.request(), plan::Load { batch: args.batch, context: args.context })?;
@@ -321,7 +323,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Bench(args) => bench::run_bench(args),
         Command::Run(args) => run::run(args),
         Command::Sweep(args) => sweep::run(args),
-        Command::Worker => pipeline::experiment::worker::run().map(|()| ExitCode::SUCCESS),
+        Command::Worker => qonnx::study::experiment::worker::run().map(|()| ExitCode::SUCCESS),
         Command::Inspect(args) => {
             let report = inspect::run(&args.artifact, &args.runtime.options(Weights::Fused)?)?;
             let fused = report.every_weight_fused();
@@ -355,7 +357,7 @@ fn verdict(good: bool) -> ExitCode {
 fn prompt_from_stdin() -> anyhow::Result<String> {
     let mut bytes = Vec::new();
     std::io::stdin().read_to_end(&mut bytes).context("the prompt cannot be read from stdin")?;
-    read::decode(bytes).map_err(|_| pipeline::UsageError::PromptNotUtf8.into())
+    read::decode(bytes).map_err(|_| qonnx::usage::UsageError::PromptNotUtf8.into())
 }
 
 fn run_generate(args: GenerateArgs) -> anyhow::Result<ExitCode> {

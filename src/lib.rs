@@ -5,17 +5,24 @@
 //!
 //! 1. [`fault`]
 //! 2. [`contract`], [`host`], [`tensor`]
-//! 3. [`checkpoint`], [`companions`], [`quant`], [`onnx`], [`recipe`], [`record`], [`generate`], [`settings`]
-//! 4. [`model`], [`eval`], [`runtime`], [`calib`], [`bench`], [`report`]
-//! 5. [`pipeline`]
+//! 3. [`usage`]
+//! 4. [`checkpoint`], [`companions`], [`quant`], [`onnx`], [`recipe`], [`record`], [`generate`], [`settings`]
+//! 5. [`model`], [`eval`], [`runtime`], [`calib`], [`bench`], [`report`]
+//! 6. [`artifact`]
+//! 7. [`compress`]
+//! 8. [`commands`]
+//! 9. [`study`]
 //!
-//! To add a rounding: one file in `quant/`, one match arm in `pipeline/calibrate/group.rs`, one golden. To add a format: one
+//! To add a rounding: one file in `quant/`, one match arm in `compress/calibrate/group.rs`, one golden. To add a format: one
 //! `Format` variant and one arm in `model/quantized.rs`. To add a model: one file in `model/`.
 
+pub mod artifact;
 pub mod bench;
 pub mod calib;
 pub mod checkpoint;
+pub mod commands;
 pub mod companions;
+pub mod compress;
 pub mod contract;
 pub mod eval;
 pub mod fault;
@@ -23,11 +30,12 @@ pub mod generate;
 pub mod host;
 pub mod model;
 pub mod onnx;
-pub mod pipeline;
 pub mod quant;
 pub mod recipe;
 pub mod record;
 pub mod report;
 pub mod runtime;
 pub mod settings;
+pub mod study;
 pub mod tensor;
+pub mod usage;

@@ -1,4 +1,4 @@
-//! Parses the command line, calls one pipeline function, prints the error chain once.
+//! Parses the command line, calls one command, prints the error chain once.
 
 mod cli;
 
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             terminal::say(format_args!("error: {}", printable(&format!("{error:#}"))));
-            ExitCode::from(qonnx::pipeline::fault_of(&error).exit_code())
+            ExitCode::from(cli::exit::fault_of(&error).exit_code())
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::host::read;
 mod builtin;
 mod check;
 mod error;
+pub mod flags;
 mod overrides;
 mod transform;
 mod weight;

@@ -8,14 +8,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use qonnx::artifact::plan::{RecipeChoice, RecipeFlags, Request};
 use qonnx::calib::{self, Vocabulary};
-use qonnx::pipeline::evaluate::{self, KlRequest};
-use qonnx::pipeline::export::{self, ExportReport};
-use qonnx::pipeline::plan::{self, Load, RecipeChoice, RecipeFlags, Request};
-use qonnx::pipeline::{Launch, RuntimeChoice, Weights, fault_of};
+use qonnx::commands::RuntimeChoice;
+use qonnx::commands::evaluate::{self, KlRequest};
+use qonnx::commands::export::{self, ExportReport};
+use qonnx::commands::plan::{self, Load};
+use qonnx::compress::budget::BudgetRefusal;
 use qonnx::recipe::{BudgetRecipe, DEFAULT_CALIBRATION, FormatName, GranularityName, Override, Recipe};
 use qonnx::record::{Manifest, WeightRecord};
+use qonnx::runtime::{Launch, Weights};
 use qonnx::tensor::DType;
+use qonnx::usage::UsageError;
 use tempfile::TempDir;
 
 /// What three bits in groups of 128 take everywhere.
@@ -79,7 +83,8 @@ fn refusal(request: &Request) -> String {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let options = export::Options::new(folder.path().join("out"));
     let error = export::run(request, &options).expect_err("it is refused");
-    assert_eq!(fault_of(&error), qonnx::fault::Fault::BadInput, "{error:#}");
+    let is_refused = error.chain().any(|cause| cause.is::<BudgetRefusal>() || cause.is::<UsageError>());
+    assert!(is_refused, "{error:#}");
     assert_eq!(fs::read_dir(folder.path()).expect("it can be listed").count(), 0, "something was left behind");
     format!("{error:#}")
 }

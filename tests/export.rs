@@ -11,7 +11,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use qonnx::pipeline::plan::{self, Load, RecipeFlags, Request};
+use qonnx::artifact::plan::{RecipeFlags, Request};
+use qonnx::commands::plan::{self, Load};
 use qonnx::recipe::{FormatName, GranularityName};
 use qonnx::runtime::{Execution, ExecutionProvider};
 use qonnx::tensor::DType;
@@ -111,15 +112,15 @@ fn expect_whole(changes: Value, kinds: &[RecipeFlags]) {
     for (kind, flags) in kinds.iter().enumerate() {
         let output = place.path().join(kind.to_string());
         tiny::export(&tiny::request(&checkpoint, flags.clone(), DType::F32), &output);
-        let runtime = qonnx::pipeline::RuntimeChoice {
+        let runtime = qonnx::commands::RuntimeChoice {
             cuda: false,
             threads: None,
-            weights: qonnx::pipeline::Weights::Fused,
-            launch: qonnx::pipeline::Launch::Replayed,
+            weights: qonnx::runtime::Weights::Fused,
+            launch: qonnx::runtime::Launch::Replayed,
         };
-        let verified = qonnx::pipeline::verify::run(&output, &runtime).unwrap_or_else(|error| panic!("{error:#}"));
+        let verified = qonnx::commands::verify::run(&output, &runtime).unwrap_or_else(|error| panic!("{error:#}"));
         assert!(verified.passed(), "{flags:?}: {verified}");
-        let inspected = qonnx::pipeline::inspect::run(&output, &runtime).unwrap_or_else(|error| panic!("{error:#}"));
+        let inspected = qonnx::commands::inspect::run(&output, &runtime).unwrap_or_else(|error| panic!("{error:#}"));
         assert!(inspected.every_weight_fused(), "{flags:?}: {inspected}");
         let cpu = ExecutionProvider::Cpu.onnxruntime_name();
         assert!(inspected.inspection.matmuls.iter().all(|matmul| matmul.provider == cpu), "{flags:?}: {inspected}");
@@ -221,8 +222,8 @@ fn overwrite_replaces_an_artifact_and_nothing_else() {
     let output = place.path().join("artifact");
     let export = |bits: FormatName, overwrite: bool| {
         let request = tiny::request(&tiny::model(), tiny::bits(bits), DType::F16);
-        let options = qonnx::pipeline::export::Options { overwrite, ..qonnx::pipeline::export::Options::new(output.clone()) };
-        qonnx::pipeline::export::run(&request, &options)
+        let options = qonnx::commands::export::Options { overwrite, ..qonnx::commands::export::Options::new(output.clone()) };
+        qonnx::commands::export::run(&request, &options)
     };
     export(FormatName::Int8, false).expect("nothing is in the way");
     let before = contents(&output);
@@ -294,7 +295,7 @@ fn a_recipe_file_and_its_flags_give_the_same_artifact() {
     fs::write(place.path().join("recipe.toml"), recipe).expect("the place is ours");
     let flags = RecipeFlags { granularity: Some(GranularityName::Group(64)), embedding: Some(FormatName::Int8), ..int4() };
     let by_flags = tiny::request(&tiny::model(), flags, DType::F16);
-    let named = plan::RecipeChoice::Named(place.path().join("recipe.toml").display().to_string());
+    let named = qonnx::artifact::plan::RecipeChoice::Named(place.path().join("recipe.toml").display().to_string());
     let by_file = Request { recipe: named, ..by_flags.clone() };
     let [by_flags, by_file] = [("flags", by_flags), ("file", by_file)].map(|(name, request)| {
         let output = place.path().join(name);

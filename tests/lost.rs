@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use qonnx::pipeline::experiment::has_artifact;
 use qonnx::record::RunRecord;
+use qonnx::study::experiment::has_artifact;
 use serde_json::Value;
 use tempfile::TempDir;
 

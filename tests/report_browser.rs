@@ -154,7 +154,7 @@ impl Drop for Browser {
 fn opened() -> (TempDir, Browser) {
     let folder = tempfile::tempdir().unwrap();
     let records = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/report/records");
-    qonnx::pipeline::report::run(&records, folder.path()).unwrap();
+    qonnx::commands::report::run(&records, folder.path()).unwrap();
     let browser = Browser::open(&folder.path().join("report.html"));
     (folder, browser)
 }

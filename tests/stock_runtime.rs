@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::Command;
 
 use python::python;
+use qonnx::artifact::plan::{Method, RecipeFlags};
 use qonnx::generate::{Generate, GenerateOptions};
-use qonnx::pipeline::plan::{Method, RecipeFlags};
 use qonnx::recipe::{FormatName, GranularityName};
 use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, Weights};
 use qonnx::tensor::DType;

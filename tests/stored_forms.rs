@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use ndarray::Array2;
+use qonnx::artifact::plan::{Method, RecipeFlags};
+use qonnx::artifact::{packing, quantize};
+use qonnx::commands::{RuntimeChoice, inspect, verify};
 use qonnx::generate::Score;
 use qonnx::model::{GraphOptions, LlamaConfig, StoredForm, StoredWeight, WeightForm, decoder};
 use qonnx::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE, Model, WeightFinder, decode};
-use qonnx::pipeline::plan::{Method, RecipeFlags};
-use qonnx::pipeline::{RuntimeChoice, Weights, inspect, packing, quantize, verify};
 use qonnx::quant::{Codebook, Format, Granularity, QuantizedTensor, Rtn, ScaleRule, ScaleStorage, Scheme, with_outliers};
 use qonnx::recipe::{FormatName, GranularityName};
+use qonnx::runtime::Weights;
 use qonnx::runtime::{Engine, EngineOptions, Execution, ExecutionProvider, Launch, dequantize};
 use qonnx::tensor::DType;
 

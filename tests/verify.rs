@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use qonnx::artifact::plan::RecipeFlags;
+use qonnx::commands::{RuntimeChoice, verify};
 use qonnx::onnx::{self, WeightFinder};
-use qonnx::pipeline::plan::RecipeFlags;
-use qonnx::pipeline::{Launch, RuntimeChoice, Weights, verify};
 use qonnx::recipe::FormatName;
 use qonnx::record::Manifest;
+use qonnx::runtime::{Launch, Weights};
 use qonnx::tensor::DType;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -38,7 +39,7 @@ impl Made {
         let checkpoint = place.path().join("checkpoint");
         made_up::write_checkpoint(&checkpoint, &config, DType::BF16);
         let request = tiny::request(&checkpoint, flags, DType::F32);
-        tiny::export(&qonnx::pipeline::plan::Request { max_context, ..request }, &place.path().join("out"));
+        tiny::export(&qonnx::artifact::plan::Request { max_context, ..request }, &place.path().join("out"));
         Made { place }
     }
 

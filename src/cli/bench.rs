@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use qonnx::pipeline::{Launch, UsageError, Weights, bench};
+use qonnx::commands::bench;
 use qonnx::record::BenchSettings;
+use qonnx::runtime::{Launch, Weights};
+use qonnx::usage::UsageError;
 
 use super::{RuntimeArgs, at_least, emit, positive, print, verdict};
 

@@ -1,7 +1,7 @@
 //! What `plan` and `export` take: a model, and the recipe in its short form.
 
 use clap::{Args, ValueEnum};
-use qonnx::pipeline::plan::{GptqFlags, Method, RecipeChoice, RecipeFlags, Request};
+use qonnx::artifact::plan::{GptqFlags, Method, RecipeChoice, RecipeFlags, Request};
 use qonnx::recipe::{BudgetRecipe, FormatName, GranularityName, Override, RotationKind, ScaleName};
 
 use super::positive;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use qonnx::pipeline::report;
+use qonnx::commands::report;
 
 #[derive(Args)]
 #[command(

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
 use clap::Args;
-use qonnx::pipeline::Launch;
-use qonnx::pipeline::experiment::{
+use qonnx::record::BenchSettings;
+use qonnx::runtime::Launch;
+use qonnx::study::experiment::{
     self, Ask, CoqaMeasure, Device, EMBEDDED_MODEL, EMBEDDED_QUESTIONS, EMBEDDED_TEXT, ExperimentError, Measure, ProtocolName,
     ScoringWeights, TextMeasure,
 };
-use qonnx::record::BenchSettings;
 
 use super::values::{DtypeArg, ProtocolArg, ScoringArg};
 use super::{RuntimeArgs, emit, positive};

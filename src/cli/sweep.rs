@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use qonnx::pipeline::report;
-use qonnx::pipeline::sweep::{self, Overrides, Request, SweepReport};
+use qonnx::commands::report;
+use qonnx::study::sweep::{self, Overrides, Request, SweepReport};
 use serde::Serialize;
 
 use super::values::{DtypeArg, ProtocolArg};

@@ -1,12 +1,11 @@
 //! Values of flags that several commands take.
 
 use clap::ValueEnum;
-use qonnx::pipeline;
-use qonnx::pipeline::experiment::{ProtocolName, ScoringWeights};
+use qonnx::study::experiment::{ProtocolName, ScoringWeights};
 
 /// CPU threads: as many as large machines have cores. ONNX Runtime would start any number, and answer hours later.
 pub fn threads(text: &str) -> Result<usize, String> {
-    super::within(1, pipeline::MOST_THREADS, text)
+    super::within(1, super::setup::MOST_THREADS, text)
 }
 
 /// Element type of activations.

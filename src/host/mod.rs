@@ -2,12 +2,16 @@
 
 pub mod guard;
 pub mod hidden;
+pub mod interrupt;
 pub mod lock;
+pub mod memory;
+pub mod progress;
 pub mod publish;
 pub mod read;
 pub mod sealed;
 mod shown;
 pub mod signals;
+pub mod table;
 pub mod terminal;
 
 pub use shown::{NAMED, Shown, few, printable, shown};

@@ -4,8 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use qonnx::pipeline::export;
-use qonnx::pipeline::plan::{RecipeChoice, RecipeFlags, Request};
+use qonnx::artifact::plan::{RecipeChoice, RecipeFlags, Request};
+use qonnx::commands::export;
 use qonnx::recipe::FormatName;
 use qonnx::tensor::DType;
 

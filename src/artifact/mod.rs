@@ -1,0 +1,7 @@
+//! From a checkpoint and a recipe to the files of an artifact: what it will hold (`plan`), and how each weight gets there.
+
+pub mod hashing;
+pub mod packing;
+pub mod plan;
+pub mod quantize;
+pub mod source;

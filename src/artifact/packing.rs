@@ -1,0 +1,214 @@
+//! A quantized weight's numbers into the artifact's data file, and back.
+
+use anyhow::ensure;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use ndarray::Array2;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::artifact::quantize::transpose;
+use crate::model::{StoredCodes, StoredForm, StoredOutliers, StoredScales, StoredWeight};
+use crate::onnx::DataFile;
+use crate::onnx::bnb4::{pack_high_first, unpack_high_first};
+use crate::onnx::pack::{self, Blocks};
+use crate::quant::{Codes, NestedScales, Outliers, QuantizedTensor, Scheme};
+
+/// Writes a weight that is already quantized, whoever did it, as `stored` says; returns its digest.
+///
+/// # Errors
+/// `quantized` is not what the plan promised (another scheme, shape or number of outliers), or the file cannot be written.
+pub fn write(quantized: &QuantizedTensor, stored: &StoredWeight, data: &DataFile<'_>) -> anyhow::Result<String> {
+    check(quantized, stored)?;
+    let StoredForm::Quantized { scheme, codes, scales, zero_points, outliers } = &stored.form else {
+        unreachable!("checked above");
+    };
+    write_codes(quantized, codes, stored, data)?;
+    write_scales(quantized, scales, codes, data)?;
+    if let (Some(initializer), Some(points)) = (zero_points, &quantized.zero_points) {
+        let (out_features, groups, dtype) = (quantized.out_features, quantized.groups(), scheme.format.code_dtype());
+        let packed = match by_group(codes) {
+            true => pack::pack_dequantize_linear(points, out_features, groups, dtype),
+            false => pack::pack_zero_points(points, blocks_of(scheme, out_features, quantized.in_features)),
+        };
+        data.write(initializer, &packed)?;
+    }
+    if let (Some(names), Some(outliers)) = (outliers, &quantized.outliers) {
+        write_outliers(outliers, names, data)?;
+    }
+    Ok(digest(quantized))
+}
+
+fn check(quantized: &QuantizedTensor, stored: &StoredWeight) -> anyhow::Result<()> {
+    let weight = &stored.weight;
+    let shape = [quantized.out_features, quantized.in_features];
+    ensure!(stored.shape == shape, "weight {weight}: the plan has the shape {:?}, the codes have {shape:?}", stored.shape);
+    let StoredForm::Quantized { scheme, outliers, .. } = &stored.form else {
+        anyhow::bail!("weight {weight}: the plan keeps it dense, and it was quantized");
+    };
+    // How a scale was found is of no meaning for where it lies.
+    let planned = Scheme { scale_rule: quantized.scheme.scale_rule, ..*scheme };
+    let got = quantized.scheme;
+    ensure!(planned == got, "weight {weight}: the plan says {scheme:?}, it was quantized as {got:?}");
+    let [planned, got] = [
+        outliers.as_ref().map(|outliers| outliers.count),
+        quantized.outliers.as_ref().map(|outliers| outliers.in_features.len()),
+    ];
+    ensure!(planned == got, "weight {weight}: {} outliers were planned, there are {}", planned.unwrap_or(0), got.unwrap_or(0));
+    Ok(())
+}
+
+fn write_codes(
+    quantized: &QuantizedTensor,
+    names: &StoredCodes,
+    stored: &StoredWeight,
+    data: &DataFile<'_>,
+) -> anyhow::Result<()> {
+    let QuantizedTensor { codes, out_features, in_features, .. } = quantized;
+    match names {
+        StoredCodes::DequantizeLinear(name) => {
+            let dtype = quantized.scheme.format.code_dtype();
+            data.write(name, &pack::pack_dequantize_linear(codes, *out_features, *in_features, dtype))?;
+        }
+        StoredCodes::Planes { low, high } => {
+            let planes = stored.planes().expect("the codes lie in planes");
+            let [low_bytes, high_bytes] = planes.pack(codes);
+            data.write(low, &low_bytes)?;
+            data.write(high, &high_bytes)?;
+        }
+        StoredCodes::MatMulNBits(name) => {
+            let blocks = blocks_of(&quantized.scheme, *out_features, *in_features);
+            data.write(name, &pack::pack_matmul_nbits(codes, quantized.zero_points.as_deref(), blocks))?;
+        }
+        StoredCodes::MatMulBnb4(name) => data.write(name, &pack_high_first(codes))?,
+    }
+    Ok(())
+}
+
+fn write_scales(
+    quantized: &QuantizedTensor,
+    names: &StoredScales,
+    codes: &StoredCodes,
+    data: &DataFile<'_>,
+) -> anyhow::Result<()> {
+    match (names, &quantized.nested) {
+        (StoredScales::Nested { codes, absmax, offset }, Some(nested)) => {
+            data.write(codes, &nested.codes)?;
+            data.write(absmax, &f32_bytes(&nested.absmax))?;
+            data.write(offset, &nested.offset.to_le_bytes())?;
+        }
+        (StoredScales::Nested { .. }, None) => unreachable!("a tensor whose scheme nests its scales has nested scales"),
+        (StoredScales::F16(name), _) => {
+            let scales = f16_bytes(&quantized.scales);
+            let scales = if by_group(codes) { transpose(scales, quantized.out_features, quantized.groups(), 2) } else { scales };
+            data.write(name, &scales)?;
+        }
+    }
+    Ok(())
+}
+
+/// `[count, out_features]`: as the right operand of MatMul.
+fn write_outliers(outliers: &Outliers, names: &StoredOutliers, data: &DataFile<'_>) -> anyhow::Result<()> {
+    let features: Vec<u8> = outliers.in_features.iter().flat_map(|&feature| (feature as i32).to_le_bytes()).collect();
+    data.write(&names.in_features, &features)?;
+    let weights: Vec<f32> = outliers.weights.t().iter().copied().collect();
+    data.write(&names.weights, &f16_bytes(&weights))?;
+    Ok(())
+}
+
+/// Inverse of [`write`]: the weight's numbers in logical order, from the bytes that `bytes` finds by an initializer's name.
+///
+/// # Errors
+/// Those of `bytes`, and outliers that are no input features of the weight.
+pub fn read<'a>(stored: &StoredWeight, bytes: &dyn Fn(&str) -> anyhow::Result<&'a [u8]>) -> anyhow::Result<QuantizedTensor> {
+    let StoredForm::Quantized { scheme, codes, scales, zero_points, outliers } = &stored.form else {
+        unreachable!("called for quantized weights");
+    };
+    let &[out_features, in_features] = stored.shape.as_slice() else { unreachable!("quantized weights are matrices") };
+    let (dtype, groups) = (scheme.format.code_dtype(), scheme.granularity.groups(in_features));
+    let unpacked = match codes {
+        StoredCodes::DequantizeLinear(name) => pack::unpack_dequantize_linear(bytes(name)?, out_features, in_features, dtype),
+        StoredCodes::Planes { low, high } => stored.planes().expect("the codes lie in planes").unpack(bytes(low)?, bytes(high)?),
+        StoredCodes::MatMulNBits(name) => pack::unpack_matmul_nbits(bytes(name)?, blocks_of(scheme, out_features, in_features)),
+        StoredCodes::MatMulBnb4(name) => unpack_high_first(bytes(name)?),
+    };
+    let mut quantized = match scales {
+        StoredScales::Nested { codes, absmax, offset } => {
+            let nested =
+                NestedScales { codes: bytes(codes)?.to_vec(), absmax: f32s(bytes(absmax)?), offset: f32s(bytes(offset)?)[0] };
+            QuantizedTensor::from_nested(*scheme, out_features, in_features, unpacked, nested)
+        }
+        StoredScales::F16(name) => {
+            let scales = bytes(name)?.to_vec();
+            let scales = f16s(&if by_group(codes) { transpose(scales, groups, out_features, 2) } else { scales });
+            let points = zero_points.as_ref().map(|name| bytes(name)).transpose()?;
+            let zero_points = points.map(|points| match by_group(codes) {
+                true => pack::unpack_dequantize_linear(points, out_features, groups, dtype),
+                false => pack::unpack_zero_points(points, blocks_of(scheme, out_features, in_features)),
+            });
+            QuantizedTensor::new(*scheme, out_features, in_features, Codes { codes: unpacked, scales, zero_points })
+        }
+    };
+    quantized.outliers = outliers.as_ref().map(|names| read_outliers(names, stored, bytes)).transpose()?;
+    Ok(quantized)
+}
+
+fn read_outliers<'a>(
+    names: &StoredOutliers,
+    stored: &StoredWeight,
+    bytes: &dyn Fn(&str) -> anyhow::Result<&'a [u8]>,
+) -> anyhow::Result<Outliers> {
+    let (out_features, in_features) = (stored.shape[0], stored.shape[1]);
+    let features = bytes(&names.in_features)?.as_chunks::<4>().0.iter().map(|&bytes| i32::from_le_bytes(bytes) as usize);
+    let features: Vec<usize> = features.collect();
+    let ascending = features.is_sorted_by(|a, b| a < b) && features.last().is_none_or(|&last| last < in_features);
+    ensure!(ascending, "{}: expected ascending input features below {in_features}", names.in_features);
+    let weights = Array2::from_shape_vec((names.count, out_features), f16s(bytes(&names.weights)?))?;
+    Ok(Outliers { in_features: features, weights: weights.t().as_standard_layout().into_owned() })
+}
+
+/// Digest of a quantized weight's numbers in logical order.
+pub fn digest(quantized: &QuantizedTensor) -> String {
+    let mut parts = vec![xxh3_128(&quantized.codes)];
+    match &quantized.nested {
+        None => parts.push(xxh3_128(&f16_bytes(&quantized.scales))),
+        Some(nested) => {
+            parts.extend([xxh3_128(&nested.codes), xxh3_128(&f32_bytes(&nested.absmax)), xxh3_128(&nested.offset.to_le_bytes())]);
+        }
+    }
+    parts.push(xxh3_128(quantized.zero_points.as_deref().unwrap_or_default()));
+    if let Some(outliers) = &quantized.outliers {
+        let features: Vec<u8> = outliers.in_features.iter().flat_map(|&feature| (feature as u64).to_le_bytes()).collect();
+        let weights: Vec<f32> = outliers.weights.iter().copied().collect();
+        parts.extend([xxh3_128(&features), xxh3_128(&f16_bytes(&weights))]);
+    }
+    let bytes: Vec<u8> = parts.iter().flat_map(|part| part.to_le_bytes()).collect();
+    format!("{:032x}", xxh3_128(&bytes))
+}
+
+/// Whether scales and zero points lie as `[groups, out_features]`.
+fn by_group(codes: &StoredCodes) -> bool {
+    matches!(codes, StoredCodes::DequantizeLinear(_) | StoredCodes::Planes { .. })
+}
+
+fn blocks_of(scheme: &Scheme, out_features: usize, in_features: usize) -> Blocks {
+    let (block_size, bits) = (scheme.granularity.group_size(in_features), scheme.format.code_dtype().bits());
+    Blocks { out_features, in_features, block_size, bits }
+}
+
+fn f16_bytes(values: &[f32]) -> Vec<u8> {
+    let mut halves = vec![f16::ZERO; values.len()];
+    halves.convert_from_f32_slice(values);
+    halves.iter().flat_map(|half| half.to_le_bytes()).collect()
+}
+
+fn f16s(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<2>().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect()
+}
+
+fn f32_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn f32s(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+}

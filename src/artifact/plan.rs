@@ -1,0 +1,367 @@
+//! What an export would write, from headers alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::artifact::source::Source;
+use crate::calib;
+use crate::checkpoint::{self, Index, Renamed};
+use crate::compress::calibrate;
+use crate::fault::Fault;
+use crate::host::shown;
+use crate::model::{
+    self, DecoderGraph, ExpectedTensor, GraphOptions, LlamaConfig, LlamaRotation, StoredForm, StoredWeight, WeightForm,
+};
+use crate::onnx::{DATA_FILE, GraphCause, GraphError, Layout, MODEL_FILE};
+use crate::quant::{Codebook, Format, ScaleStorage};
+use crate::recipe::{CalibrationRecipe, FormatName, Module, ModuleKind, Override, Recipe, WeightRecipe};
+use crate::record::{FileRecord, MANIFEST_SCHEMA, Manifest, ModelRecord, Sizes, WeightRecord};
+use crate::tensor::DType;
+
+mod disagreements;
+
+pub use crate::recipe::flags::{GptqFlags, Method, RecipeFlags};
+
+/// Positions that an artifact covers unless told otherwise: CoQA's longest stories fit, and the rotary tables of a
+/// 131 072-position checkpoint would outweigh a small model's layers.
+const DEFAULT_MAX_CONTEXT: usize = 8192;
+
+/// What to export and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// Local folder or hub repo id with optional `@revision`.
+    pub model: String,
+    pub recipe: RecipeChoice,
+    /// Added behind the recipe's own.
+    pub overrides: Vec<Override>,
+    /// A calibration set instead of the recipe's.
+    pub calibration: Option<String>,
+    /// F16 or F32.
+    pub activation: DType,
+    pub max_context: Option<usize>,
+}
+
+/// A recipe by name, its short form in flags, or the recipe itself.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RecipeChoice {
+    Named(String),
+    Flags(RecipeFlags),
+    Whole(Box<Recipe>),
+}
+
+impl Request {
+    /// The recipe that the request means, overrides included; its calibration set is one that there is.
+    pub fn recipe(&self) -> anyhow::Result<Recipe> {
+        let mut recipe = match &self.recipe {
+            RecipeChoice::Named(name) => Recipe::load(name)?,
+            RecipeChoice::Flags(flags) => flags.recipe(self.calibration.as_deref())?,
+            RecipeChoice::Whole(recipe) => recipe.as_ref().clone(),
+        };
+        if let Some(set) = &self.calibration {
+            recipe.calibration = Some(CalibrationRecipe { set: set.clone() });
+        }
+        if let Some(calibration) = &recipe.calibration {
+            calib::refuse_unknown(&calibration.set)?;
+        }
+        let is_by_format = match &self.recipe {
+            RecipeChoice::Named(_) | RecipeChoice::Whole(_) => true,
+            RecipeChoice::Flags(flags) => flags.granularity.is_none() && flags.budget.is_none(),
+        };
+        let base = recipe.weights;
+        let overrides = self.overrides.iter().cloned();
+        recipe.overrides.extend(overrides.map(|over| if is_by_format { over.with_own_granularity(&base) } else { over }));
+        Ok(recipe)
+    }
+}
+
+/// Everything about an artifact that is known before its weights are.
+pub struct Plan {
+    pub config: LlamaConfig,
+    pub graph: DecoderGraph,
+    /// Size of the external data file.
+    pub data_bytes: u64,
+    pub manifest: Manifest,
+    pub activation: DType,
+    /// Files that are copied beside the graph: config.json, the tokenizer, ….
+    pub copied: Vec<FileRecord>,
+    /// How each matrix is stored, by its name in the checkpoint.
+    pub recipes: BTreeMap<String, WeightRecipe>,
+}
+
+/// What only calibration can tell about an artifact.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Facts {
+    /// Input features that stay f16, by weight.
+    pub outliers: BTreeMap<String, usize>,
+    /// Weights that are not quantized and not the checkpoint's either.
+    pub dense: BTreeSet<String>,
+}
+
+/// Why a checkpoint cannot be exported as asked; one sentence each.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n       "))]
+pub struct Refused(pub Vec<String>);
+
+impl Refused {
+    /// A model that does not fit the request is the input's fault.
+    pub fn fault(&self) -> Fault {
+        Fault::BadInput
+    }
+}
+
+/// Plans the export of the checkpoint whose headers `index` holds.
+pub fn plan(request: &Request, source: &Source, index: &Index) -> anyhow::Result<Plan> {
+    let plan = with_facts(request, request.recipe()?, &Facts::default(), source, index)?;
+    source.check_companions()?;
+    warn_of_leftovers(&plan.config, source, index);
+    Ok(plan)
+}
+
+/// As [`plan`], by `recipe` instead of the request's own, with what calibration has found; without a word of what is left out.
+pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Source, index: &Index) -> anyhow::Result<Plan> {
+    let config = source.config()?;
+    let disagreements = disagreements::between(&config, index);
+    if !disagreements.is_empty() {
+        return Err(Refused(disagreements).into());
+    }
+    let expected = config.expected_tensors();
+    let rotation = calibrate::rotation(&config, &recipe)?;
+    let dense = Dense { index, activation: request.activation, is_turned: rotation.is_some(), facts };
+    let forms = Forms::resolve(&recipe, &expected, &dense)?;
+    let max_context = max_context(request.max_context, &config)?;
+    let copied = source.companions()?;
+    let rotated_head = rotation.as_ref().is_some_and(LlamaRotation::has_head_matrix);
+    let options = GraphOptions { activation: request.activation, max_context, rotated_head };
+    let graph = model::decoder(&config, &options, &|weight| forms.of(weight)).map_err(|error| forms.unstorable(error))?;
+    let layout = Layout::of(&graph.model);
+    let (model_bytes, data_bytes) = (layout.total_bytes(), layout.data_bytes());
+    let weights: Vec<WeightRecord> = graph.weights.iter().map(|weight| draft_record(weight, request.activation)).collect();
+    let manifest = Manifest {
+        schema: MANIFEST_SCHEMA,
+        qonnx_version: env!("CARGO_PKG_VERSION").to_owned(),
+        model: ModelRecord {
+            source: source.name.clone(),
+            revision: source.revision.clone(),
+            architecture: "LlamaForCausalLM".to_owned(),
+            parameters: expected.iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum(),
+        },
+        activation: request.activation.name().to_owned(),
+        max_context,
+        onnx_opset: graph.model.opset(),
+        recipe,
+        calibration: None,
+        budget: None,
+        sizes: sizes(&graph.weights, request.activation, model_bytes),
+        manifest_blake3: None,
+        inputs: index.files().iter().map(|file| draft_file(&file.name, file.bytes)).collect(),
+        outputs: Vec::new(),
+        weights,
+    };
+    Ok(Plan { config, graph, data_bytes, manifest, activation: request.activation, copied, recipes: forms.recipes })
+}
+
+/// Positions that the artifact covers: those asked for, which the model must have been made for.
+fn max_context(asked: Option<usize>, config: &LlamaConfig) -> Result<usize, Refused> {
+    let trained = config.max_position_embeddings;
+    let most = trained.min(model::most_positions(config));
+    match asked {
+        None => Ok(DEFAULT_MAX_CONTEXT.min(most)),
+        Some(positions) if (1..=most).contains(&positions) => Ok(positions),
+        Some(positions) if positions > trained || positions == 0 => {
+            let sentence = format!("--max-context {positions}: expected 1 to the model's max_position_embeddings, {trained}");
+            Err(Refused(vec![sentence]))
+        }
+        Some(positions) => {
+            let sentence = format!(
+                "--max-context {positions}: expected 1 to {most}, for the artifact has a row of rotary angles for each position and \
+                 more would not fit in a gigabyte"
+            );
+            Err(Refused(vec![sentence]))
+        }
+    }
+}
+
+/// What the recipe makes of each weight of the checkpoint.
+struct Forms {
+    forms: BTreeMap<String, WeightForm>,
+    recipes: BTreeMap<String, WeightRecipe>,
+}
+
+impl Forms {
+    fn resolve(recipe: &Recipe, expected: &[ExpectedTensor], dense: &Dense<'_>) -> anyhow::Result<Forms> {
+        let modules = modules(expected);
+        let resolved = recipe.resolve(&modules)?;
+        let recipes: BTreeMap<String, WeightRecipe> =
+            modules.iter().map(|module| format!("{}.weight", module.names[0])).zip(resolved).collect();
+        let form = |name: &str| match recipes.get(name).and_then(WeightRecipe::scheme) {
+            Some(scheme) if !dense.facts.dense.contains(name) => match dense.facts.outliers.get(name) {
+                Some(&outliers) => WeightForm::Outliers { scheme, outliers },
+                None => WeightForm::Quantized(scheme),
+            },
+            _ => WeightForm::Dense(dense.dtype(name)),
+        };
+        Ok(Forms { forms: expected.iter().map(|tensor| (tensor.name.clone(), form(&tensor.name))).collect(), recipes })
+    }
+
+    /// A weight whose format cannot store its shape, and what can; any other error of the graph as it is.
+    fn unstorable(&self, error: GraphError) -> anyhow::Error {
+        let weight = format!("{}.weight", error.path);
+        let Some(format) = self.recipes.get(&weight).map(|recipe| recipe.format).filter(|&format| format != FormatName::F16)
+        else {
+            return error.into();
+        };
+        let any_layer = weight.starts_with("model.layers.").then(|| error.path.splitn(4, '.').nth(3)).flatten();
+        let pattern = any_layer.map_or(error.path.clone(), |part| format!("*.{part}"));
+        let other = if any_layer.is_some() && format != FormatName::Int4 { "int4" } else { "f16" };
+        let is_of_groups = matches!(&error.cause, GraphCause::Attribute { name: "group_size", .. });
+        let group_size = if is_of_groups { ", or choose another --group-size" } else { "" };
+        let sentence = format!(
+            "weight {weight} cannot be stored as {}: {}; give it another format, like --override '{pattern}={other}'{group_size}",
+            format.name(),
+            error.cause
+        );
+        Refused(vec![sentence]).into()
+    }
+
+    fn of(&self, weight: &str) -> WeightForm {
+        // What a rotation puts before a tied head is no weight of the checkpoint.
+        self.forms.get(weight).copied().unwrap_or(WeightForm::Dense(DType::F16))
+    }
+}
+
+/// Weights that are not quantized.
+struct Dense<'a> {
+    index: &'a Index,
+    activation: DType,
+    /// Whether a rotation is merged into the weights.
+    is_turned: bool,
+    facts: &'a Facts,
+}
+
+impl Dense<'_> {
+    /// Weights keep the checkpoint's own type where activations are f32 (lossless, and bf16 stays 16 bits on disk); an f16
+    /// artifact holds f16. Those that are not the checkpoint's any more have no type of their own: f16, whose eleven bits are
+    /// enough for turned matrices and exact for norms that took AWQ's scales; biases are small.
+    fn dtype(&self, name: &str) -> DType {
+        match self.activation {
+            DType::F32 if self.is_turned || self.facts.dense.contains(name) => {
+                if name.ends_with(".bias") {
+                    DType::F32
+                } else {
+                    DType::F16
+                }
+            }
+            DType::F32 => self.index.get(name).map_or(DType::F32, |info| info.dtype),
+            other => other,
+        }
+    }
+}
+
+/// The modules that a recipe speaks of: matrices, by module name; a tied LM head shares the embedding's entry.
+fn modules(expected: &[ExpectedTensor]) -> Vec<Module> {
+    let untied = expected.iter().any(|tensor| tensor.name == "lm_head.weight");
+    let matrices =
+        expected.iter().filter(|tensor| tensor.shape.len() == 2).filter_map(|tensor| tensor.name.strip_suffix(".weight"));
+    matrices
+        .map(|name| {
+            let kind = if name.starts_with("model.layers.") { ModuleKind::DecoderLinear } else { ModuleKind::Embedding };
+            let tied_head = (name == "model.embed_tokens" && !untied).then(|| "lm_head".to_owned());
+            Module { names: std::iter::once(name.to_owned()).chain(tied_head).collect(), kind }
+        })
+        .collect()
+}
+
+/// Says what of the checkpoint the artifact will not hold, and what is read under another name; transformers does the same,
+/// and says so too.
+fn warn_of_leftovers(config: &LlamaConfig, source: &Source, index: &Index) {
+    let expected = config.expected_tensors();
+    let expected: BTreeSet<&str> = expected.iter().map(|tensor| tensor.name.as_str()).collect();
+    let left_out = |name: &&str| !expected.contains(name) && !config.ignores(name);
+    let leftovers: Vec<&str> = index.iter().map(|(name, _)| name).filter(left_out).collect();
+    if let Some(first) = leftovers.first() {
+        let count = leftovers.len();
+        tracing::warn!("{count} tensors of the checkpoint are no part of this model and are left out: {}, …", shown(first));
+    }
+    if let Some(Renamed { stored, name, count }) = index.renamed() {
+        let [stored, name] = [stored, name].map(|name| shown(name));
+        tracing::warn!(
+            "{count} tensors are read under other names than they are stored by, as transformers does: {stored} as {name}, …"
+        );
+    }
+    let unheld: Vec<&str> = index.unheld().collect();
+    if let Some(first) = unheld.first() {
+        let count = unheld.len();
+        tracing::warn!("the index names {count} tensors that no shard has and this model does not need: {}, …", shown(first));
+    }
+    let read: Vec<&str> = index.files().iter().map(|file| file.name.as_str()).collect();
+    for sentence in checkpoint::left_out(source.files().iter().map(String::as_str), &read) {
+        tracing::warn!("{sentence}");
+    }
+}
+
+fn draft_file(name: &str, bytes: u64) -> FileRecord {
+    FileRecord { file: name.to_owned(), bytes, blake3: "0".repeat(64) }
+}
+
+pub fn draft_record(weight: &StoredWeight, activation: DType) -> WeightRecord {
+    let bits = weight.stored_bits();
+    let (format, group_size, double_quantization, outliers) = match &weight.form {
+        StoredForm::Dense { dtype, .. } => (dtype.name().to_owned(), None, false, 0),
+        StoredForm::Quantized { scheme, outliers, .. } => (
+            format_name(scheme.format),
+            Some(scheme.granularity.group_size(*weight.shape.last().expect("a quantized weight is a matrix"))),
+            scheme.scale_storage == ScaleStorage::Nested,
+            outliers.as_ref().map_or(0, |outliers| outliers.count),
+        ),
+    };
+    WeightRecord {
+        name: weight.weight.clone(),
+        shape: weight.shape.clone(),
+        format,
+        group_size,
+        double_quantization,
+        outliers,
+        bits_per_weight: bits as f64 / weight.elements() as f64,
+        memory_bits_per_weight: weight.memory_bits(activation) as f64 / weight.elements() as f64,
+        bytes: (bits as u64).div_ceil(8),
+        relative_error: 0.0,
+        calibrated: None,
+        digest: "0".repeat(32),
+    }
+}
+
+/// `int4`, `uint3`, `nf4`: as the manifest spells a format.
+fn format_name(format: Format) -> String {
+    match format {
+        Format::Int { bits, symmetric: true } => format!("int{bits}"),
+        Format::Int { bits, symmetric: false } => format!("uint{bits}"),
+        Format::Codebook(Codebook::Nf4) => "nf4".to_owned(),
+        Format::Codebook(Codebook::Fp4) => "fp4".to_owned(),
+    }
+}
+
+fn sizes(weights: &[StoredWeight], activation: DType, model_bytes: u64) -> Sizes {
+    let mean_bits = |weights: &[&StoredWeight], bits: &dyn Fn(&StoredWeight) -> usize| {
+        let elements: usize = weights.iter().map(|weight| weight.elements()).sum();
+        weights.iter().map(|weight| bits(weight)).sum::<usize>() as f64 / elements as f64
+    };
+    let all: Vec<_> = weights.iter().collect();
+    let linears: Vec<_> = weights.iter().filter(|weight| weight.is_decoder_linear()).collect();
+    Sizes {
+        bits_per_weight_linears: mean_bits(&linears, &StoredWeight::stored_bits),
+        bits_per_weight_model: mean_bits(&all, &StoredWeight::stored_bits),
+        memory_bits_per_weight_linears: mean_bits(&linears, &|weight| weight.memory_bits(activation)),
+        model_bytes,
+    }
+}
+
+impl Plan {
+    /// Bytes of every file of the artifact, its manifest included (to within the digits of the errors it records).
+    pub fn artifact_bytes(&self) -> u64 {
+        let mut manifest = self.manifest.clone();
+        let data = self.data_bytes;
+        let outputs = [(MODEL_FILE, manifest.sizes.model_bytes - data), (DATA_FILE, data)];
+        manifest.outputs = outputs.iter().map(|(name, bytes)| draft_file(name, *bytes)).chain(self.copied.clone()).collect();
+        let files: u64 = manifest.outputs.iter().map(|file| file.bytes).sum();
+        files + manifest.to_json().len() as u64
+    }
+}

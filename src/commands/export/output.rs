@@ -1,0 +1,136 @@
+//! Where an artifact goes: what may lie there already, the hidden folder it is made in, and how it gets its name.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::Options;
+use crate::contract::COMPANIONS;
+use crate::host::hidden::{Hidden, parent};
+use crate::host::publish::{self, Target};
+use crate::onnx::{DATA_FILE, MODEL_FILE};
+use crate::record::{MANIFEST_FILE, Manifest};
+use crate::usage::UsageError;
+
+/// The output, links resolved, once what a process that died has left of it is cleared; refused, before any work, where
+/// something is in the way.
+pub fn resolved(options: &Options) -> anyhow::Result<PathBuf> {
+    let path = || options.output.display().to_string();
+    if options.output.to_str().is_none() {
+        return Err(UsageError::OutputNotUtf8 { path: path() }.into());
+    }
+    if options.output.file_name().is_none() && !options.output.exists() {
+        return Err(UsageError::OutputForeign { path: path() }.into());
+    }
+    if !parent(&options.output).is_dir() {
+        return Err(UsageError::ParentMissing { path: path() }.into());
+    }
+    if options.output.is_symlink() && !options.output.exists() {
+        return Err(UsageError::OutputLink { path: path() }.into());
+    }
+    // What a link leads to is replaced, on its own disk, and the link stays.
+    let resolved = fs::canonicalize(&options.output).unwrap_or_else(|_| options.output.clone());
+    let put_back = || format!("output {}: what a killed export has set aside cannot be put back", path());
+    if publish::recover(&resolved).with_context(put_back)? {
+        tracing::warn!("output {}: an export was killed while it replaced it; the artifact that was there is back", path());
+    }
+    match (resolved.exists(), options.overwrite) {
+        (false, _) => {}
+        (true, false) => return Err(UsageError::OutputExists { path: path() }.into()),
+        (true, true) => check_replaced(&resolved, &path())?,
+    }
+    Ok(resolved)
+}
+
+/// Only an artifact is replaced, and only one without files of somebody else's, which would go with it.
+pub fn check_replaced(output: &Path, shown: &str) -> anyhow::Result<()> {
+    if !output.join(MANIFEST_FILE).is_file() {
+        return Err(UsageError::OutputForeign { path: shown.to_owned() }.into());
+    }
+    let recorded = Manifest::load(output).map(|manifest| manifest.outputs).ok();
+    // Of one whose manifest is damaged: what any artifact has.
+    let is_companion = |name: &str| COMPANIONS.iter().any(|companion| companion.file == name);
+    let entries = fs::read_dir(output).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+    for entry in entries.with_context(|| format!("output {shown}: cannot be listed"))? {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_ours = [MANIFEST_FILE, MODEL_FILE, DATA_FILE].contains(&name.as_str())
+            || recorded.as_ref().map_or(is_companion(&name), |files| files.iter().any(|file| file.file == name));
+        if !is_ours || entry.path().is_dir() {
+            return Err(UsageError::OutputHolds { path: shown.to_owned(), name }.into());
+        }
+    }
+    Ok(())
+}
+
+/// A hidden folder beside the output, removed unless it is published.
+pub fn begin(output: &Path) -> anyhow::Result<Hidden> {
+    publish::begin_folder(output)
+        .with_context(|| format!("output {}: cannot be created in {}", output.display(), parent(output).display()))
+}
+
+/// Gives the finished folder its name; what was there before goes away only after that. Hours may have passed since the start:
+/// what lies there is looked at again.
+pub fn publish(folder: Hidden, options: &Options) -> anyhow::Result<()> {
+    let output = &options.output;
+    let shown = output.display().to_string();
+    let may_go = |taken: &Path| check_replaced(taken, &shown).is_ok();
+    let target = match (output.exists(), options.overwrite) {
+        (true, false) => return Err(UsageError::OutputExists { path: shown }.into()),
+        (_, false) => Target::Free,
+        (true, true) => {
+            check_replaced(output, &shown)?;
+            Target::Replaced(&may_go)
+        }
+        (false, true) => Target::Replaced(&may_go),
+    };
+    publish::folder(folder, output, target).with_context(|| format!("output {}: cannot be put in place", output.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An artifact whose manifest is damaged, with all that any artifact has.
+    fn damaged(at: &Path) {
+        fs::create_dir(at).unwrap();
+        let companions = COMPANIONS.iter().map(|companion| companion.file);
+        for name in [MANIFEST_FILE, MODEL_FILE, DATA_FILE].into_iter().chain(companions) {
+            fs::write(at.join(name), "{").unwrap();
+        }
+    }
+
+    #[test]
+    fn beside_a_damaged_manifest_only_what_any_artifact_has_is_replaced() {
+        let place = tempfile::tempdir().unwrap();
+        let out = place.path().join("out");
+        damaged(&out);
+        check_replaced(&out, "out").unwrap();
+        for theirs in ["notes.json", "letter.jinja", "model.onnx.bak"] {
+            fs::write(out.join(theirs), "the only copy").unwrap();
+            let error = check_replaced(&out, "out").unwrap_err().to_string();
+            assert!(error.contains(theirs), "{error}");
+            fs::remove_file(out.join(theirs)).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_was_put_into_the_output_meanwhile_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let options = Options { overwrite: true, ..Options::new(place.path().join("out")) };
+        let finished = || {
+            let folder = begin(&options.output).unwrap();
+            fs::write(folder.path().join(MANIFEST_FILE), "new").unwrap();
+            folder
+        };
+        damaged(&options.output);
+        fs::write(options.output.join("notes"), "the only copy").unwrap();
+        let error = publish(finished(), &options).unwrap_err().to_string();
+        assert!(error.contains("notes"), "{error}");
+        assert_eq!(fs::read_to_string(options.output.join("notes")).unwrap(), "the only copy");
+        fs::remove_file(options.output.join("notes")).unwrap();
+        publish(finished(), &options).unwrap();
+        assert_eq!(fs::read_to_string(options.output.join(MANIFEST_FILE)).unwrap(), "new");
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+    }
+}

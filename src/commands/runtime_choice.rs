@@ -1,0 +1,59 @@
+//! Where an artifact is to run, and how it is loaded for that.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use crate::artifact::source;
+use crate::host::read;
+use crate::onnx::DATA_FILE;
+use crate::record::Manifest;
+use crate::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, LoadStage, Weights};
+use crate::usage::UsageError;
+
+/// Where an artifact is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuntimeChoice {
+    /// CUDA instead of the CPU.
+    pub cuda: bool,
+    /// CPU threads; one per physical core where it is not given.
+    pub threads: Option<usize>,
+    pub weights: Weights,
+    pub launch: Launch,
+}
+
+impl RuntimeChoice {
+    /// Loads the artifact in `dir`, whose weights must have the size that `manifest` records: ONNX Runtime would say of a
+    /// cut-off file where it lies in memory.
+    pub(crate) fn load(&self, dir: &Path, manifest: &Manifest) -> anyhow::Result<Engine> {
+        self.load_observed(dir, manifest, &mut |_| ())
+    }
+
+    /// As [`Self::load`], observed as [`Engine::load_observed`] is.
+    pub(crate) fn load_observed(
+        &self,
+        dir: &Path,
+        manifest: &Manifest,
+        observe: &mut dyn FnMut(LoadStage),
+    ) -> anyhow::Result<Engine> {
+        let path = dir.join(DATA_FILE);
+        let expected = manifest.outputs.iter().find(|file| file.file == DATA_FILE).map(|file| file.bytes);
+        // Opened, because ONNX Runtime says of a file that it may not read only where in its own source that is.
+        let got = match read::open(&path).and_then(|file| file.metadata()) {
+            Ok(found) => Some(found.len()),
+            // A missing file is named by whoever needs it.
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(source::unread(&path, error)),
+        };
+        if let (Some(got), Some(expected)) = (got, expected)
+            && got != expected
+        {
+            return Err(UsageError::FileSize { path: path.display().to_string(), got, expected }.into());
+        }
+        Ok(Engine::load_observed(dir, &self.options(), observe)?)
+    }
+
+    pub(crate) fn options(&self) -> EngineOptions {
+        let provider = if self.cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu };
+        EngineOptions { provider, threads: self.threads, weights: self.weights, launch: self.launch }
+    }
+}

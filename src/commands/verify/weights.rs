@@ -1,0 +1,251 @@
+//! The numbers in the file are those that were computed, and ONNX Runtime dequantizes them to the same bits.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use half::f16;
+use memmap2::Mmap;
+
+use super::{Check, check as checked, sizes};
+use crate::artifact::packing;
+use crate::artifact::plan::draft_record;
+use crate::host::progress;
+use crate::host::{read, shown};
+use crate::model::{self, DecoderGraph, GraphOptions, LlamaConfig, StoredCodes, StoredForm, StoredWeight, WeightForm};
+use crate::onnx::{self, Content, DATA_FILE, Layout, MODEL_FILE, WeightFinder};
+use crate::quant::{Granularity, QuantizedTensor};
+use crate::record::{Manifest, WeightRecord};
+use crate::runtime;
+use crate::tensor::DType;
+
+const COMPUTED: &str = "weights as computed";
+const DEQUANTIZED: &str = "ONNX Runtime's dequantization";
+
+/// Both checks; the second only where the first can be made.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn check(artifact: &Path, manifest: &Manifest) -> anyhow::Result<Vec<Check>> {
+    let data = match Data::open(artifact) {
+        Ok(data) => data,
+        Err(error) => return Ok(vec![checked(COMPUTED, &[format!("{error:#}")], String::new())]),
+    };
+    let graph = match made_again(artifact, manifest, data.bytes) {
+        Ok(graph) => graph,
+        Err(failures) => return Ok(vec![checked(COMPUTED, &failures, String::new())]),
+    };
+    let disagreements = [weights_disagree(&graph, manifest), data.disagreements(&graph)].concat();
+    if !disagreements.is_empty() {
+        return Ok(vec![checked(COMPUTED, &disagreements, String::new())]);
+    }
+    Ok(numbers(&data, &graph, manifest))
+}
+
+/// The artifact's graph, made again from config.json and the forms in the manifest.
+fn made_again(artifact: &Path, manifest: &Manifest, bytes: u64) -> Result<DecoderGraph, Vec<String>> {
+    let path = artifact.join("config.json");
+    let text = read::text(&path, read::SETTINGS).map_err(|error| vec![format!("config.json: {error}")])?;
+    let config = LlamaConfig::from_json(&text).map_err(|error| vec![format!("config.json: {error}")])?;
+    let forms = sizes::forms(&config, manifest, bytes)?;
+    let form = |name: &str| forms.get(name).copied().unwrap_or(WeightForm::Dense(DType::F32));
+    let rotated_head = forms.contains_key(sizes::ROTATED_HEAD);
+    let options = GraphOptions { activation: sizes::activation(manifest), max_context: manifest.max_context, rotated_head };
+    model::decoder(&config, &options, &form).map_err(|error| vec![format!("the manifest's forms make no graph: {error}")])
+}
+
+/// The manifest's weights are the graph's, in its order, and take as much as they take there.
+fn weights_disagree(graph: &DecoderGraph, manifest: &Manifest) -> Vec<String> {
+    let (want, got) = (graph.weights.len(), manifest.weights.len());
+    let mut failures = Vec::new();
+    if want != got {
+        failures.push(format!("the graph has {want} weights, the manifest {got}"));
+    }
+    let activation = sizes::activation(manifest);
+    for (stored, record) in graph.weights.iter().zip(&manifest.weights) {
+        let says = |stored: &StoredWeight| {
+            let WeightRecord { relative_error, calibrated, digest, .. } = record.clone();
+            WeightRecord { relative_error, calibrated, digest, ..draft_record(stored, activation) } == *record
+        };
+        if !says(stored) && !by_channel(stored).is_some_and(|stored| says(&stored)) {
+            failures.push(format!("{} stands where {} belongs, or says another size", shown(&record.name), stored.weight));
+        }
+    }
+    failures
+}
+
+/// A weight whose only group is as wide as it is, if it is: a scale for each output feature takes the same bytes in the file, and
+/// others in memory.
+fn by_channel(stored: &StoredWeight) -> Option<StoredWeight> {
+    let mut stored = stored.clone();
+    let in_features = *stored.shape.last()?;
+    match &mut stored.form {
+        StoredForm::Quantized { scheme, .. } if scheme.granularity == Granularity::PerGroup(in_features) => {
+            scheme.granularity = Granularity::PerChannel;
+            Some(stored)
+        }
+        _ => None,
+    }
+}
+
+fn numbers(data: &Data, graph: &DecoderGraph, manifest: &Manifest) -> Vec<Check> {
+    let activation = sizes::activation(manifest);
+    let finder = WeightFinder::new(&data.model);
+    let bar = progress::count(graph.weights.len() as u64, "weights");
+    let (mut changed, mut differing, mut compared) = (Vec::new(), Vec::new(), 0);
+    for (stored, record) in graph.weights.iter().zip(&manifest.weights) {
+        bar.set_message(record.name.clone());
+        let same = data.digest(stored).and_then(|(digest, quantized)| {
+            if digest != record.digest {
+                changed.push(record.name.clone());
+            }
+            quantized.map_or(Ok(None), |quantized| data.same_in_onnxruntime(stored, &quantized, activation, &finder))
+        });
+        match same {
+            Ok(same) => {
+                compared += usize::from(same.is_some());
+                differing.extend((same == Some(false)).then(|| record.name.clone()));
+            }
+            Err(error) => differing.push(format!("{}: {error:#}", record.name)),
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    vec![
+        checked(COMPUTED, &changed, format!("{} weights", graph.weights.len())),
+        checked(DEQUANTIZED, &differing, format!("{compared} weights bit for bit")),
+    ]
+}
+
+/// An artifact's initializers by name.
+struct Data {
+    folder: PathBuf,
+    model: onnx::Model,
+    map: Mmap,
+    places: HashMap<String, Content>,
+    /// Of graph and data.
+    bytes: u64,
+}
+
+impl Data {
+    fn open(artifact: &Path) -> anyhow::Result<Data> {
+        let unread = |name: &'static str| move || format!("{name}: cannot be read");
+        let file = File::open(artifact.join(DATA_FILE)).with_context(unread(DATA_FILE))?;
+        // SAFETY: read-only, and nobody writes to a finished artifact.
+        let map = unsafe { Mmap::map(&file) }.with_context(unread(DATA_FILE))?;
+        let encoded = std::fs::read(artifact.join(MODEL_FILE)).with_context(unread(MODEL_FILE))?;
+        let model = onnx::decode(&encoded).context(MODEL_FILE)?;
+        let place = |initializer: &onnx::Initializer| (model.name_of(initializer.value).to_owned(), initializer.content.clone());
+        let places = model.initializers().iter().map(place).collect();
+        let bytes = (map.len() + encoded.len()) as u64;
+        Ok(Data { folder: artifact.to_owned(), model, map, places, bytes })
+    }
+
+    /// Every initializer of a weight has the bytes that the graph made again gives it, and the data file holds nothing else.
+    fn disagreements(&self, graph: &DecoderGraph) -> Vec<String> {
+        let sizes: HashMap<&str, usize> = graph
+            .model
+            .initializers()
+            .iter()
+            .map(|one| (graph.model.name_of(one.value), graph.model.initializer_bytes(one)))
+            .collect();
+        let mut failures = Vec::new();
+        for name in graph.weights.iter().flat_map(StoredWeight::initializers) {
+            match (self.bytes(name), sizes.get(name)) {
+                (Ok(bytes), Some(&size)) if bytes.len() == size => {}
+                (Ok(bytes), size) => failures.push(format!(
+                    "initializer {} has {} bytes, the manifest says {}",
+                    shown(name),
+                    bytes.len(),
+                    size.copied().unwrap_or_default()
+                )),
+                (Err(error), _) => failures.push(format!("{error:#}")),
+            }
+        }
+        for constant in graph.model.initializers() {
+            let name = graph.model.name_of(constant.value);
+            let Content::Inline(numbers) = &constant.content else { continue };
+            match self.bytes(name) {
+                Ok(stored) if stored == numbers.as_slice() => {}
+                Ok(_) => failures.push(format!("{} holds other numbers than config.json gives it", shown(name))),
+                Err(error) => failures.push(format!("{error:#}")),
+            }
+        }
+        let layout = Layout::of(&graph.model);
+        let known: HashSet<&str> = sizes.keys().copied().collect();
+        let external = self.places.iter().filter(|(_, content)| matches!(content, Content::External(_)));
+        failures.extend(
+            external
+                .filter(|(name, _)| !known.contains(name.as_str()))
+                .map(|(name, _)| format!("initializer {} belongs to no weight", shown(name))),
+        );
+        if self.map.len() as u64 != layout.data_bytes() && failures.is_empty() {
+            failures.push(format!(
+                "{DATA_FILE} has {} bytes, the manifest's weights take {}",
+                self.map.len(),
+                layout.data_bytes()
+            ));
+        }
+        failures
+    }
+
+    fn bytes(&self, name: &str) -> anyhow::Result<&[u8]> {
+        let missing = || format!("initializer {} is not in the artifact; export it again", shown(name));
+        match self.places.get(name).with_context(missing)? {
+            Content::Inline(bytes) => Ok(bytes),
+            Content::External(range) => {
+                let elsewhere =
+                    || format!("initializer {} lies in {}, expected {DATA_FILE}", shown(name), shown(&range.location));
+                anyhow::ensure!(range.location == DATA_FILE, "{}; export the artifact again", elsewhere());
+                let place = || Some((usize::try_from(range.offset).ok()?, usize::try_from(range.length).ok()?));
+                let (start, length) = place().with_context(missing)?;
+                start.checked_add(length).and_then(|end| self.map.get(start..end)).with_context(missing)
+            }
+            Content::Declared => anyhow::bail!(missing()),
+        }
+    }
+
+    /// Of a weight's numbers, and these where they are quantized.
+    fn digest(&self, stored: &StoredWeight) -> anyhow::Result<(String, Option<QuantizedTensor>)> {
+        match &stored.form {
+            StoredForm::Dense { initializer, dtype, order } => {
+                let bytes = self.bytes(initializer)?;
+                Ok((crate::artifact::quantize::digest_of_dense(bytes, &stored.shape, *dtype, *order), None))
+            }
+            StoredForm::Quantized { .. } => {
+                let quantized = packing::read(stored, &|name| self.bytes(name))?;
+                Ok((packing::digest(&quantized), Some(quantized)))
+            }
+        }
+    }
+
+    /// `None` where only MatMulNBits and GatherBlockQuantized read the weight, whose shapes leave no way to see it alone.
+    fn same_in_onnxruntime(
+        &self,
+        stored: &StoredWeight,
+        quantized: &QuantizedTensor,
+        activation: DType,
+        finder: &WeightFinder<'_>,
+    ) -> anyhow::Result<Option<bool>> {
+        let StoredForm::Quantized { codes, .. } = &stored.form else { return Ok(None) };
+        if let StoredCodes::MatMulNBits(_) = codes {
+            return Ok(None);
+        }
+        let name = codes.initializers().next().expect("codes lie in at least one initializer");
+        let theirs = runtime::dequantize(&self.folder, finder, name)?;
+        let ours = as_computed(quantized, activation);
+        // Added to zero on both sides: the sign of a zero is no difference.
+        let same = |(a, b): (&f32, &f32)| (a + 0.0).to_bits() == (b + 0.0).to_bits();
+        Ok(Some(ours.len() == theirs.len() && ours.iter().zip(&theirs).all(same)))
+    }
+}
+
+/// What a runtime with activations of that type computes from the codes: outliers have a product of their own, and the columns
+/// of their codes stand for zero.
+fn as_computed(quantized: &QuantizedTensor, activation: DType) -> Vec<f32> {
+    let round = |x: &f32| if activation == DType::F16 { f16::from_f32(*x).to_f32() } else { *x };
+    let scales = quantized.scales.iter().map(round).collect();
+    let quantized = QuantizedTensor { outliers: None, scales, ..quantized.clone() };
+    quantized.dequantize().iter().map(round).collect()
+}

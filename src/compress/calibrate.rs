@@ -1,0 +1,332 @@
+//! Weights whose codes are more than the nearest ones of the checkpoint's: turned, scaled, rounded by what the model computes.
+//!
+//! ```text
+//! for each layer: for each of its four inputs:
+//!     statistics of the input, everything before it already rounded ─▶ AWQ's scales ─▶ rounding ─▶ the next stage
+//! ```
+//!
+//! A finished layer goes to a work folder beside the output; the same command after a crash or Ctrl-C goes on behind it. The
+//! model runs only as far as statistics are missing, so layers and statistics that are there cost their reading.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use crate::artifact::plan::{Facts, Plan};
+use crate::artifact::source::{self, Source};
+use crate::calib::{self, CalibError, CalibrationSet, StreamOptions, TooFewTokens, Vocabulary};
+use crate::checkpoint::Checkpoint;
+use crate::commands::export::Options;
+use crate::host::interrupt;
+use crate::host::progress::{self, Observe, Step};
+use crate::model::{LinearInput, LlamaConfig, LlamaRotation, Mapping, RotationOptions, Smooth, mappings};
+use crate::quant::InputStats;
+use crate::recipe::{AwqRecipe, Recipe, RotationRecipe, WeightRecipe};
+use crate::record::FileRecord;
+use crate::runtime::ExecutionProvider;
+use crate::usage::UsageError;
+
+mod activations;
+mod group;
+mod judge;
+mod kept;
+mod keys;
+mod layer;
+mod stream;
+mod turned;
+mod weights;
+mod work;
+
+pub use kept::Kept;
+pub use keys::Keys;
+pub use layer::{Found, Prepared};
+pub use stream::interrupted;
+pub use turned::Turned;
+pub use weights::Weights;
+
+use activations::{Activations, Fed};
+use group::Group;
+use judge::judge_divided;
+use keys::needs_reference;
+use layer::LayerResult;
+use work::WorkFolder;
+
+/// What a calibrated export starts from.
+pub struct Job<'a> {
+    pub plan: &'a Plan,
+    pub checkpoint: &'a Checkpoint,
+    pub source: &'a Source,
+    pub options: &'a Options,
+    /// The checkpoint's files with their hashes.
+    pub inputs: &'a [FileRecord],
+    pub observe: Observe<'a>,
+}
+
+/// Finished layers, and what they add to the plan.
+pub struct Calibrated {
+    work: WorkFolder,
+    recipes: BTreeMap<String, WeightRecipe>,
+    config: LlamaConfig,
+    pub facts: Facts,
+}
+
+/// The user stopped the export; what is finished stays.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted; {done} of {all} layers are kept in {}, the same command goes on from there", folder.display())]
+pub struct Stopped {
+    done: usize,
+    all: usize,
+    folder: PathBuf,
+}
+
+/// Whether the recipe asks for more than rounding the checkpoint's own weights to nearest.
+pub fn is_needed(plan: &Plan) -> bool {
+    let recipe = &plan.manifest.recipe;
+    let resolved: Vec<WeightRecipe> = plan.recipes.values().copied().collect();
+    recipe.rotation().is_some() || recipe.calibrated_part(&resolved).is_some()
+}
+
+/// The rotation that the recipe asks for.
+pub fn rotation(config: &LlamaConfig, recipe: &Recipe) -> anyhow::Result<Option<LlamaRotation>> {
+    let draw = |RotationRecipe { kind, seed }| {
+        LlamaRotation::new(config, &RotationOptions { kind: kind.rotation(), seed, residual: true, heads: true })
+    };
+    Ok(recipe.rotation().map(draw).transpose()?)
+}
+
+/// The calibration set of the recipe, if it names one; refused where it shares a passage with an evaluation file.
+pub fn set(recipe: &Recipe, config: &LlamaConfig, source: &Source, options: &Options) -> anyhow::Result<Option<CalibrationSet>> {
+    let Some(calibration) = &recipe.calibration else {
+        return match (&options.save_stats, options.evaluation.is_empty()) {
+            (Some(_), _) => Err(UsageError::StatisticsFlag { flag: "--save-stats" }.into()),
+            (None, false) => Err(UsageError::StatisticsFlag { flag: "--evaluation" }.into()),
+            (None, true) => Ok(None),
+        };
+    };
+    let vocabulary = Vocabulary::open(&source.dir, config.vocab_size)?;
+    let set = calib::load(&calibration.set, &vocabulary, source::hub)?;
+    refuse_too_few(&set, config).with_context(|| format!("calibration set {}", calibration.set))?;
+    for file in &options.evaluation {
+        let shown = file.display().to_string();
+        let dataset = crate::commands::evaluate::dataset(&shown)?;
+        set.refuse_leak(&dataset, &shown)?;
+    }
+    Ok(Some(set))
+}
+
+/// Before any work: what every stage would refuse after it.
+fn refuse_too_few(set: &CalibrationSet, config: &LlamaConfig) -> Result<(), CalibError> {
+    let (tokens, inputs) = (set.tokens(), [("o_proj", config.q_width()), ("down_proj", config.intermediate_size)]);
+    let widest = inputs.into_iter().max_by_key(|(_, in_features)| *in_features).expect("two inputs");
+    match widest {
+        (input, in_features) if tokens < in_features => Err(CalibError::TooFewTokens { tokens, in_features, input }),
+        _ => Ok(()),
+    }
+}
+
+impl Job<'_> {
+    /// Rounds every layer that the work folder does not have yet.
+    pub fn run(&self, set: Option<&CalibrationSet>) -> anyhow::Result<Calibrated> {
+        let (plan, config) = (self.plan, &self.plan.config);
+        let rotation = rotation(config, &plan.manifest.recipe)?;
+        let weights = Weights { checkpoint: self.checkpoint, config, rotation };
+        let kept = self.options.save_stats.as_deref().map(Kept::open).transpose()?;
+        let work = WorkFolder::open(&self.options.output, &self.keys(set).layers())?;
+        let bar = progress::count((config.num_hidden_layers * LinearInput::ALL.len()) as u64, "calibrate");
+        let mut chain = blake3::Hasher::new();
+        chain.update(self.keys(set).statistics().as_bytes());
+        let sequences = set.map_or(&[][..], |set| &set.sequences);
+        let activations = Activations::new(&weights, sequences, self.stream_options(work.path()), kept, chain, bar.clone());
+        let mut layers = Layers { job: self, weights: &weights, work: &work, activations, previous: LayerResult::default() };
+        let mut facts = Facts::default();
+        for layer in 0..config.num_hidden_layers {
+            let result = layers.finish(layer, &bar).map_err(|error| {
+                work.leave();
+                stopped(error, &work, config)
+            })?;
+            facts.add(&result);
+            layers.previous = result;
+        }
+        drop(layers);
+        bar.finish_and_clear();
+        Ok(Calibrated { work, recipes: plan.recipes.clone(), config: config.clone(), facts })
+    }
+
+    fn keys<'s>(&'s self, set: Option<&'s CalibrationSet>) -> Keys<'s> {
+        Keys { plan: self.plan, inputs: self.inputs, options: self.options, set }
+    }
+
+    fn stream_options(&self, scratch: &std::path::Path) -> StreamOptions {
+        StreamOptions {
+            provider: if self.options.cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu },
+            threads: self.options.threads,
+            reference: needs_reference(self.plan),
+            batch_tokens: None,
+            scratch: scratch.to_owned(),
+            too_few_tokens: TooFewTokens::Refuse,
+            artifact: self.plan.activation,
+        }
+    }
+}
+
+/// An interruption says what is kept; other errors stay as they are.
+fn stopped(error: anyhow::Error, work: &WorkFolder, config: &LlamaConfig) -> anyhow::Error {
+    if !error.is::<interrupt::Interrupted>() {
+        return error;
+    }
+    let all = config.num_hidden_layers;
+    let done = (0..all).take_while(|&layer| work.has(layer)).count();
+    Stopped { done, all, folder: work.path().to_owned() }.into()
+}
+
+/// Layers one after the other.
+struct Layers<'a> {
+    job: &'a Job<'a>,
+    weights: &'a Weights<'a>,
+    work: &'a WorkFolder,
+    activations: Activations<'a>,
+    /// The layer before: its down comes before this layer's first input.
+    previous: LayerResult,
+}
+
+impl Layers<'_> {
+    /// Rounds a layer, or reads it where it is finished.
+    fn finish(&mut self, layer: usize, bar: &indicatif::ProgressBar) -> anyhow::Result<LayerResult> {
+        if let Some(result) = self.work.sound(layer, &self.job.plan.recipes)? {
+            for input in LinearInput::ALL {
+                self.activations.follow(|chain| result.hash_input(layer, input, chain));
+                self.passed(bar);
+            }
+            return Ok(result);
+        }
+        let mut result = self.turned_vectors(layer)?;
+        let mut read: Vec<(LinearInput, InputStats)> = Vec::new();
+        for (place, input) in LinearInput::ALL.into_iter().enumerate() {
+            interrupt::check()?;
+            bar.set_message(format!("layer {}/{}: {input:?}", layer + 1, self.weights.config.num_hidden_layers));
+            let recipes: Vec<WeightRecipe> = input.weights(layer).iter().map(|name| self.job.plan.recipes[name]).collect();
+            let awq = self.awq();
+            let stats = match Group::needs_statistics(&recipes, awq) {
+                false => None,
+                true => {
+                    let fed = Before { layers: self.work, layer, result: &result, previous: &self.previous, job: self.job };
+                    let weights = self.weights;
+                    let n = layer * LinearInput::ALL.len() + place;
+                    Some(self.activations.statistics(n, &|n| fed.linears(weights, n))?)
+                }
+            };
+            let group = Group { layer, input, recipes, awq, weights: self.weights, stats };
+            group.round_into(&mut result)?;
+            self.judge_divided(layer, input, &read, &mut result)?;
+            read.extend(group.stats.filter(|_| awq.is_some() && self.is_judged_again(input)).map(|stats| (input, stats)));
+            self.activations.follow(|chain| result.hash_input(layer, input, chain));
+            self.passed(bar);
+        }
+        self.work.put(layer, &result)?;
+        Ok(result)
+    }
+
+    /// An input is done with.
+    fn passed(&self, bar: &indicatif::ProgressBar) {
+        bar.inc(1);
+        (self.job.observe)(Step { what: "calibrate", done: bar.position(), all: bar.length().unwrap_or_default() });
+    }
+
+    /// Whether a linear of this input may take the scales of a later one.
+    fn is_judged_again(&self, input: LinearInput) -> bool {
+        let takes = |mapping: Mapping| matches!(mapping.smooth, Smooth::Linear(linear) if input.linears().contains(&linear));
+        mappings(self.weights.config).into_iter().any(takes)
+    }
+
+    /// Judges the linear again that takes the scales of `input`, if there is one: v those of o, up those of down.
+    fn judge_divided(
+        &self,
+        layer: usize,
+        input: LinearInput,
+        read: &[(LinearInput, InputStats)],
+        result: &mut LayerResult,
+    ) -> anyhow::Result<()> {
+        for mapping in mappings(self.weights.config).iter().filter(|mapping| mapping.balance == input) {
+            let Smooth::Linear(linear) = mapping.smooth else { continue };
+            let reads = |(input, _): &&(LinearInput, InputStats)| input.linears().contains(&linear);
+            if let Some((_, stats)) = read.iter().find(reads) {
+                judge_divided(result, (layer, mapping), |name| self.weights.matrix(name), stats)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn awq(&self) -> Option<AwqRecipe> {
+        self.job.plan.manifest.recipe.transform.and_then(|transform| transform.awq)
+    }
+
+    /// Norms and biases of a layer that is turned.
+    fn turned_vectors(&self, layer: usize) -> anyhow::Result<LayerResult> {
+        let mut result = LayerResult::default();
+        if self.weights.rotation.is_some() {
+            let prefix = format!("model.layers.{layer}.");
+            let vectors = self.weights.config.expected_tensors().into_iter().filter(|tensor| tensor.shape.len() == 1);
+            for tensor in vectors.filter(|tensor| tensor.name.starts_with(&prefix)) {
+                let values = self.weights.vector(&tensor.name)?;
+                result.weights.insert(tensor.name, Prepared::Dense(tensor.shape, values));
+            }
+        }
+        Ok(result)
+    }
+}
+
+/// The linears of inputs that are already rounded.
+struct Before<'a> {
+    layers: &'a WorkFolder,
+    layer: usize,
+    result: &'a LayerResult,
+    previous: &'a LayerResult,
+    job: &'a Job<'a>,
+}
+
+impl Before<'_> {
+    /// Those of input `n`, counted over all layers.
+    fn linears(&self, weights: &Weights<'_>, n: usize) -> anyhow::Result<Fed> {
+        let (layer, input) = (n / LinearInput::ALL.len(), LinearInput::ALL[n % LinearInput::ALL.len()]);
+        let quantized = match self.layer - layer {
+            0 => self.result.effective(weights, layer, input)?,
+            1 => self.previous.effective(weights, layer, input)?,
+            _ => self.layers.get(layer, &self.job.plan.recipes)?.effective(weights, layer, input)?,
+        };
+        let reference = if needs_reference(self.job.plan) { weights.group(layer, input)? } else { Vec::new() };
+        let biases = weights.biases(layer, input)?;
+        Ok(Fed { quantized, reference, biases })
+    }
+}
+
+impl Calibrated {
+    /// A layer's weights as the artifact holds them; those that are not among them are the checkpoint's.
+    pub fn layer(&self, layer: usize) -> anyhow::Result<BTreeMap<String, Prepared>> {
+        self.work.get(layer, &self.recipes)?.finished(&self.config, layer)
+    }
+
+    /// What an error while the artifact is written means for the finished layers.
+    pub fn stopped(&self, error: anyhow::Error) -> anyhow::Error {
+        stopped(error, &self.work, &self.config)
+    }
+
+    /// Takes the work folder away once the artifact is in place.
+    pub fn remove(self) {
+        self.work.remove();
+    }
+}
+
+impl Facts {
+    fn add(&mut self, result: &LayerResult) {
+        let names = |is: fn(&Prepared) -> bool| result.weights.iter().filter(move |(_, prepared)| is(prepared));
+        self.dense.extend(names(|prepared| matches!(prepared, Prepared::Dense(..))).map(|(name, _)| name.clone()));
+        for (name, prepared) in &result.weights {
+            if let Prepared::Quantized(tensor, _) = prepared
+                && let Some(outliers) = &tensor.outliers
+            {
+                self.outliers.insert(name.clone(), outliers.in_features.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What every walk through the model begins with, and how its interruption is told.
+
+use std::ops::ControlFlow;
+
+use super::Weights;
+use crate::calib::{CalibError, Progress, Stream, StreamOptions};
+use crate::host::interrupt;
+
+impl Weights<'_> {
+    /// The embeddings of `sequences`, before the first layer. `observe` hears of progress; the user's wish to stop ends the
+    /// walk.
+    ///
+    /// # Errors
+    /// The options do not suit the model, or an embedding is not a number.
+    pub fn stream<'s>(
+        &self,
+        options: &StreamOptions,
+        sequences: &[Vec<u32>],
+        mut observe: impl FnMut(Progress) + 's,
+    ) -> anyhow::Result<Stream<'s>> {
+        let observe = move |progress: Progress| {
+            observe(progress);
+            if interrupt::check().is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let mut failed = None;
+        let mut embedding = |id: u32, row: &mut [f32]| {
+            if let Err(error) = self.embedding(id as usize, row) {
+                failed.get_or_insert(error);
+            }
+        };
+        let started = Stream::start(self.config, options, sequences, &mut embedding, Box::new(observe));
+        match failed {
+            Some(error) => Err(error),
+            None => started.map_err(interrupted),
+        }
+    }
+}
+
+/// The user's wish to stop is the same wherever it is noticed.
+pub fn interrupted(error: CalibError) -> anyhow::Error {
+    match error {
+        CalibError::Interrupted { .. } => interrupt::Interrupted.into(),
+        other => other.into(),
+    }
+}

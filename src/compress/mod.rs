@@ -1,0 +1,4 @@
+//! Chooses the numbers: the widths of a budget, the codes and scales of a calibration.
+
+pub mod budget;
+pub mod calibrate;

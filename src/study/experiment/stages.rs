@@ -1,0 +1,444 @@
+//! One experiment from the model to its record, in the worker's process.
+//!
+//! ```text
+//! load ─▶ export ─▶ sanity ─▶ coqa ─▶ text ─▶ bench ─▶ record
+//! ```
+//!
+//! What a stage found stands in the record, which is noted in the work folder after each: a process that is killed is
+//! followed by one that goes on behind the last finished stage, and within CoQA behind the last answered question.
+
+use std::cell::RefCell;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context, bail, ensure};
+
+use super::child::{self, TICK};
+use super::work::{self, Work};
+use super::worker::{Event, Task};
+use super::{Job, TextMeasure, blank, subject};
+use crate::artifact::{hashing, source};
+use crate::commands::{evaluate, export, generate};
+use crate::eval::compare::{NamedLines, compare};
+use crate::eval::coqa::lines::read_lines;
+use crate::host::interrupt;
+use crate::host::progress::Step;
+use crate::host::read::is_wrong_file;
+use crate::onnx::DATA_FILE;
+use crate::record::{
+    BenchSettings, EvaluationRecord, ExportTimes, FailureRecord, FileRecord, MANIFEST_FILE, Manifest, PairedRecord, RecordError,
+    RunRecord, SanityRecord, StageRecord, TextRecord,
+};
+
+/// What every artifact is asked to go on with.
+const SANITY_PROMPT: &str = "The village lies in a narrow valley, and for most of the year";
+const SANITY_TOKENS: usize = 32;
+
+/// How an experiment that was not stopped ended.
+pub enum Outcome {
+    Finished,
+    /// The record says at which stage and why.
+    Failed(FailureRecord),
+    /// Nothing more can be written; the work folder has what was.
+    DiskFull(String),
+}
+
+/// Runs what of `job` is not done yet and writes its record.
+///
+/// # Errors
+/// What keeps it from being recorded at all: it was stopped, or its folder is in use.
+pub fn run(job: &Job, tell: &mut dyn FnMut(&Event)) -> anyhow::Result<Outcome> {
+    let work = match Work::open(job) {
+        Err(error) if is_disk_full(&error) => return Ok(Outcome::DiskFull(format!("{error:#}"))),
+        opened => opened?,
+    };
+    let mut stages = Stages { job, record: blank::record(job), work: &work, tell, stage: "load" };
+    // Nothing is recorded, and so nothing removed, where it is not known what an earlier process came to.
+    stages.resume()?;
+    let ended = stages.run();
+    let (mut record, stage) = (stages.record, stages.stage);
+    let ended = match ended {
+        Err(error) if interrupt::check().is_ok() && !is_disk_full(&error) => {
+            let failure = FailureRecord { stage: stage.to_owned(), message: format!("{error:#}") };
+            record.failure = Some(failure);
+            Ok(())
+        }
+        other => other,
+    };
+    match ended.and_then(|()| work.finish(&record, job.keep.as_deref())) {
+        Err(error) if is_disk_full(&error) => Ok(Outcome::DiskFull(format!("{error:#}"))),
+        Err(error) => Err(error),
+        Ok(()) => Ok(record.failure.map_or(Outcome::Finished, Outcome::Failed)),
+    }
+}
+
+/// Makes the artifact of `job` at the place where it is to stay, and nothing else.
+pub fn artifact(job: &Job) -> anyhow::Result<()> {
+    let kept = job.keep.clone().context("an artifact is made to be kept")?;
+    if let Some(parent) = kept.parent() {
+        std::fs::create_dir_all(parent).with_context(|| format!("{}: cannot be made", parent.display()))?;
+    }
+    let overwrite = kept.join(MANIFEST_FILE).is_file();
+    export::run(&job.request(), &export::Options { overwrite, ..options(job, kept) })?;
+    Ok(())
+}
+
+fn options(job: &Job, output: PathBuf) -> export::Options {
+    export::Options {
+        save_stats: job.save_stats.clone().filter(|_| job.recipe.calibration.is_some()),
+        evaluation: job.evaluation(),
+        cuda: job.device.cuda,
+        threads: job.device.threads,
+        ..export::Options::new(output)
+    }
+}
+
+/// Whether the disk, the quota or a limit on the size of files is what stands in the way.
+pub fn is_disk_full(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    let is_full = |kind| matches!(kind, StorageFull | QuotaExceeded | FileTooLarge);
+    error.chain().any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        io.or(cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind)).is_some_and(is_full)
+    })
+}
+
+/// The stages of a job, and the record that they fill.
+struct Stages<'a> {
+    job: &'a Job,
+    record: RunRecord,
+    work: &'a Work,
+    tell: &'a mut dyn FnMut(&Event),
+    /// The one that runs.
+    stage: &'static str,
+}
+
+impl Stages<'_> {
+    fn run(&mut self) -> anyhow::Result<()> {
+        let measure = &self.job.measure;
+        self.stage("load", Stages::load)?;
+        if self.record.export.is_none() {
+            self.stage("export", Stages::export)?;
+        }
+        if self.record.sanity.is_none() {
+            self.stage("sanity", Stages::sanity)?;
+        }
+        if measure.coqa.is_some() {
+            self.await_baseline()?;
+            if !self.is_compared() {
+                // All that warns so far is this stage and the next.
+                self.record.warnings.clear();
+                self.stage("coqa", Stages::coqa)?;
+            }
+        }
+        if let (Some(text), Some(None)) = (&measure.text, self.record.evaluation.as_ref().map(|scores| scores.text.as_ref())) {
+            self.stage("text", |stages| stages.text(text))?;
+        }
+        if let (Some(settings), None) = (&measure.bench, &self.record.benchmarks) {
+            self.stage("bench", |stages| stages.bench(settings))?;
+        }
+        Ok(())
+    }
+
+    /// Goes on from what an earlier process noted, where its artifact is still there.
+    fn resume(&mut self) -> anyhow::Result<()> {
+        let noted = self.work.so_far()?.filter(|record| record.id == self.job.id && record.failure.is_none());
+        match noted {
+            Some(record) if has_artifact(&self.work.artifact(), &record)? => {
+                self.record = record;
+                Ok(())
+            }
+            _ => self.work.begin_again(),
+        }
+    }
+
+    /// Runs one stage, and notes how far the record is.
+    fn stage(&mut self, name: &'static str, run: impl FnOnce(&mut Self) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        interrupt::check()?;
+        self.stage = name;
+        (self.tell)(&Event::Stage { stage: name.to_owned() });
+        let started = Instant::now();
+        run(self)?;
+        self.record.stages.push(StageRecord { stage: name.to_owned(), seconds: started.elapsed().as_secs_f64() });
+        self.work.note(&self.record)
+    }
+
+    /// The model's files are there, and the runtime is.
+    fn load(&mut self) -> anyhow::Result<()> {
+        let source = source::resolve(&self.job.model)?;
+        self.record.model.source = source.name;
+        self.record.model.revision = source.revision;
+        blank::ask_runtime(&mut self.record.environment, &self.job.device);
+        Ok(())
+    }
+
+    fn export(&mut self) -> anyhow::Result<()> {
+        let job = self.job;
+        let tell = RefCell::new(&mut *self.tell);
+        let observe = |Step { what, done, all }: Step| {
+            tell.borrow_mut()(&Event::Progress { done, total: all, note: what.to_owned() });
+        };
+        let report = export::watched(&job.request(), &options(job, self.work.artifact()), &observe)?;
+        let manifest = Manifest::load(&self.work.artifact())?;
+        let model = subject::model_blake3(&source::resolve(&job.model)?, &manifest.inputs)?;
+        ensure!(
+            model == job.model_blake3,
+            "model {}: its files have changed since the experiment was planned; run the same command again",
+            job.model
+        );
+        let record = &mut self.record;
+        record.model.parameters = manifest.model.parameters;
+        record.model.calibration = manifest.calibration.as_ref().map(|set| set.hash.clone());
+        record.sizes = Some(manifest.sizes);
+        record.export = Some(ExportTimes {
+            seconds: report.seconds,
+            artifact_bytes: report.artifact_bytes,
+            peak_rss_bytes: report.peak_rss_bytes,
+            peak_anonymous_bytes: report.peak_anonymous_bytes,
+            data_blake3: data_blake3(&manifest).cloned().unwrap_or_default(),
+        });
+        record.recipe = manifest.recipe;
+        Ok(())
+    }
+
+    fn sanity(&mut self) -> anyhow::Result<()> {
+        let request = generate::Request {
+            artifact: self.work.artifact(),
+            prompt: SANITY_PROMPT.to_owned(),
+            max_new_tokens: SANITY_TOKENS,
+            stop: Vec::new(),
+            runtime: self.job.device.runtime(crate::runtime::Weights::FusedFast),
+        };
+        let report = generate::run(&request, &mut |_| ())?;
+        self.record.sanity =
+            Some(SanityRecord { prompt: request.prompt, text: report.text.clone(), new_tokens: report.new_tokens });
+        if report.text.trim().is_empty() {
+            bail!("the model generated no text after `{SANITY_PROMPT}`; see whether more bits or calibration data help");
+        }
+        Ok(())
+    }
+
+    fn coqa(&mut self) -> anyhow::Result<()> {
+        let job = self.job;
+        let coqa = job.measure.coqa.as_ref().context("CoQA is asked for")?;
+        self.work.check_answers()?;
+        let request = evaluate::CoqaRequest {
+            artifact: self.work.artifact(),
+            data: coqa.data.clone(),
+            protocol: coqa.protocol.protocol(),
+            limit: coqa.limit,
+            batch: coqa.batch,
+            predictions: Some(self.work.predictions()),
+            official_predictions: None,
+            rescore: false,
+            runtime: job.device.runtime(job.measure.weights.weights()),
+        };
+        let tell = &mut *self.tell;
+        let scores = evaluate::coqa_watched(&request, &mut |now| {
+            let note = format!("F1 {:.3}", now.f1);
+            tell(&Event::Progress { done: now.done as u64, total: now.total as u64, note });
+        })?;
+        let report = scores.report;
+        let mut evaluation = EvaluationRecord {
+            coqa_f1: report.f1,
+            coqa_em: report.em,
+            coqa_f1_stderr: report.f1_stderr,
+            coqa_em_stderr: report.em_stderr,
+            protocol: format!("{} {}", report.protocol, report.protocol_version),
+            data: file_name(&coqa.data),
+            questions: report.questions,
+            questions_per_second: report.questions_per_second,
+            predictions: work::predictions_file(&job.name),
+            paired: None,
+            not_comparable_with: None,
+            perplexity: None,
+            kl: None,
+            text: None,
+        };
+        if report.truncated > 0 {
+            let warning = format!("{} prompts were longer than the context and lost their beginning", report.truncated);
+            self.record.warnings.push(warning);
+        }
+        self.record.warnings.extend(scores.notes);
+        // The scores stand whether they can be compared or not.
+        match self.paired(&evaluation) {
+            Ok(paired) => evaluation.paired = paired,
+            Err(error) => {
+                evaluation.not_comparable_with = self.baseline().map(|baseline| baseline.id);
+                self.record.warnings.push(format!("no paired comparison: {error:#}"));
+            }
+        }
+        self.record.evaluation = Some(evaluation);
+        Ok(())
+    }
+
+    /// Answers are compared with the baseline's, which another device may still be at. No stage of the record: how long it
+    /// takes says nothing about this experiment.
+    fn await_baseline(&mut self) -> anyhow::Result<()> {
+        let Some(ended) = self.job.awaits.as_ref().filter(|ended| !ended.exists()) else { return Ok(()) };
+        (self.tell)(&Event::Stage { stage: "waits for the baseline".to_owned() });
+        while !ended.exists() {
+            interrupt::check()?;
+            std::thread::sleep(TICK);
+        }
+        Ok(())
+    }
+
+    /// Whether there are scores, beside those of the baseline as it is now: an earlier process may have found none.
+    fn is_compared(&self) -> bool {
+        let baseline = self.baseline().filter(|baseline| baseline.evaluation.is_some());
+        let is_its = baseline.is_none_or(|baseline| self.record.compared_with() == Some(&baseline.id));
+        self.record.evaluation.is_some() && is_its
+    }
+
+    /// The baseline's record, if it has ended well.
+    fn baseline(&self) -> Option<RunRecord> {
+        let name = self.job.baseline.as_ref()?;
+        let record = RunRecord::load(&RunRecord::path(&self.job.results, name)).ok()?;
+        record.failure.is_none().then_some(record)
+    }
+
+    /// Against the baseline's answers, where they are to the same questions.
+    fn paired(&mut self, own: &EvaluationRecord) -> anyhow::Result<Option<PairedRecord>> {
+        let Some(name) = &self.job.baseline else { return Ok(None) };
+        let baseline = self.baseline();
+        let Some((id, scores)) = baseline.and_then(|record| Some((record.id, record.evaluation?))) else {
+            self.record.warnings.push(format!("{name} has no scores here, so there is no paired comparison"));
+            return Ok(None);
+        };
+        if (&scores.protocol, &scores.data, scores.questions) != (&own.protocol, &own.data, own.questions) {
+            self.record.warnings.push(format!("{name} was asked other questions, so there is no paired comparison"));
+            return Ok(None);
+        }
+        let reference = work::predictions(&self.job.results, name);
+        let (a, b) = (read_lines(&reference)?, read_lines(&self.work.predictions())?);
+        let own_name = work::predictions_file(&self.job.name);
+        let report = compare(NamedLines { name, lines: &a }, NamedLines { name: &own_name, lines: &b })?;
+        Ok(Some(PairedRecord {
+            baseline: name.clone(),
+            baseline_id: id,
+            f1_difference: report.f1.difference,
+            f1_ci95: report.f1.ci95,
+            em_difference: report.em.difference,
+            em_ci95: report.em.ci95,
+            p_mid: report.mcnemar.p_mid,
+            smallest_detectable: report.f1.smallest_detectable,
+        }))
+    }
+
+    fn text(&mut self, text: &TextMeasure) -> anyhow::Result<()> {
+        let runtime = self.job.device.runtime(self.job.measure.weights.weights());
+        let windows = evaluate::Windows { text: text.file.clone(), window: text.window, limit: text.windows };
+        let perplexity = evaluate::perplexity(&self.work.artifact(), &windows, &runtime)?.report;
+        let kl = match self.reference()? {
+            None => {
+                let why =
+                    self.job.baseline.as_ref().map(|name| format!("{name} has no artifact here, so there is no KL from it"));
+                self.record.warnings.extend(why);
+                None
+            }
+            Some(reference) => {
+                let artifact = self.work.artifact();
+                let request = evaluate::KlRequest { artifact, reference, cache: None, windows, runtime };
+                Some(evaluate::kl(&request)?.report.kl_mean)
+            }
+        };
+        let evaluation = self.record.evaluation.as_mut().context("CoQA came before")?;
+        evaluation.perplexity = Some(perplexity.perplexity);
+        evaluation.kl = kl;
+        evaluation.text = Some(TextRecord {
+            file: file_name(&text.file.to_string_lossy()),
+            windows: perplexity.windows,
+            tokens: perplexity.tokens as u64,
+        });
+        Ok(())
+    }
+
+    /// In a process of its own: what scoring took is not the artifact's memory, and its end is not this experiment's.
+    fn bench(&mut self, settings: &BenchSettings) -> anyhow::Result<()> {
+        let task = Task::Bench { artifact: self.work.artifact(), device: self.job.device, settings: settings.clone() };
+        let (mut measured, tell) = (None, &mut *self.tell);
+        let (worker, status) = child::attend(&task, Stdio::inherit(), |event| match event {
+            Event::Measured { record } => measured = Some(*record),
+            Event::Progress { .. } => tell(&event),
+            _ => {}
+        })?;
+        interrupt::check()?;
+        if let Some(complaint) = worker.complaint(status) {
+            bail!("{complaint}");
+        }
+        self.record.benchmarks = measured;
+        Ok(())
+    }
+
+    /// The baseline's artifact, where it is kept and is the one of its record.
+    fn reference(&self) -> anyhow::Result<Option<PathBuf>> {
+        let (Some(record), Some(kept)) = (self.baseline(), &self.job.reference) else { return Ok(None) };
+        Ok(has_artifact(kept, &record)?.then(|| kept.clone()))
+    }
+}
+
+/// Whether the artifact of `record` lies in `folder`, with every byte as it was written: its weights have the hash in the
+/// record, everything else those in its manifest.
+///
+/// # Errors
+/// That is not known: the user stopped it, or a file is there and cannot be read.
+pub fn has_artifact(folder: &Path, record: &RunRecord) -> anyhow::Result<bool> {
+    let Some(export) = &record.export else { return Ok(false) };
+    let manifest = match Manifest::load(folder) {
+        Err(error @ RecordError::Unreadable { .. }) => return Err(error.into()),
+        Err(_) => return Ok(false),
+        Ok(manifest) => manifest,
+    };
+    if data_blake3(&manifest) != Some(&export.data_blake3) || manifest.is_as_written() == Some(false) {
+        return Ok(false);
+    }
+    for file in &manifest.outputs {
+        let path = folder.join(&file.file);
+        if !is_whole(&path, file)? {
+            tracing::warn!("{}: has changed since it was written; it is made again", path.display());
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a file has the bytes that were recorded; one that is gone or was cut short has not.
+fn is_whole(path: &Path, file: &FileRecord) -> anyhow::Result<bool> {
+    match hashing::of_file(path) {
+        Ok(blake3) => Ok(blake3 == file.blake3),
+        Err(error) => {
+            let is_other = |io: &std::io::Error| is_wrong_file(io) || io.kind() == ErrorKind::UnexpectedEof;
+            let is_changed = error.chain().any(|cause| cause.downcast_ref().is_some_and(is_other));
+            if is_changed { Ok(false) } else { Err(error) }
+        }
+    }
+}
+
+/// BLAKE3 of the artifact's weights.
+fn data_blake3(manifest: &Manifest) -> Option<&String> {
+    manifest.outputs.iter().find(|file| file.file == DATA_FILE).map(|file| &file.blake3)
+}
+
+/// A file's name without its folder, which says nothing to a reader of the record; a data set's id as it is.
+fn file_name(data: &str) -> String {
+    let path = Path::new(data);
+    let name = path.file_name().filter(|_| path.is_file()).map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| data.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_seen_through_what_reports_it() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let record = crate::record::RunRecordError::Unwritable { path: "r".into(), source: full() };
+        assert!(is_disk_full(&anyhow::Error::from(record).context("stage")));
+        assert!(is_disk_full(&anyhow::Error::from(full())));
+        assert!(!is_disk_full(&anyhow::Error::from(std::io::Error::from(std::io::ErrorKind::NotFound))));
+    }
+}

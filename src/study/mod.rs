@@ -1,0 +1,4 @@
+//! Runs many: one experiment from load to record, and sweeps of them.
+
+pub mod experiment;
+pub mod sweep;
