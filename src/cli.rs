@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use qonnx::commands::{RuntimeChoice, compare, doctor, export, generate, inspect, plan, verify};
+use qonnx::compress;
 use qonnx::host::{read, terminal};
-use qonnx::runtime::{Launch, Weights};
+use qonnx::runtime::{ExecutionProvider, Launch, Weights};
 use qonnx::usage::UsageError;
 use serde::Serialize;
 
@@ -108,6 +109,15 @@ enum EpArg {
     Cuda,
 }
 
+impl EpArg {
+    fn provider(self) -> ExecutionProvider {
+        match self {
+            EpArg::Cpu => ExecutionProvider::Cpu,
+            EpArg::Cuda => ExecutionProvider::Cuda,
+        }
+    }
+}
+
 /// Most that any flag counts, so that no sum of counts is beyond a machine's words.
 const MOST: usize = i32::MAX as usize;
 
@@ -203,12 +213,12 @@ struct RuntimeArgs {
 }
 
 impl RuntimeArgs {
-    fn is_cuda(&self) -> bool {
-        matches!(self.ep, EpArg::Cuda)
+    fn provider(&self) -> ExecutionProvider {
+        self.ep.provider()
     }
 
     fn launch(&self) -> Result<Launch, UsageError> {
-        match (self.no_cuda_graph, self.is_cuda()) {
+        match (self.no_cuda_graph, self.provider().is_gpu()) {
             (true, false) => Err(UsageError::GraphOfCpu),
             (true, true) => Ok(Launch::Eager),
             (false, _) => Ok(Launch::Replayed),
@@ -216,7 +226,7 @@ impl RuntimeArgs {
     }
 
     fn options(&self, weights: Weights) -> Result<RuntimeChoice, UsageError> {
-        Ok(RuntimeChoice { cuda: self.is_cuda(), threads: self.threads, weights, launch: self.launch()? })
+        Ok(RuntimeChoice { provider: self.provider(), threads: self.threads, weights, launch: self.launch()? })
     }
 }
 
@@ -305,10 +315,12 @@ pub fn run() -> anyhow::Result<ExitCode> {
             let options = export::Options {
                 output: args.output,
                 overwrite: args.overwrite,
-                save_stats: args.save_stats,
-                evaluation: args.evaluation,
-                cuda: matches!(args.ep, EpArg::Cuda),
-                threads: args.threads,
+                calibration: compress::Options {
+                    save_stats: args.save_stats,
+                    evaluation: args.evaluation,
+                    provider: args.ep.provider(),
+                    threads: args.threads,
+                },
             };
             emit(&export::run(&args.model.request(), &options)?, args.json)
         }

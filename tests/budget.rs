@@ -74,7 +74,12 @@ fn kl(artifact: &Path, reference: &Path) -> f64 {
         reference: reference.to_owned(),
         cache: None,
         windows: evaluate::Windows { text: tiny::model().join("perplexity.txt"), window: Some(256), limit: Some(6) },
-        runtime: RuntimeChoice { cuda: false, threads: None, weights: Weights::Fused, launch: Launch::Replayed },
+        runtime: RuntimeChoice {
+            provider: qonnx::runtime::ExecutionProvider::Cpu,
+            threads: None,
+            weights: Weights::Fused,
+            launch: Launch::Replayed,
+        },
     };
     evaluate::kl(&request).unwrap_or_else(|error| panic!("{error:#}")).report.kl_mean
 }

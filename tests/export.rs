@@ -113,7 +113,7 @@ fn expect_whole(changes: Value, kinds: &[RecipeFlags]) {
         let output = place.path().join(kind.to_string());
         tiny::export(&tiny::request(&checkpoint, flags.clone(), DType::F32), &output);
         let runtime = qonnx::commands::RuntimeChoice {
-            cuda: false,
+            provider: qonnx::runtime::ExecutionProvider::Cpu,
             threads: None,
             weights: qonnx::runtime::Weights::Fused,
             launch: qonnx::runtime::Launch::Replayed,

@@ -19,7 +19,12 @@ use qonnx::runtime::Weights;
 use qonnx::runtime::{Engine, EngineOptions, Execution, ExecutionProvider, Launch, dequantize};
 use qonnx::tensor::DType;
 
-const CPU: RuntimeChoice = RuntimeChoice { cuda: false, threads: None, weights: Weights::Fused, launch: Launch::Replayed };
+const CPU: RuntimeChoice = RuntimeChoice {
+    provider: qonnx::runtime::ExecutionProvider::Cpu,
+    threads: None,
+    weights: Weights::Fused,
+    launch: Launch::Replayed,
+};
 
 fn scheme(format: Format, granularity: Granularity) -> Scheme {
     Scheme { format, granularity, scale_rule: ScaleRule::AbsMax, scale_storage: ScaleStorage::F16 }

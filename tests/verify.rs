@@ -69,7 +69,12 @@ impl Made {
 
     /// Each check's name, whether it passed, and what it says; or the error.
     fn verify(&self) -> Result<Vec<(&'static str, bool, String)>, String> {
-        let runtime = RuntimeChoice { cuda: false, threads: Some(1), weights: Weights::Fused, launch: Launch::Replayed };
+        let runtime = RuntimeChoice {
+            provider: qonnx::runtime::ExecutionProvider::Cpu,
+            threads: Some(1),
+            weights: Weights::Fused,
+            launch: Launch::Replayed,
+        };
         let report = verify::run(&self.artifact(), &runtime).map_err(|error| format!("{error:#}"))?;
         Ok(report.checks.into_iter().map(|check| (check.what, check.passed, check.detail)).collect())
     }

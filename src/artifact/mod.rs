@@ -1,7 +1,9 @@
 //! From a checkpoint and a recipe to the files of an artifact: what it will hold (`plan`), and how each weight gets there.
 
+pub mod dataset;
 pub mod hashing;
 pub mod packing;
 pub mod plan;
+pub mod prepared;
 pub mod quantize;
 pub mod source;

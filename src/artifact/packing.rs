@@ -6,12 +6,12 @@ use half::slice::HalfFloatSliceExt;
 use ndarray::Array2;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::artifact::quantize::transpose;
 use crate::model::{StoredCodes, StoredForm, StoredOutliers, StoredScales, StoredWeight};
 use crate::onnx::DataFile;
 use crate::onnx::bnb4::{pack_high_first, unpack_high_first};
 use crate::onnx::pack::{self, Blocks};
 use crate::quant::{Codes, NestedScales, Outliers, QuantizedTensor, Scheme};
+use crate::tensor::transpose_bytes;
 
 /// Writes a weight that is already quantized, whoever did it, as `stored` says; returns its digest.
 ///
@@ -99,7 +99,8 @@ fn write_scales(
         (StoredScales::Nested { .. }, None) => unreachable!("a tensor whose scheme nests its scales has nested scales"),
         (StoredScales::F16(name), _) => {
             let scales = f16_bytes(&quantized.scales);
-            let scales = if by_group(codes) { transpose(scales, quantized.out_features, quantized.groups(), 2) } else { scales };
+            let scales =
+                if by_group(codes) { transpose_bytes(scales, quantized.out_features, quantized.groups(), 2) } else { scales };
             data.write(name, &scales)?;
         }
     }
@@ -139,7 +140,7 @@ pub fn read<'a>(stored: &StoredWeight, bytes: &dyn Fn(&str) -> anyhow::Result<&'
         }
         StoredScales::F16(name) => {
             let scales = bytes(name)?.to_vec();
-            let scales = f16s(&if by_group(codes) { transpose(scales, groups, out_features, 2) } else { scales });
+            let scales = f16s(&if by_group(codes) { transpose_bytes(scales, groups, out_features, 2) } else { scales });
             let points = zero_points.as_ref().map(|name| bytes(name)).transpose()?;
             let zero_points = points.map(|points| match by_group(codes) {
                 true => pack::unpack_dequantize_linear(points, out_features, groups, dtype),

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::artifact::source::Source;
 use crate::calib;
 use crate::checkpoint::{self, Index, Renamed};
-use crate::compress::calibrate;
 use crate::fault::Fault;
 use crate::host::shown;
 use crate::model::{
@@ -124,7 +123,7 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
         return Err(Refused(disagreements).into());
     }
     let expected = config.expected_tensors();
-    let rotation = calibrate::rotation(&config, &recipe)?;
+    let rotation = LlamaRotation::of(&config, &recipe)?;
     let dense = Dense { index, activation: request.activation, is_turned: rotation.is_some(), facts };
     let forms = Forms::resolve(&recipe, &expected, &dense)?;
     let max_context = max_context(request.max_context, &config)?;

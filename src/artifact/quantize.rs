@@ -9,12 +9,13 @@ use ndarray::ArrayView2;
 use rayon::prelude::*;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+use super::prepared::Prepared;
 use crate::artifact::packing;
 use crate::checkpoint::TensorView;
-use crate::compress::calibrate::Prepared;
 use crate::model::{Order, StoredForm, StoredWeight};
 use crate::onnx::DataFile;
 use crate::quant::{Codes, QuantError, QuantizedTensor, Rounding, Rtn, ScaleStorage, Scheme, squared_error};
+use crate::tensor::transpose_bytes;
 use crate::tensor::{self, DType};
 
 /// Elements of a chunk: 1 MiB of f32.
@@ -94,7 +95,7 @@ fn write_transposed(
         let bytes = convert(bytes, view.dtype, dtype, first * in_features)?;
         hasher.update(&bytes);
         let height = bytes.len() / (in_features * element);
-        let transposed = transpose(bytes, height, in_features, element);
+        let transposed = transpose_bytes(bytes, height, in_features, element);
         if height == out_features {
             data.write(initializer, &transposed)?;
             break;
@@ -104,14 +105,6 @@ fn write_transposed(
         }
     }
     Ok(Written { relative_error: 0.0, digest: format!("{:032x}", hasher.digest128()) })
-}
-
-/// `[rows, columns]` elements of two or four bytes as `[columns, rows]`.
-pub fn transpose(bytes: Vec<u8>, rows: usize, columns: usize, element: usize) -> Vec<u8> {
-    match element {
-        2 => tensor::transpose(bytes.as_chunks::<2>().0, rows, columns).into_flattened(),
-        _ => tensor::transpose(bytes.as_chunks::<4>().0, rows, columns).into_flattened(),
-    }
 }
 
 /// `bytes` as elements of `to`; `first` is the index of the first one, for messages.
@@ -208,7 +201,7 @@ pub fn refuse_lost_weights(quantized: &QuantizedTensor, error: f64, norm: f64) -
 pub fn digest_of_dense(bytes: &[u8], shape: &[usize], dtype: DType, order: Order) -> String {
     let digest = match order {
         Order::OutIn => xxh3_128(bytes),
-        Order::InOut => xxh3_128(&transpose(bytes.to_vec(), shape[1], shape[0], dtype.bytes_of(1))),
+        Order::InOut => xxh3_128(&transpose_bytes(bytes.to_vec(), shape[1], shape[0], dtype.bytes_of(1))),
     };
     format!("{digest:032x}")
 }

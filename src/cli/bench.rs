@@ -112,7 +112,7 @@ pub fn run_bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
             min_repeats: args.min_repeats,
             max_repeats: args.max_repeats,
             confidence: args.confidence,
-            cuda_graph: runtime.cuda && runtime.launch == Launch::Replayed,
+            cuda_graph: runtime.provider.is_gpu() && runtime.launch == Launch::Replayed,
         },
     };
     if let Some(path) = &args.save_graph {

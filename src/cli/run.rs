@@ -103,7 +103,7 @@ impl AskArgs {
         if is_embedded && !Path::new(EMBEDDED_MODEL).is_dir() {
             return Err(ExperimentError::NoModel.into());
         }
-        let (cuda, eager) = (self.runtime.is_cuda(), self.runtime.launch()? == Launch::Eager);
+        let (provider, eager) = (self.runtime.provider(), self.runtime.launch()? == Launch::Eager);
         let coqa = CoqaMeasure {
             data: self.coqa.unwrap_or_else(|| if is_embedded { EMBEDDED_QUESTIONS } else { "EleutherAI/coqa" }.to_owned()),
             protocol: match self.protocol {
@@ -122,15 +122,15 @@ impl AskArgs {
                 batches: self.bench_batch,
                 prompts: self.bench_prompt,
                 new_tokens: self.bench_gen,
-                ..experiment::bench_settings(cuda && !eager)
+                ..experiment::bench_settings(provider.is_gpu() && !eager)
             }),
-            weights: self.weights.map_or(ScoringWeights::of(cuda), ScoringArg::weights),
+            weights: self.weights.map_or(ScoringWeights::of(provider), ScoringArg::weights),
         };
-        let f32 = self.dtype.map_or(!cuda, DtypeArg::is_f32);
+        let f32 = self.dtype.map_or(!provider.is_gpu(), DtypeArg::is_f32);
         Ok(Ask {
             model: self.model.unwrap_or_else(|| EMBEDDED_MODEL.to_owned()),
             results: self.results,
-            device: Device { cuda, threads: self.runtime.threads, f32, eager },
+            device: Device { provider, threads: self.runtime.threads, f32, eager },
             measure,
             calibration: self.calibration,
             baseline,

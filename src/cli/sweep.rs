@@ -100,7 +100,7 @@ pub fn run(args: SweepArgs) -> anyhow::Result<ExitCode> {
             protocol: args.protocol.map(ProtocolArg::name),
             limit: args.limit,
             text: args.text,
-            cuda: args.ep.map(|ep| matches!(ep, EpArg::Cuda)),
+            ep: args.ep.map(EpArg::provider),
             f32: args.dtype.map(DtypeArg::is_f32),
             threads: args.threads,
             no_bench: args.no_bench,

@@ -65,7 +65,7 @@ pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> anyhow::Res
     let choice = &RuntimeChoice { launch, ..*runtime };
     let manifest = Manifest::load(artifact)?;
     check(settings, manifest.max_context)?;
-    let mut gauge = Meters::open(choice.cuda);
+    let mut gauge = Meters::open(choice.provider);
     let provider = choice.options().provider;
     let begun = Instant::now();
     runtime::start(provider)?;
@@ -177,7 +177,7 @@ pub fn check(settings: &BenchSettings, most: usize) -> Result<(), UsageError> {
 /// Which kernels ran: on the CPU not those that `qonnx eval` scores with.
 fn about_weights(choice: &RuntimeChoice, manifest: &Manifest) -> Vec<String> {
     let is_dense = |weight: &WeightRecord| matches!(weight.format.as_str(), "f16" | "bf16" | "f32");
-    if choice.cuda || choice.weights != Weights::FusedFast || manifest.weights.iter().all(is_dense) {
+    if choice.provider.is_gpu() || choice.weights != Weights::FusedFast || manifest.weights.iter().all(is_dense) {
         return Vec::new();
     }
     let said = "the CPU's kernels may round activations to 8 bits, as for any program that sets no options; `qonnx eval` scores \
@@ -212,8 +212,8 @@ enum Meters {
 }
 
 impl Meters {
-    fn open(cuda: bool) -> Meters {
-        match cuda.then(GpuMeter::open) {
+    fn open(provider: ExecutionProvider) -> Meters {
+        match provider.is_gpu().then(GpuMeter::open) {
             None => Meters::Cpu,
             Some(Ok(meter)) => Meters::Gpu(Box::new(meter)),
             Some(Err(error)) => {

@@ -7,12 +7,12 @@ use anyhow::Context;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::artifact::{hashing, source};
+use crate::artifact::dataset;
 use crate::calib::{Vocabulary, refuse_recorded_leak, refuse_recorded_text};
 use crate::commands::RuntimeChoice;
 use crate::commands::claims::{self, Asked};
 use crate::commands::outputs::{self, Kind, Output};
-use crate::eval::coqa::{self, AnswerLog, CoqaReport, Dataset, EvaluateOptions, Protocol};
+use crate::eval::coqa::{self, AnswerLog, CoqaReport, EvaluateOptions, Protocol};
 use crate::eval::windows::{DEFAULT_LENGTH, load_texts};
 use crate::eval::{CacheReader, EvalError, KlReport, PerplexityReport, Windows as TokenWindows};
 use crate::eval::{kl_against_cache, kl_exact, write_cache};
@@ -99,7 +99,7 @@ fn rescore(request: &CoqaRequest) -> anyhow::Result<Scored> {
 }
 
 fn ask(request: &CoqaRequest, model: String, watch: &mut dyn FnMut(&coqa::Progress)) -> anyhow::Result<Scored> {
-    let dataset = dataset(&request.data)?;
+    let dataset = dataset::load(&request.data)?;
     if let Some(calibration) = &trusted(&request.artifact)?.calibration {
         refuse_recorded_leak(calibration, &dataset, &request.data)?;
     }
@@ -128,32 +128,6 @@ fn ask(request: &CoqaRequest, model: String, watch: &mut dyn FnMut(&coqa::Progre
     })?;
     bar.finish_and_clear();
     Ok((report, log.lines().to_vec(), notes))
-}
-
-/// A data file, or the validation split of a hub data set.
-pub fn dataset(data: &str) -> anyhow::Result<Dataset> {
-    let mut whole: Option<Dataset> = None;
-    for file in &dataset_files(data)? {
-        let shard = coqa::load(file)?;
-        let mixed = || UsageError::DataSetMixed { id: data.to_owned(), file: file.display().to_string() };
-        whole = Some(match whole {
-            None => shard,
-            Some(before) => before.followed_by(shard).ok_or_else(mixed)?,
-        });
-    }
-    Ok(whole.ok_or_else(|| UsageError::DataSetEmpty { id: data.to_owned() })?)
-}
-
-/// As [`dataset`], and BLAKE3 of its files.
-pub fn dataset_hashed(data: &str) -> anyhow::Result<(Dataset, String)> {
-    let dataset = dataset(data)?;
-    let hashes = dataset_files(data)?.iter().map(|file| hashing::of_file(file)).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok((dataset, blake3::hash(hashes.join("\n").as_bytes()).to_hex().to_string()))
-}
-
-fn dataset_files(data: &str) -> anyhow::Result<Vec<PathBuf>> {
-    let is_repo = !Path::new(data).exists() && data.split('/').count() == 2 && Path::new(data).extension().is_none();
-    if is_repo { Ok(source::hub()?.dataset(data, Some("validation"))?) } else { Ok(vec![PathBuf::from(data)]) }
 }
 
 /// Where the token windows of perplexity and KL come from.
@@ -352,7 +326,9 @@ fn trusted(artifact: &Path) -> anyhow::Result<Manifest> {
 fn scorer(artifact: &Path, runtime: &RuntimeChoice) -> anyhow::Result<Engine> {
     let manifest = Manifest::load(artifact)?;
     let slow = |weight: &&WeightRecord| ["int8", "uint8", "int2", "uint2"].contains(&weight.format.as_str());
-    if let (Some(weight), false, Weights::Fused) = (manifest.weights.iter().find(slow), runtime.cuda, runtime.weights) {
+    if let (Some(weight), false, Weights::Fused) =
+        (manifest.weights.iter().find(slow), runtime.provider.is_gpu(), runtime.weights)
+    {
         let format = &weight.format;
         tracing::warn!("{format} weights are unpacked on every step on the CPU; --weights dequantized scores the same sooner");
     }

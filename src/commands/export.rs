@@ -16,11 +16,15 @@ use crate::artifact::plan::{self, Facts, Plan, Refused, Request, plan};
 use crate::artifact::quantize::{self, Written};
 use crate::artifact::source;
 use crate::checkpoint::{Checkpoint, WeightFile};
+use crate::compress;
 use crate::compress::budget::{self, BudgetPlan, Parts};
+use crate::compress::calibrate::Kept;
 use crate::compress::calibrate::{self, Calibrated, Job, Turned, Weights};
+use crate::host::hidden::parent;
 use crate::host::progress::Observe;
 use crate::host::terminal;
 use crate::host::{interrupt, memory, progress};
+use crate::model::LlamaRotation;
 use crate::model::StoredWeight;
 use crate::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
 use crate::record::{CalibratedRecord, FileRecord, MANIFEST_FILE, WeightRecord};
@@ -35,26 +39,19 @@ pub use report::{CalibratedKind, ExportReport};
 
 use report::{calibrated_kinds, calibrated_on};
 
-/// Where to write.
+/// Where to write, and how to calibrate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     pub output: PathBuf,
     /// Replace an artifact that is there already.
     pub overwrite: bool,
-    /// Where statistics are kept and looked for.
-    pub save_stats: Option<PathBuf>,
-    /// Evaluation files that the calibration set must share no passage with.
-    pub evaluation: Vec<PathBuf>,
-    /// Calibrate on CUDA instead of the CPU.
-    pub cuda: bool,
-    /// CPU threads of calibration; one per physical core where it is not given.
-    pub threads: Option<usize>,
+    pub calibration: compress::Options,
 }
 
 impl Options {
     /// A new artifact at `output`, calibrated on the CPU.
     pub fn new(output: PathBuf) -> Options {
-        Options { output, overwrite: false, save_stats: None, evaluation: Vec::new(), cuda: false, threads: None }
+        Options { output, overwrite: false, calibration: compress::Options::default() }
     }
 }
 
@@ -76,8 +73,10 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> an
     interrupt::install();
     let asked = options;
     let options = &Options { output: output::resolved(options)?, ..options.clone() };
-    if options.cuda && request.recipe()?.calibration.is_some() {
-        runtime::require(ExecutionProvider::Cuda)?;
+    let calibration = &options.calibration;
+    let kept = calibration.save_stats.as_deref().map(Kept::open).transpose()?;
+    if calibration.provider == ExecutionProvider::Cuda && request.recipe()?.calibration.is_some() {
+        runtime::require(calibration.provider)?;
     }
     let source = source::resolve(&request.model)?;
     let checkpoint = Checkpoint::open(&source.dir)?;
@@ -85,12 +84,14 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> an
     if plan.config.tie_word_embeddings {
         check_tied_head(&checkpoint)?;
     }
-    let set = calibrate::set(&plan.manifest.recipe, &plan.config, &source, options)?;
+    let set = calibrate::set(&plan.manifest.recipe, &plan.config, &source, calibration)?;
     let hash = || hashed_inputs(&checkpoint, &AtomicBool::new(false));
-    let is_keyed = plan.manifest.recipe.budget.is_some() && options.save_stats.is_some();
+    let is_keyed = plan.manifest.recipe.budget.is_some() && kept.is_some();
     let mut inputs = is_keyed.then(hash).transpose()?;
-    let parts = Parts { checkpoint: &checkpoint, source: &source, inputs: inputs.as_deref().unwrap_or_default(), observe };
-    let chosen = budget::chosen(request, &plan, &parts, set.as_ref(), options)?;
+    let inputs_known = inputs.as_deref().unwrap_or_default();
+    let beside = parent(&options.output);
+    let parts = Parts { checkpoint: &checkpoint, source: &source, inputs: inputs_known, kept: kept.as_ref(), beside, observe };
+    let chosen = budget::chosen(request, &plan, &parts, set.as_ref(), calibration)?;
     if let Some(chosen) = &chosen {
         terminal::say(chosen);
         plan = plan::with_facts(request, chosen.recipe.clone(), &Facts::default(), &source, checkpoint.index())?;
@@ -98,7 +99,16 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> an
     let mut calibrated = None;
     if calibrate::is_needed(&plan) {
         let known = inputs.take().map_or_else(hash, Ok)?;
-        let job = Job { plan: &plan, checkpoint: &checkpoint, source: &source, options, inputs: &known, observe };
+        let job = Job {
+            plan: &plan,
+            checkpoint: &checkpoint,
+            source: &source,
+            options: calibration,
+            kept: kept.as_ref(),
+            output: &options.output,
+            inputs: &known,
+            observe,
+        };
         let done = job.run(set.as_ref())?;
         plan = plan::with_facts(request, plan.manifest.recipe.clone(), &done.facts, &source, checkpoint.index())?;
         (inputs, calibrated) = (Some(known), Some(done));
@@ -240,7 +250,7 @@ fn write_weights(
     layer_done: impl Fn(usize),
 ) -> anyhow::Result<Vec<(Written, Option<CalibratedRecord>)>> {
     let weights = &plan.graph.weights;
-    let rotation = calibrate::rotation(&plan.config, &plan.manifest.recipe)?;
+    let rotation = LlamaRotation::of(&plan.config, &plan.manifest.recipe)?;
     let turned = Turned { weights: Weights { checkpoint, config: &plan.config, rotation } };
     let bytes = |name: &str| checkpoint.index().get(name).map_or(0, |info| info.bytes());
     let bar = progress::bytes(weights.iter().map(|weight| bytes(&weight.weight)).sum(), "quantize");

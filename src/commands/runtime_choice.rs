@@ -13,8 +13,7 @@ use crate::usage::UsageError;
 /// Where an artifact is to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RuntimeChoice {
-    /// CUDA instead of the CPU.
-    pub cuda: bool,
+    pub provider: ExecutionProvider,
     /// CPU threads; one per physical core where it is not given.
     pub threads: Option<usize>,
     pub weights: Weights,
@@ -53,7 +52,6 @@ impl RuntimeChoice {
     }
 
     pub(crate) fn options(&self) -> EngineOptions {
-        let provider = if self.cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu };
-        EngineOptions { provider, threads: self.threads, weights: self.weights, launch: self.launch }
+        EngineOptions { provider: self.provider, threads: self.threads, weights: self.weights, launch: self.launch }
     }
 }

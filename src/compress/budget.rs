@@ -21,10 +21,11 @@ use crate::artifact::plan::{self, Facts, Plan, Request};
 use crate::artifact::source::Source;
 use crate::calib::CalibrationSet;
 use crate::checkpoint::Checkpoint;
-use crate::commands::export::Options;
-use crate::compress::calibrate::{self, Kept, Keys, Weights};
+use crate::compress::Options;
+use crate::compress::calibrate::{Kept, Keys, Weights};
 use crate::host::progress::Observe;
 use crate::model::LinearInput;
+use crate::model::LlamaRotation;
 use crate::quant::{Allocation, BudgetError, Choice, allocate};
 use crate::recipe::{BudgetRecipe, FormatName, Override, Recipe};
 use crate::record::{BudgetRecord, FileRecord};
@@ -121,6 +122,9 @@ pub struct Parts<'a> {
     pub source: &'a Source,
     /// The checkpoint's files with their hashes, where statistics are kept.
     pub inputs: &'a [FileRecord],
+    pub kept: Option<&'a Kept>,
+    /// Where scratch files may lie.
+    pub beside: &'a Path,
     pub observe: Observe<'a>,
 }
 
@@ -137,19 +141,17 @@ pub fn chosen(
 ) -> anyhow::Result<Option<BudgetPlan>> {
     let recipe = &plan.manifest.recipe;
     let (Some(target), Some(set)) = (recipe.budget, set) else { return Ok(None) };
-    let Parts { checkpoint, source, inputs, observe } = *parts;
-    let kept = options.save_stats.as_deref().map(Kept::open).transpose()?;
+    let Parts { checkpoint, source, inputs, kept, beside, observe } = *parts;
     let keys = Keys { plan, inputs, options, set: Some(set) };
-    let rotation = calibrate::rotation(&plan.config, recipe)?;
-    let beside = options.output.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let rotation = LlamaRotation::of(&plan.config, recipe)?;
     let task = Task {
         weights: &Weights { checkpoint, config: &plan.config, rotation },
         plan: &|recipe| plan::with_facts(request, recipe, &Facts::default(), source, checkpoint.index()),
         sequences: &set.sequences,
-        provider: if options.cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu },
+        provider: options.provider,
         threads: options.threads,
-        scratch: beside.unwrap_or(Path::new(".")),
-        kept: kept.map(|kept| (kept, keys.budget())),
+        scratch: beside,
+        kept: kept.map(|kept| (kept.clone(), keys.budget())),
         activation: plan.activation,
         observe,
     };

@@ -9,22 +9,23 @@
 //! model runs only as far as statistics are missing, so layers and statistics that are there cost their reading.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use crate::artifact::dataset;
 use crate::artifact::plan::{Facts, Plan};
+use crate::artifact::prepared::Prepared;
 use crate::artifact::source::{self, Source};
 use crate::calib::{self, CalibError, CalibrationSet, StreamOptions, TooFewTokens, Vocabulary};
 use crate::checkpoint::Checkpoint;
-use crate::commands::export::Options;
+use crate::compress::Options;
 use crate::host::interrupt;
 use crate::host::progress::{self, Observe, Step};
-use crate::model::{LinearInput, LlamaConfig, LlamaRotation, Mapping, RotationOptions, Smooth, mappings};
+use crate::model::{LinearInput, LlamaConfig, LlamaRotation, Mapping, Smooth, mappings};
 use crate::quant::InputStats;
-use crate::recipe::{AwqRecipe, Recipe, RotationRecipe, WeightRecipe};
+use crate::recipe::{AwqRecipe, Recipe, WeightRecipe};
 use crate::record::FileRecord;
-use crate::runtime::ExecutionProvider;
 use crate::usage::UsageError;
 
 mod activations;
@@ -40,7 +41,6 @@ mod work;
 
 pub use kept::Kept;
 pub use keys::Keys;
-pub use layer::{Found, Prepared};
 pub use stream::interrupted;
 pub use turned::Turned;
 pub use weights::Weights;
@@ -58,6 +58,9 @@ pub struct Job<'a> {
     pub checkpoint: &'a Checkpoint,
     pub source: &'a Source,
     pub options: &'a Options,
+    pub kept: Option<&'a Kept>,
+    /// The artifact's folder, beside which finished layers wait.
+    pub output: &'a Path,
     /// The checkpoint's files with their hashes.
     pub inputs: &'a [FileRecord],
     pub observe: Observe<'a>,
@@ -87,14 +90,6 @@ pub fn is_needed(plan: &Plan) -> bool {
     recipe.rotation().is_some() || recipe.calibrated_part(&resolved).is_some()
 }
 
-/// The rotation that the recipe asks for.
-pub fn rotation(config: &LlamaConfig, recipe: &Recipe) -> anyhow::Result<Option<LlamaRotation>> {
-    let draw = |RotationRecipe { kind, seed }| {
-        LlamaRotation::new(config, &RotationOptions { kind: kind.rotation(), seed, residual: true, heads: true })
-    };
-    Ok(recipe.rotation().map(draw).transpose()?)
-}
-
 /// The calibration set of the recipe, if it names one; refused where it shares a passage with an evaluation file.
 pub fn set(recipe: &Recipe, config: &LlamaConfig, source: &Source, options: &Options) -> anyhow::Result<Option<CalibrationSet>> {
     let Some(calibration) = &recipe.calibration else {
@@ -109,7 +104,7 @@ pub fn set(recipe: &Recipe, config: &LlamaConfig, source: &Source, options: &Opt
     refuse_too_few(&set, config).with_context(|| format!("calibration set {}", calibration.set))?;
     for file in &options.evaluation {
         let shown = file.display().to_string();
-        let dataset = crate::commands::evaluate::dataset(&shown)?;
+        let dataset = dataset::load(&shown)?;
         set.refuse_leak(&dataset, &shown)?;
     }
     Ok(Some(set))
@@ -129,15 +124,15 @@ impl Job<'_> {
     /// Rounds every layer that the work folder does not have yet.
     pub fn run(&self, set: Option<&CalibrationSet>) -> anyhow::Result<Calibrated> {
         let (plan, config) = (self.plan, &self.plan.config);
-        let rotation = rotation(config, &plan.manifest.recipe)?;
+        let rotation = LlamaRotation::of(config, &plan.manifest.recipe)?;
         let weights = Weights { checkpoint: self.checkpoint, config, rotation };
-        let kept = self.options.save_stats.as_deref().map(Kept::open).transpose()?;
-        let work = WorkFolder::open(&self.options.output, &self.keys(set).layers())?;
+        let work = WorkFolder::open(self.output, &self.keys(set).layers())?;
         let bar = progress::count((config.num_hidden_layers * LinearInput::ALL.len()) as u64, "calibrate");
         let mut chain = blake3::Hasher::new();
         chain.update(self.keys(set).statistics().as_bytes());
         let sequences = set.map_or(&[][..], |set| &set.sequences);
-        let activations = Activations::new(&weights, sequences, self.stream_options(work.path()), kept, chain, bar.clone());
+        let activations =
+            Activations::new(&weights, sequences, self.stream_options(work.path()), self.kept.cloned(), chain, bar.clone());
         let mut layers = Layers { job: self, weights: &weights, work: &work, activations, previous: LayerResult::default() };
         let mut facts = Facts::default();
         for layer in 0..config.num_hidden_layers {
@@ -159,7 +154,7 @@ impl Job<'_> {
 
     fn stream_options(&self, scratch: &std::path::Path) -> StreamOptions {
         StreamOptions {
-            provider: if self.options.cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu },
+            provider: self.options.provider,
             threads: self.options.threads,
             reference: needs_reference(self.plan),
             batch_tokens: None,

@@ -1,4 +1,20 @@
 //! Chooses the numbers: the widths of a budget, the codes and scales of a calibration.
 
+use std::path::PathBuf;
+
+use crate::runtime::ExecutionProvider;
+
 pub mod budget;
 pub mod calibrate;
+
+/// How a calibration runs.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Options {
+    /// Where statistics are kept and looked for.
+    pub save_stats: Option<PathBuf>,
+    /// Evaluation files that the calibration set must share no passage with.
+    pub evaluation: Vec<PathBuf>,
+    pub provider: ExecutionProvider,
+    /// CPU threads; one per physical core where it is not given.
+    pub threads: Option<usize>,
+}

@@ -19,6 +19,7 @@ use ndarray::{Array2, ArrayView1, ArrayView2, CowArray, Ix2};
 
 use super::LlamaConfig;
 use crate::quant::{Rotation, RotationError, RotationKind};
+use crate::recipe::{Recipe, RotationRecipe};
 
 /// Which rotations a model gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,17 @@ pub struct LlamaRotation {
 }
 
 impl LlamaRotation {
+    /// The one that `recipe` asks for, if it asks for one: of the residual stream and of the heads.
+    ///
+    /// # Errors
+    /// As [`LlamaRotation::new`].
+    pub fn of(config: &LlamaConfig, recipe: &Recipe) -> Result<Option<LlamaRotation>, RotationError> {
+        let draw = |RotationRecipe { kind, seed }| {
+            LlamaRotation::new(config, &RotationOptions { kind: kind.rotation(), seed, residual: true, heads: true })
+        };
+        recipe.rotation().map(draw).transpose()
+    }
+
     /// Draws the rotations; an error where a size has no Hadamard matrix.
     pub fn new(cfg: &LlamaConfig, options: &RotationOptions) -> Result<LlamaRotation, RotationError> {
         let draw = |size, index: usize| Rotation::new(options.kind, size, options.seed, index as u64);

@@ -15,7 +15,7 @@ use crate::host::interrupt;
 use crate::host::table::{size, table};
 use crate::host::terminal;
 use crate::record::{BenchSettings, Outcome, RunRecord};
-use crate::runtime::{self, ExecutionProvider};
+use crate::runtime::{self};
 
 mod blank;
 mod builtin;
@@ -75,8 +75,8 @@ pub fn run(experiment: &str, ask: Ask, log: Stdio) -> anyhow::Result<RunReport> 
     let experiment = Experiment::load(experiment)?;
     let results = ask.results.clone();
     known_baseline(&ask.baseline, &experiment.name, &results)?;
-    if ask.device.cuda {
-        runtime::require(ExecutionProvider::Cuda)?;
+    if ask.device.provider.is_gpu() {
+        runtime::require(ask.device.provider)?;
     }
     let job = Subject::open(ask)?.plan(&experiment)?.job;
     recorded(&job)?;

@@ -31,7 +31,7 @@ pub use report::{ResultRow, Results, SweepReport};
 use crate::host::interrupt;
 use crate::host::terminal;
 use crate::record::RunRecord;
-use crate::runtime::{self, ExecutionProvider};
+use crate::runtime::{self};
 use crate::study::experiment::{Job, work};
 use board::{Board, Line, State};
 use plan::{Before, Row, SweepPlan};
@@ -67,8 +67,9 @@ pub fn run(request: &Request) -> anyhow::Result<SweepReport> {
         return Ok(SweepReport::Plan(shown));
     }
     let open: Vec<usize> = (0..plan.rows.len()).filter(|&row| plan.rows[row].is_open(request.retry_failed)).collect();
-    if plan.rows[0].planned.job.device.cuda && !open.is_empty() {
-        runtime::require(ExecutionProvider::Cuda)?;
+    let provider = plan.rows[0].planned.job.device.provider;
+    if provider.is_gpu() && !open.is_empty() {
+        runtime::require(provider)?;
     }
     let lock = work::hold_for_sweep(&plan.results)?.ok_or_else(|| SweepError::Busy { folder: plan.results.clone() })?;
     interrupt::install();
@@ -112,7 +113,7 @@ fn slots(request: &Request, plan: &SweepPlan) -> Result<Vec<Option<String>>, Swe
     }
     let refused = || SweepError::Devices { got: request.devices.join(",") };
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-    let devices = lent(&request.devices, visible.as_deref()).filter(|_| job.device.cuda).ok_or_else(refused)?;
+    let devices = lent(&request.devices, visible.as_deref()).filter(|_| job.device.provider.is_gpu()).ok_or_else(refused)?;
     // What NVML cannot count is noticed when it is used.
     if let (None, Ok(count)) = (visible, runtime::gpu_count())
         && let Some(missing) = devices.iter().find(|device| device.parse::<u32>().is_ok_and(|device| device >= count))

@@ -6,5 +6,5 @@ mod transpose;
 mod widen;
 
 pub use dtype::DType;
-pub use transpose::{transpose, transpose_into, transpose_with};
+pub use transpose::{transpose, transpose_bytes, transpose_into, transpose_with};
 pub use widen::Widen;

@@ -25,6 +25,14 @@ pub fn transpose<T: Copy + Default + Send + Sync>(matrix: &[T], rows: usize, col
     transposed
 }
 
+/// `[rows, columns]` elements of two or four bytes as `[columns, rows]`.
+pub fn transpose_bytes(bytes: Vec<u8>, rows: usize, columns: usize, element: usize) -> Vec<u8> {
+    match element {
+        2 => transpose(bytes.as_chunks::<2>().0, rows, columns).into_flattened(),
+        _ => transpose(bytes.as_chunks::<4>().0, rows, columns).into_flattened(),
+    }
+}
+
 /// Transposes the matrix `[rows, columns]` whose elements `read(row, first column, line)` writes into a line, on all cores.
 ///
 /// # Panics

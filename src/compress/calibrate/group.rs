@@ -7,8 +7,9 @@ use half::f16;
 use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use super::judge::{judge, judged_by_report};
-use super::layer::{Found, LayerResult, Prepared, place, scale_rows};
+use super::layer::{LayerResult, place, scale_rows};
 use super::weights::Weights;
+use crate::artifact::prepared::{Prepared, RoundingOutcome};
 use crate::artifact::quantize::refuse_lost_weights;
 use crate::model::{LinearInput, Mapping, Smooth, mappings};
 use crate::quant::{
@@ -173,7 +174,7 @@ impl Group<'_> {
         rounded: &Rounded,
         recipe: &WeightRecipe,
         scaling: Option<&Scaling>,
-    ) -> anyhow::Result<Found> {
+    ) -> anyhow::Result<RoundingOutcome> {
         let mut effective = rounded.tensor.dequantize();
         if let Some(scaling) = scaling {
             effective /= &ArrayView1::from(scaling.scales.as_slice());
@@ -195,7 +196,7 @@ impl Group<'_> {
             rtn_kept: rounded.report.rtn_kept,
             ..judged
         });
-        Ok(Found { relative_error: if norm > 0.0 { error / norm } else { 0.0 }, calibrated })
+        Ok(RoundingOutcome { relative_error: if norm > 0.0 { error / norm } else { 0.0 }, calibrated })
     }
 
     /// Whether AWQ's clipping is searched for: not for q and k, whose product is what counts, and not under GPTQ, which would

@@ -3,7 +3,8 @@
 use anyhow::Context;
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
 
-use super::layer::{Found, LayerResult, Prepared, place};
+use super::layer::{LayerResult, place};
+use crate::artifact::prepared::{Prepared, RoundingOutcome};
 use crate::model::{LinearInput, Mapping};
 use crate::quant::{InputStats, QuantizedTensor, RoundingReport, Scheme, fake_quantize, output_error, squared_distance};
 use crate::record::CalibratedRecord;
@@ -59,7 +60,7 @@ pub fn judge_divided(
     let relative_error = if norm > 0.0 { error / norm } else { 0.0 };
     let output_error = relative_output_error(w.view(), effective, stats);
     let calibrated = found.calibrated.take().map(|judged| CalibratedRecord { output_error, ..judged });
-    *found = Found { relative_error, calibrated };
+    *found = RoundingOutcome { relative_error, calibrated };
     Ok(())
 }
 
@@ -105,8 +106,10 @@ mod tests {
         let scheme = WeightRecipe::of(FormatName::Int4).scheme().unwrap();
         let tensor = Rtn.quantize(w.view(), &scheme, None).unwrap().tensor;
         assert_eq!(tensor.dequantize(), w);
-        let found =
-            Found { relative_error: 0.0, calibrated: Some(CalibratedRecord { awq_ratio: Some(0.5), ..judged(0.0, 0.25) }) };
+        let found = RoundingOutcome {
+            relative_error: 0.0,
+            calibrated: Some(CalibratedRecord { awq_ratio: Some(0.5), ..judged(0.0, 0.25) }),
+        };
         let mut result = LayerResult::default();
         result.weights.insert(NAME.to_owned(), Prepared::Quantized(Box::new(tensor), found));
         let stats = InputStats { tokens: 1, gram: Array2::eye(32), mean_abs: vec![1.0; 32], max_abs: vec![1.0; 32], cross: None };

@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 
 use crate::artifact::plan::Plan;
 use crate::calib::CalibrationSet;
-use crate::commands::export::Options;
+use crate::compress::Options;
 use crate::recipe::WeightRecipe;
 use crate::record::FileRecord;
+use crate::runtime::ExecutionProvider;
 
 /// Changes with every version of the program whose layers or statistics are not those of the one before.
 const FORM: u32 = 3;
@@ -47,7 +48,7 @@ impl Keys<'_> {
             "set": self.set.map(CalibrationSet::hash),
             "model": self.inputs,
             "config": format!("{:?}", self.plan.config),
-            "cuda": self.options.cuda,
+            "cuda": self.options.provider == ExecutionProvider::Cuda,
             "threads": self.options.threads,
         });
         blake3::hash(all.to_string().as_bytes())

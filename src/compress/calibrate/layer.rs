@@ -8,28 +8,11 @@ use ndarray::{Array2, ArrayView1};
 use serde::{Deserialize, Serialize};
 
 use super::weights::Weights;
+use crate::artifact::prepared::{Prepared, RoundingOutcome};
 use crate::checkpoint::{Numbers, TensorFile};
 use crate::model::{LinearInput, LlamaConfig, Mapping, Smooth, mappings};
 use crate::quant::{Codes, NestedScales, Outliers, QuantizedTensor};
 use crate::recipe::WeightRecipe;
-use crate::record::CalibratedRecord;
-
-/// A weight as the artifact will hold it.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Prepared {
-    Quantized(Box<QuantizedTensor>, Found),
-    /// Not quantized, and mostly not the checkpoint's numbers either: turned, scaled, a norm that took AWQ's scales, or a weight
-    /// whose outliers would take as much as f16.
-    Dense(Vec<usize>, Vec<f32>),
-}
-
-/// What is to be recorded of a quantized weight.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Found {
-    /// ‖W − Ŵ‖² / ‖W‖².
-    pub relative_error: f64,
-    pub calibrated: Option<CalibratedRecord>,
-}
 
 /// A finished layer: what differs from the checkpoint.
 ///
@@ -45,17 +28,7 @@ pub struct LayerResult {
 /// The file's note.
 #[derive(Serialize, Deserialize)]
 struct Note {
-    found: BTreeMap<String, Found>,
-}
-
-impl Prepared {
-    /// What calibration found about it.
-    pub fn record(&self) -> Option<CalibratedRecord> {
-        match self {
-            Prepared::Quantized(_, found) => found.calibrated.clone(),
-            Prepared::Dense(..) => None,
-        }
-    }
+    found: BTreeMap<String, RoundingOutcome>,
 }
 
 impl LayerResult {
@@ -236,6 +209,8 @@ fn take_tensor(file: &mut TensorFile, name: &str, recipes: &BTreeMap<String, Wei
 
 #[cfg(test)]
 mod tests {
+    use crate::record::CalibratedRecord;
+
     use super::*;
     use crate::quant::{Rtn, with_outliers};
     use crate::recipe::FormatName;
@@ -267,7 +242,7 @@ mod tests {
                 target_error: Some(0.25),
                 rtn_kept: true,
             });
-            let found = Found { relative_error: 0.1 + 0.2, calibrated };
+            let found = RoundingOutcome { relative_error: 0.1 + 0.2, calibrated };
             result.weights.insert(name, Prepared::Quantized(Box::new(rounded.tensor), found));
         }
         result.weights.insert("norm".to_owned(), Prepared::Dense(vec![3], vec![1.0, -0.5, 3e-8]));

@@ -5,12 +5,13 @@ use anyhow::Context;
 use ndarray::ArrayView2;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::layer::Prepared;
 use super::weights::Weights;
-use crate::artifact::quantize::{Written, transpose, write_prepared};
+use crate::artifact::prepared::Prepared;
+use crate::artifact::quantize::{Written, write_prepared};
 use crate::checkpoint::TensorView;
 use crate::model::{Order, StoredForm, StoredWeight};
 use crate::onnx::DataFile;
+use crate::tensor::transpose_bytes;
 use crate::tensor::{self, DType};
 
 /// Elements that are turned at a time: 64 MB in f32.
@@ -77,7 +78,7 @@ impl Turned<'_> {
             match order {
                 Order::OutIn => data.write_part(initializer, first * in_features * element, &band)?,
                 Order::InOut => {
-                    let transposed = transpose(band, height, in_features, element);
+                    let transposed = transpose_bytes(band, height, in_features, element);
                     for (i, line) in transposed.chunks(height * element).enumerate() {
                         data.write_part(initializer, (i * out_features + first) * element, line)?;
                     }

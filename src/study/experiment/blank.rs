@@ -2,7 +2,7 @@
 
 use super::{Device, Job};
 use crate::record::{EnvironmentRecord, ProgramRecord, RUN_SCHEMA, RunModel, RunRecord};
-use crate::runtime::{self, ExecutionProvider};
+use crate::runtime::{self};
 
 /// The record of `job` with nothing measured, the runtime not asked.
 pub fn record(job: &Job) -> RunRecord {
@@ -46,7 +46,7 @@ fn program() -> ProgramRecord {
 fn machine(device: &Device) -> EnvironmentRecord {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     EnvironmentRecord {
-        ep: device.ep().to_owned(),
+        ep: device.provider.name().to_owned(),
         onnxruntime: None,
         cpu: processor(&text).unwrap_or(std::env::consts::ARCH).to_owned(),
         cores: num_cpus::get_physical(),
@@ -65,9 +65,9 @@ fn processor(text: &str) -> Option<&str> {
 
 /// Adds what ONNX Runtime and NVML say.
 pub fn ask_runtime(environment: &mut EnvironmentRecord, device: &Device) {
-    let doctor = runtime::doctor(if device.cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu });
+    let doctor = runtime::doctor(device.provider);
     environment.onnxruntime = doctor.library.ok().map(|library| library.version);
-    if let Some(gpu) = device.cuda.then(runtime::visible_gpu).and_then(Result::ok) {
+    if let Some(gpu) = device.provider.is_gpu().then(runtime::visible_gpu).and_then(Result::ok) {
         (environment.gpu, environment.driver) = (Some(gpu.name), Some(gpu.driver));
     }
 }

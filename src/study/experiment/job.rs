@@ -10,6 +10,7 @@ use crate::commands::RuntimeChoice;
 use crate::eval::coqa::Protocol;
 use crate::recipe::Recipe;
 use crate::record::BenchSettings;
+use crate::runtime::ExecutionProvider;
 use crate::runtime::{Launch, Weights};
 use crate::tensor::DType;
 
@@ -44,7 +45,9 @@ pub struct Job {
 /// Where it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    pub cuda: bool,
+    /// As a flag, which is what the ids of records are of.
+    #[serde(rename = "cuda", with = "as_flag")]
+    pub provider: ExecutionProvider,
     /// CPU threads; one per physical core where it is not given.
     pub threads: Option<usize>,
     /// Activations in f32 instead of f16.
@@ -54,12 +57,23 @@ pub struct Device {
     pub eager: bool,
 }
 
-impl Device {
-    /// As records spell it.
-    pub fn ep(&self) -> &'static str {
-        if self.cuda { "cuda" } else { "cpu" }
+/// `true` for CUDA, `false` for the CPU.
+mod as_flag {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::runtime::ExecutionProvider;
+
+    pub fn serialize<S: Serializer>(provider: &ExecutionProvider, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bool(*provider == ExecutionProvider::Cuda)
     }
 
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ExecutionProvider, D::Error> {
+        let is_cuda = bool::deserialize(from)?;
+        Ok(if is_cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu })
+    }
+}
+
+impl Device {
     /// Element type of activations.
     pub fn activation(&self) -> DType {
         if self.f32 { DType::F32 } else { DType::F16 }
@@ -68,7 +82,7 @@ impl Device {
     /// To run an artifact there.
     pub fn runtime(&self, weights: Weights) -> RuntimeChoice {
         let launch = if self.eager { Launch::Eager } else { Launch::Replayed };
-        RuntimeChoice { cuda: self.cuda, threads: self.threads, weights, launch }
+        RuntimeChoice { provider: self.provider, threads: self.threads, weights, launch }
     }
 }
 
@@ -94,8 +108,8 @@ pub enum ScoringWeights {
 
 impl ScoringWeights {
     /// The faster of the two at full precision: the CPU has such kernels for 4 bits only.
-    pub fn of(cuda: bool) -> ScoringWeights {
-        if cuda { ScoringWeights::Fused } else { ScoringWeights::Dequantized }
+    pub fn of(provider: ExecutionProvider) -> ScoringWeights {
+        if provider.is_gpu() { ScoringWeights::Fused } else { ScoringWeights::Dequantized }
     }
 
     /// As the runtime calls it.

@@ -21,6 +21,7 @@ use super::worker::{Event, Task};
 use super::{Job, TextMeasure, blank, subject};
 use crate::artifact::{hashing, source};
 use crate::commands::{evaluate, export, generate};
+use crate::compress;
 use crate::eval::compare::{NamedLines, compare};
 use crate::eval::coqa::lines::read_lines;
 use crate::host::interrupt;
@@ -87,10 +88,12 @@ pub fn artifact(job: &Job) -> anyhow::Result<()> {
 
 fn options(job: &Job, output: PathBuf) -> export::Options {
     export::Options {
-        save_stats: job.save_stats.clone().filter(|_| job.recipe.calibration.is_some()),
-        evaluation: job.evaluation(),
-        cuda: job.device.cuda,
-        threads: job.device.threads,
+        calibration: compress::Options {
+            save_stats: job.save_stats.clone().filter(|_| job.recipe.calibration.is_some()),
+            evaluation: job.evaluation(),
+            provider: job.device.provider,
+            threads: job.device.threads,
+        },
         ..export::Options::new(output)
     }
 }

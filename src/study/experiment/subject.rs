@@ -10,14 +10,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Device, Experiment, Job, Measure, work};
+use crate::artifact::dataset;
 use crate::artifact::hashing;
 use crate::artifact::plan::{Facts, Plan, with_facts};
 use crate::artifact::source::{self, Source};
 use crate::checkpoint::Index;
+use crate::commands::bench;
 use crate::commands::claims::{self, Asked};
-use crate::commands::export::Options;
-use crate::commands::{bench, evaluate};
 use crate::companions::Companions;
+use crate::compress;
 use crate::compress::calibrate;
 use crate::contract::{COMPANIONS, Companion};
 use crate::host::sealed;
@@ -158,7 +159,7 @@ impl Subject {
     fn calibration(&mut self, job: &Job, plan: &Plan) -> anyhow::Result<(Option<String>, usize)> {
         let Some(calibration) = job.recipe.calibration.as_ref().filter(|_| self.fixed.is_some()) else { return Ok((None, 0)) };
         if !self.sets.contains_key(&calibration.set) {
-            let options = Options { evaluation: job.evaluation(), ..Options::new(PathBuf::new()) };
+            let options = compress::Options { evaluation: job.evaluation(), ..compress::Options::default() };
             let set = calibrate::set(&job.recipe, &plan.config, &self.source, &options)?.context("the recipe names a set")?;
             self.sets.insert(calibration.set.clone(), (set.tokens(), set.hash().to_owned()));
         }
@@ -172,7 +173,7 @@ impl Subject {
         let (questions, dir) = (&mut self.questions, &self.source.dir);
         let coqa = measure.coqa.as_ref().map(|coqa| {
             let protocol = coqa.protocol.protocol();
-            let (dataset, data) = evaluate::dataset_hashed(&coqa.data)?;
+            let (dataset, data) = dataset::load_hashed(&coqa.data)?;
             // What would be refused at the end is refused before the work.
             let asked = Asked { dataset: &dataset, protocol: &protocol, limit: coqa.limit };
             claims::notes(dir, &Companions::read(dir)?, &asked)?;

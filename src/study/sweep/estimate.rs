@@ -34,7 +34,7 @@ pub fn by_rule(planned: &Planned) -> f64 {
     let job = &planned.job;
     let millions = planned.parameters as f64 / 1e6;
     let work = calibration(planned, millions) + scores(planned, millions) + bench(job, millions);
-    let device = if job.device.cuda { CUDA } else { 1.0 };
+    let device = if job.device.provider.is_gpu() { CUDA } else { 1.0 };
     OVERHEAD + EXPORT * millions + work / device
 }
 

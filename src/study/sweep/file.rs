@@ -8,6 +8,7 @@ use super::SweepError;
 use super::axes::{Axes, Combination, Exclude, Excluded};
 use crate::host::read;
 use crate::record::BenchSettings;
+use crate::runtime::ExecutionProvider;
 use crate::study::experiment::{
     Ask, CoqaMeasure, Device, EMBEDDED_MODEL, Experiment, Measure, ProtocolName, ScoringWeights, TextMeasure, bench_settings,
     placed,
@@ -25,7 +26,7 @@ pub struct SweepFile {
     /// Folder of a checkpoint, or a hub repo id.
     model: Option<String>,
     baseline: Option<String>,
-    ep: Option<EpWord>,
+    ep: Option<ExecutionProvider>,
     dtype: Option<DtypeWord>,
     /// A calibration set in place of that of every recipe that has one.
     calibration: Option<String>,
@@ -36,13 +37,6 @@ pub struct SweepFile {
     exclude: Vec<Exclude>,
     #[serde(default)]
     measure: MeasureWords,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum EpWord {
-    Cpu,
-    Cuda,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -101,7 +95,7 @@ pub struct Overrides {
     pub protocol: Option<ProtocolName>,
     pub limit: Option<usize>,
     pub text: Option<PathBuf>,
-    pub cuda: Option<bool>,
+    pub ep: Option<ExecutionProvider>,
     pub f32: Option<bool>,
     pub threads: Option<usize>,
     pub no_bench: bool,
@@ -141,8 +135,8 @@ impl SweepFile {
     pub fn ask(&self, path: &Path, results: PathBuf, overrides: Overrides) -> Result<Ask, SweepError> {
         let beside = |name: &str| beside(path, name);
         let model = overrides.model.or(self.model.as_deref().map(beside)).unwrap_or_else(|| EMBEDDED_MODEL.to_owned());
-        let cuda = overrides.cuda.unwrap_or(self.ep == Some(EpWord::Cuda));
-        let f32 = overrides.f32.or(self.dtype.map(|dtype| dtype == DtypeWord::F32)).unwrap_or(!cuda);
+        let provider = overrides.ep.or(self.ep).unwrap_or_default();
+        let f32 = overrides.f32.or(self.dtype.map(|dtype| dtype == DtypeWord::F32)).unwrap_or(!provider.is_gpu());
         let words = &self.measure;
         let data = overrides.coqa.or(words.coqa.as_ref().map(|coqa| beside(&coqa.data)));
         let coqa = data.map(|data| CoqaMeasure {
@@ -161,18 +155,18 @@ impl SweepFile {
             return Err(SweepError::TextAlone { file: path.display().to_string() });
         }
         let graph = words.bench.as_ref().and_then(|bench| bench.cuda_graph);
-        if graph == Some(true) && !cuda {
+        if graph == Some(true) && !provider.is_gpu() {
             let (what, expected) = ("bench cuda_graph", "true on CUDA only");
             return Err(SweepError::Senseless { file: path.display().to_string(), what, expected });
         }
-        let eager = cuda && graph == Some(false);
-        let bench = words.bench.as_ref().filter(|_| !overrides.no_bench).map(|bench| bench.settings(cuda && !eager));
+        let eager = provider.is_gpu() && graph == Some(false);
+        let bench = words.bench.as_ref().filter(|_| !overrides.no_bench).map(|bench| bench.settings(provider.is_gpu() && !eager));
         refuse_senseless(path, coqa.as_ref(), text.as_ref(), bench.as_ref())?;
         Ok(Ask {
             model,
             results,
-            device: Device { cuda, threads: overrides.threads, f32, eager },
-            measure: Measure { coqa, text, bench, weights: words.weights.unwrap_or(ScoringWeights::of(cuda)) },
+            device: Device { provider, threads: overrides.threads, f32, eager },
+            measure: Measure { coqa, text, bench, weights: words.weights.unwrap_or(ScoringWeights::of(provider)) },
             calibration: overrides.calibration.or(self.calibration.as_deref().map(beside)),
             baseline: self.baseline()?,
             keep: overrides.keep,
@@ -384,27 +378,27 @@ mod tests {
                     limit = 5 }\nbench = { batches = [1, 4] }";
         let sweep = SweepFile::parse("s.toml", text).unwrap();
         let ask = sweep.ask(path, "r".into(), Overrides::default()).unwrap();
-        assert_eq!((ask.model.as_str(), ask.device.cuda, ask.device.f32), ("/nowhere/./m", true, false));
+        assert_eq!((ask.model.as_str(), ask.device.provider, ask.device.f32), ("/nowhere/./m", ExecutionProvider::Cuda, false));
         let bench = ask.measure.bench.unwrap();
         assert_eq!((bench.batches, bench.prompts, bench.cuda_graph), (vec![1, 4], vec![128], true));
         assert_eq!(ask.measure.coqa.unwrap().data, "/nowhere/./q.json");
-        let graph = |text: &str, cuda: Option<bool>| {
-            let overrides = Overrides { cuda, ..Overrides::default() };
+        let graph = |text: &str, ep: Option<ExecutionProvider>| {
+            let overrides = Overrides { ep, ..Overrides::default() };
             let ask = SweepFile::parse("s.toml", text).unwrap().ask(path, "r".into(), overrides).unwrap();
             ask.measure.bench.unwrap().cuda_graph
         };
         let launched = text.replace("batches", "cuda_graph = false, batches");
-        assert_eq!((graph(text, None), graph(&launched, None), graph(text, Some(false))), (true, false, false));
+        assert_eq!((graph(text, None), graph(&launched, None), graph(text, Some(ExecutionProvider::Cpu))), (true, false, false));
         assert!(SweepFile::parse("s.toml", &launched).unwrap().ask(path, "r".into(), Overrides::default()).unwrap().device.eager);
         let overrides = Overrides {
             model: Some("org/name".into()),
             coqa: Some("mine.json".into()),
-            cuda: Some(false),
+            ep: Some(ExecutionProvider::Cpu),
             no_bench: true,
             ..Overrides::default()
         };
         let ask = sweep.ask(path, "r".into(), overrides).unwrap();
-        assert_eq!((ask.model.as_str(), ask.device.cuda, ask.device.f32), ("org/name", false, true));
+        assert_eq!((ask.model.as_str(), ask.device.provider, ask.device.f32), ("org/name", ExecutionProvider::Cpu, true));
         let coqa = ask.measure.coqa.unwrap();
         assert_eq!((coqa.data.as_str(), coqa.protocol, coqa.limit), ("mine.json", ProtocolName::LmEval, Some(5)));
         assert_eq!(ask.measure.bench, None);
