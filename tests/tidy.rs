@@ -281,6 +281,45 @@ fn check_rows(source: &Source) -> Vec<String> {
     faults
 }
 
+/// Which files each file uses, by place in `files`. What a file takes from a module that it lies in is no arrow: a folder's own
+/// file and what it is divided into are one thing.
+fn arrows(files: &[Source]) -> Vec<Vec<usize>> {
+    let modules: Vec<Vec<String>> = files.iter().map(Source::module).collect();
+    let file_of = |path: &[String]| {
+        let within = |module: &&Vec<String>| !module.is_empty() && path.starts_with(module);
+        let longest = modules.iter().filter(within).max_by_key(|module| module.len())?;
+        modules.iter().position(|module| module == longest)
+    };
+    let used = |source: &Source| {
+        let own = source.module();
+        let others = used_modules(source).into_iter().filter_map(|(_, path)| file_of(&path));
+        others.filter(|&other| !own.starts_with(&modules[other])).collect()
+    };
+    files.iter().map(used).collect()
+}
+
+/// Files that lead to each other, more than two of them: the largest set for each.
+fn check_circles(files: &[Source]) -> Vec<String> {
+    const MOST: usize = 2;
+    let arrows = arrows(files);
+    let reached = |from: usize| {
+        let (mut seen, mut open) = (vec![false; files.len()], arrows[from].clone());
+        while let Some(next) = open.pop() {
+            if !std::mem::replace(&mut seen[next], true) {
+                open.extend(&arrows[next]);
+            }
+        }
+        seen
+    };
+    let reached: Vec<Vec<bool>> = (0..files.len()).map(reached).collect();
+    let circle = |file: usize| (0..files.len()).filter(|&other| reached[file][other] && reached[other][file]).collect::<Vec<_>>();
+    let mut circles: Vec<Vec<usize>> = (0..files.len()).map(circle).filter(|circle| circle.len() > MOST).collect();
+    circles.sort();
+    circles.dedup();
+    let names = |circle: &Vec<usize>| circle.iter().map(|&file| files[file].path.as_str()).collect::<Vec<_>>().join(", ");
+    circles.iter().map(|circle| format!("these use each other in a circle: {}", names(circle))).collect()
+}
+
 fn check_confined(source: &Source) -> Vec<String> {
     let mut faults = Vec::new();
     let forbidden: Vec<&(&str, &[&str])> =
@@ -447,6 +486,11 @@ fn modules_use_lower_rows_only() {
     let files = shipped_files();
     assert!(files.len() > 10, "the walk found {} files; it looks in the wrong place", files.len());
     expect_none(files.iter().flat_map(check_rows).collect());
+}
+
+#[test]
+fn no_more_than_two_files_use_each_other() {
+    expect_none(check_circles(&shipped_files()));
 }
 
 #[test]

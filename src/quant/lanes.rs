@@ -1,12 +1,15 @@
 //! The scale rules for many groups at once, one group a vector lane: every sum runs in the same order as in `scale.rs`, so
 //! that results are equal bit for bit, and neither sums across lanes nor scalar work a group are left.
 
+use std::array::from_fn;
+
 use multiversion::multiversion;
 
-use super::ScaleRule;
+use super::codebook::{self, nearest_fp4, nearest_nf4};
 use super::scale::{
     asymmetric_params, asymmetric_shrinks, f16_scale, half_range, level, qmax, symmetric_divisors, symmetric_scale,
 };
+use super::{Codebook, Format, ScaleRule, Scheme};
 
 /// Groups side by side: one AVX-512 register, two of AVX2.
 pub(super) const LANES: usize = 16;
@@ -18,6 +21,30 @@ pub(super) type Lanes = [f32; LANES];
 pub(super) struct LaneParams {
     pub scale: Lanes,
     pub zero_point: Lanes,
+}
+
+/// As [`Scheme::encode`] and [`Scheme::decode`] of its result, for 16 rows.
+#[inline(always)]
+pub(in crate::quant) fn nearest(scheme: &Scheme, w: &Lanes, params: &LaneParams) -> ([u8; LANES], Lanes) {
+    /// Added to a whole number below `2^23`, leaves it in the low bits of the sum.
+    const TWO_TO_23: f32 = 8_388_608.0;
+    let LaneParams { scale, zero_point } = params;
+    match scheme.format {
+        Format::Int { bits, .. } => {
+            let qmax = qmax(bits);
+            let level: Lanes = from_fn(|lane| level(w[lane], scale[lane].recip(), zero_point[lane], qmax));
+            let code = from_fn(|lane| (level[lane] + zero_point[lane] + TWO_TO_23).to_bits() as u8);
+            (code, from_fn(|lane| scale[lane] * level[lane]))
+        }
+        Format::Codebook(codebook) => {
+            let inverse: Lanes = from_fn(|lane| codebook::inverse(scale[lane]));
+            let code: [u8; LANES] = match codebook {
+                Codebook::Nf4 => from_fn(|lane| nearest_nf4(w[lane] * inverse[lane])),
+                Codebook::Fp4 => from_fn(|lane| nearest_fp4(w[lane] * inverse[lane])),
+            };
+            (code, from_fn(|lane| scale[lane] * codebook.levels()[usize::from(code[lane] & 0xF)]))
+        }
+    }
 }
 
 #[inline(always)]

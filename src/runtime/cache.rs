@@ -6,7 +6,7 @@ use ort::session::IoBinding;
 use ort::session::Session;
 use ort::value::{DynTensor, TensorElementType, ValueType};
 
-use super::replay::Recording;
+use super::recording::Recording;
 use super::{ExecutionProvider, RuntimeError};
 use crate::tensor::DType;
 

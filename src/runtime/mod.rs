@@ -27,6 +27,7 @@ mod locate;
 mod memory;
 mod prefix;
 mod provider;
+mod recording;
 mod replay;
 mod rows;
 mod score;

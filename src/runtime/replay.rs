@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use ort::memory::Allocator;
-use ort::session::{IoBinding, RunOptions, Session};
+use ort::session::{RunOptions, Session};
 use ort::value::Tensor;
 
 use super::RuntimeError;
@@ -17,6 +17,7 @@ use super::cache::{CacheLayout, KvCache};
 use super::choosing::Choice;
 use super::decoder::{index, run_in_place};
 use super::device_memory::DeviceMemory;
+use super::recording::Recording;
 use super::specialise::{INPUT_IDS, NEXT_TOKENS, POSITIONS, SEQLENS_K, TOTAL_SEQUENCE_LENGTH};
 
 /// How the host sets a decoding step going on a GPU; on the CPU there is one way.
@@ -41,19 +42,6 @@ pub(super) struct Recorder {
     eager: RunOptions,
     /// Number of the last recording; ONNX Runtime keeps 0 for itself.
     last: i32,
-}
-
-/// One decoding step of one cache.
-pub(super) struct Recording {
-    /// The cache, and what is below.
-    binding: IoBinding,
-    options: RunOptions,
-    /// `[rows, 1]`
-    ids: Tensor<i64>,
-    /// `[rows]`
-    seqlens_k: Tensor<i32>,
-    /// `[rows, 1, 1]`
-    next: Tensor<i64>,
 }
 
 impl Recorder {

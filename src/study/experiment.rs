@@ -20,8 +20,10 @@ use crate::runtime::{self};
 mod blank;
 mod builtin;
 mod child;
+mod disk;
 mod error;
 mod job;
+mod messages;
 mod named;
 mod stages;
 mod subject;
@@ -30,12 +32,13 @@ pub mod worker;
 
 pub use builtin::builtin_names;
 pub use child::{Ending, News, Share, Worker};
+pub use disk::is_full as is_disk_full;
 pub use error::ExperimentError;
 pub use job::{CoqaMeasure, Device, Job, Measure, ProtocolName, ScoringWeights, TextMeasure};
+pub use messages::{Event, Task};
 pub use named::{Experiment, MethodLabel, placed};
-pub use stages::{has_artifact, is_disk_full};
+pub use stages::has_artifact;
 pub use subject::{Ask, Planned, Subject};
-pub use worker::{Event, Task};
 
 /// The model of a checkout, which needs no download.
 pub const EMBEDDED_MODEL: &str = "fixtures/tiny-coqa";

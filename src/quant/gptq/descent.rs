@@ -7,8 +7,8 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, Par};
 use multiversion::multiversion;
 
-use super::tile::{Columns, Shared, Tile, nearest};
-use crate::quant::lanes::{LANES, LaneParams, Lanes};
+use super::tile::{Columns, Shared, Tile};
+use crate::quant::lanes::{LANES, LaneParams, Lanes, nearest};
 use crate::quant::scale::{f16_scale, qmax};
 use crate::quant::{Format, ScaleStorage, Scheme};
 

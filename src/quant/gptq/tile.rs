@@ -12,13 +12,11 @@ use rayon::prelude::*;
 
 use super::descent::Descent;
 use super::{Gptq, GroupScales, ScaleFit, weighted};
-use crate::quant::codebook::{self, nearest_fp4, nearest_nf4};
-use crate::quant::lanes::{LANES, LaneParams, Lanes};
+use crate::quant::lanes::{LANES, LaneParams, Lanes, nearest};
 use crate::quant::linalg::Factor;
 use crate::quant::rtn::rtn;
-use crate::quant::scale::{level, qmax};
 use crate::quant::tensor::Codes;
-use crate::quant::{Codebook, Format, Params, QuantizedTensor, Scheme};
+use crate::quant::{Params, QuantizedTensor, Scheme};
 
 /// Rows that a thread takes at a time: the same on every machine, so that the result is too.
 const ROWS: usize = 64;
@@ -343,30 +341,6 @@ fn round_strip(
         for (left, &feedback) in block.lower[column * width..][..column].iter().enumerate() {
             let current = current.lanes_mut(left, strip);
             *current = from_fn(|lane| current[lane] + error[lane] * feedback);
-        }
-    }
-}
-
-/// As [`Scheme::encode`] and [`Scheme::decode`] of its result, for 16 rows.
-#[inline(always)]
-pub(super) fn nearest(scheme: &Scheme, w: &Lanes, params: &LaneParams) -> ([u8; LANES], Lanes) {
-    /// Added to a whole number below `2^23`, leaves it in the low bits of the sum.
-    const TWO_TO_23: f32 = 8_388_608.0;
-    let LaneParams { scale, zero_point } = params;
-    match scheme.format {
-        Format::Int { bits, .. } => {
-            let qmax = qmax(bits);
-            let level: Lanes = from_fn(|lane| level(w[lane], scale[lane].recip(), zero_point[lane], qmax));
-            let code = from_fn(|lane| (level[lane] + zero_point[lane] + TWO_TO_23).to_bits() as u8);
-            (code, from_fn(|lane| scale[lane] * level[lane]))
-        }
-        Format::Codebook(codebook) => {
-            let inverse: Lanes = from_fn(|lane| codebook::inverse(scale[lane]));
-            let code: [u8; LANES] = match codebook {
-                Codebook::Nf4 => from_fn(|lane| nearest_nf4(w[lane] * inverse[lane])),
-                Codebook::Fp4 => from_fn(|lane| nearest_fp4(w[lane] * inverse[lane])),
-            };
-            (code, from_fn(|lane| scale[lane] * codebook.levels()[usize::from(code[lane] & 0xF)]))
         }
     }
 }

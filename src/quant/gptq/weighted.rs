@@ -5,8 +5,7 @@ use std::array::from_fn;
 
 use multiversion::multiversion;
 
-use super::tile::nearest;
-use crate::quant::lanes::{LANES, LaneParams, Lanes};
+use crate::quant::lanes::{LANES, LaneParams, Lanes, nearest};
 use crate::quant::scale::{asymmetric_params, f16_scale, half_range, qmax};
 use crate::quant::{Format, Params, Scheme};
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::worker::{Event, Task};
+use super::messages::{Event, Task};
 use super::{Job, work};
 use crate::calib::{Clock, SOURCE_DATE_EPOCH};
 use crate::host::interrupt;
@@ -142,7 +142,7 @@ impl Worker {
             _ => failure(death(status)),
         };
         match work::record_death(job, failure.clone()) {
-            Err(error) if super::stages::is_disk_full(&error) => Ok(Ending::DiskFull(format!("{error:#}"))),
+            Err(error) if super::disk::is_full(&error) => Ok(Ending::DiskFull(format!("{error:#}"))),
             Err(error) => Err(error),
             Ok(_) => Ok(Ending::Failed(failure)),
         }

@@ -16,8 +16,9 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 
 use super::child::{self, TICK};
+use super::disk;
+use super::messages::{Event, Task};
 use super::work::{self, Work};
-use super::worker::{Event, Task};
 use super::{Job, TextMeasure, blank, subject};
 use crate::artifact::{hashing, source};
 use crate::commands::{evaluate, export, generate};
@@ -52,7 +53,7 @@ pub enum Outcome {
 /// What keeps it from being recorded at all: it was stopped, or its folder is in use.
 pub fn run(job: &Job, tell: &mut dyn FnMut(&Event)) -> anyhow::Result<Outcome> {
     let work = match Work::open(job) {
-        Err(error) if is_disk_full(&error) => return Ok(Outcome::DiskFull(format!("{error:#}"))),
+        Err(error) if disk::is_full(&error) => return Ok(Outcome::DiskFull(format!("{error:#}"))),
         opened => opened?,
     };
     let mut stages = Stages { job, record: blank::record(job), work: &work, tell, stage: "load" };
@@ -61,7 +62,7 @@ pub fn run(job: &Job, tell: &mut dyn FnMut(&Event)) -> anyhow::Result<Outcome> {
     let ended = stages.run();
     let (mut record, stage) = (stages.record, stages.stage);
     let ended = match ended {
-        Err(error) if interrupt::check().is_ok() && !is_disk_full(&error) => {
+        Err(error) if interrupt::check().is_ok() && !disk::is_full(&error) => {
             let failure = FailureRecord { stage: stage.to_owned(), message: format!("{error:#}") };
             record.failure = Some(failure);
             Ok(())
@@ -69,7 +70,7 @@ pub fn run(job: &Job, tell: &mut dyn FnMut(&Event)) -> anyhow::Result<Outcome> {
         other => other,
     };
     match ended.and_then(|()| work.finish(&record, job.keep.as_deref())) {
-        Err(error) if is_disk_full(&error) => Ok(Outcome::DiskFull(format!("{error:#}"))),
+        Err(error) if disk::is_full(&error) => Ok(Outcome::DiskFull(format!("{error:#}"))),
         Err(error) => Err(error),
         Ok(()) => Ok(record.failure.map_or(Outcome::Finished, Outcome::Failed)),
     }
@@ -96,16 +97,6 @@ fn options(job: &Job, output: PathBuf) -> export::Options {
         },
         ..export::Options::new(output)
     }
-}
-
-/// Whether the disk, the quota or a limit on the size of files is what stands in the way.
-pub fn is_disk_full(error: &anyhow::Error) -> bool {
-    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    let is_full = |kind| matches!(kind, StorageFull | QuotaExceeded | FileTooLarge);
-    error.chain().any(|cause| {
-        let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        io.or(cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind)).is_some_and(is_full)
-    })
 }
 
 /// The stages of a job, and the record that they fill.
@@ -430,18 +421,4 @@ fn file_name(data: &str) -> String {
     let path = Path::new(data);
     let name = path.file_name().filter(|_| path.is_file()).map(|name| name.to_string_lossy().into_owned());
     name.unwrap_or_else(|| data.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_disk_is_seen_through_what_reports_it() {
-        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
-        let record = crate::record::RunRecordError::Unwritable { path: "r".into(), source: full() };
-        assert!(is_disk_full(&anyhow::Error::from(record).context("stage")));
-        assert!(is_disk_full(&anyhow::Error::from(full())));
-        assert!(!is_disk_full(&anyhow::Error::from(std::io::Error::from(std::io::ErrorKind::NotFound))));
-    }
 }

@@ -9,60 +9,16 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use serde::{Deserialize, Serialize};
 
-use super::{Device, Job, stages};
+use super::messages::{Event, Task};
+use super::{Device, disk, stages};
 use crate::commands::bench;
 use crate::host::interrupt;
-use crate::record::{BenchPoint, BenchRecord, BenchSettings, Outcome};
+use crate::record::{BenchPoint, BenchSettings, Outcome};
 use crate::runtime::Weights;
 
 /// A stage that looks for interruptions ends within this time of one; any other is ended, which nothing here minds.
 const GRACE: Duration = Duration::from_secs(3);
-
-/// What a worker is to do.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Task {
-    Experiment(Box<Job>),
-    /// Its artifact alone, which is to be kept.
-    Artifact(Box<Job>),
-    /// The benchmark of an artifact, in a process whose memory is nothing else's.
-    Bench {
-        artifact: PathBuf,
-        device: Device,
-        settings: BenchSettings,
-    },
-}
-
-/// What a worker says.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Event {
-    Stage {
-        stage: String,
-    },
-    Progress {
-        done: u64,
-        total: u64,
-        note: String,
-    },
-    /// What a benchmark measured.
-    Measured {
-        record: Box<BenchRecord>,
-    },
-    /// The record is written, with a failure or without.
-    Ended {
-        failure: Option<(String, String)>,
-    },
-    DiskFull {
-        message: String,
-    },
-    /// It could not even be recorded.
-    Broken {
-        message: String,
-    },
-}
 
 /// Does what stdin says.
 pub fn run() -> anyhow::Result<()> {
@@ -85,7 +41,7 @@ pub fn run() -> anyhow::Result<()> {
         Ok(stages::Outcome::Finished) => Event::Ended { failure: None },
         Ok(stages::Outcome::Failed(failure)) => Event::Ended { failure: Some((failure.stage, failure.message)) },
         Ok(stages::Outcome::DiskFull(message)) => Event::DiskFull { message },
-        Err(error) if stages::is_disk_full(&error) => Event::DiskFull { message: format!("{error:#}") },
+        Err(error) if disk::is_full(&error) => Event::DiskFull { message: format!("{error:#}") },
         Err(error) => Event::Broken { message: format!("{error:#}") },
     });
     Ok(())
