@@ -124,7 +124,7 @@ impl<'a> Settings<'a> {
         let ids = self.read(key, "a token id or a list of token ids", |value| {
             let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
             let ids: Option<Vec<i64>> = values.iter().map(whole).collect();
-            Some(ids?.into_iter().filter_map(|id| u32::try_from(id).ok()).collect())
+            ids?.into_iter().filter(|&id| id >= 0).map(|id| u32::try_from(id).ok()).collect()
         });
         Ok(ids?.unwrap_or_default())
     }

@@ -29,11 +29,16 @@ pub enum UsageError {
     )]
     DecodingNotFollowed { settings: String },
     #[error(
-        "tokenizer_config.json: as tokenizer_class {class} transformers builds the tokenizer anew and reads these prompts otherwise than \
-         tokenizer.json, which is followed here, so protocol lm-eval cannot claim its scores; make it PreTrainedTokenizerFast in the \
-         checkpoint's file and export again, or take --protocol official, which notes it"
+        "tokenizer_class {class}: transformers builds the tokenizer anew under that class, which {how}; the file is followed here, so \
+         protocol lm-eval cannot claim its scores; make it PreTrainedTokenizerFast in the checkpoint's tokenizer_config.json and export \
+         again, or take --protocol official, which notes it"
     )]
-    TokenizerNotFollowed { class: String },
+    TokenizerNotFollowed { class: String, how: &'static str },
+    #[error(
+        "config.json: n_positions is {context}, which lm-evaluation-harness takes for the context; it leaves no room for a prompt beside \
+         {new} new tokens; remove it, or take --protocol official, which leaves it aside"
+    )]
+    HarnessContext { context: usize, new: usize },
     #[error("--official-predictions is for every turn; add --protocol official")]
     OfficialWithoutProtocol,
     #[error("--context {got}: the artifact covers {most} positions; ask for fewer, or raise --max-context")]
@@ -46,6 +51,8 @@ pub enum UsageError {
     Repeats { least: usize, most: usize },
     #[error("{path} holds the reference's top {stored} logits, expected {wanted}; ask for --top-k {stored}, or remove the file")]
     OtherTopK { path: String, stored: usize, wanted: usize },
+    #[error("{path}: {problem}; export the artifact again, or fetch it again")]
+    DataFileUnfit { path: String, problem: String },
     #[error("{path} has {got} bytes, expected {expected}; `qonnx verify` checks the other files, export it again")]
     FileSize { path: String, got: u64, expected: u64 },
     #[error(
@@ -68,7 +75,13 @@ pub enum UsageError {
     OutputOfOthers { flag: &'static str, path: String, kind: &'static str },
     #[error("{flag} {path}: is a file that the command also names for something else; give another one")]
     OutputIsInput { flag: &'static str, path: String },
-    #[error("{flag} {path}: is a file of the artifact in the same folder; give another one")]
+    #[error("{flag} {path}: cannot be made ({reason}); give another file")]
+    OutputUnwritable { flag: &'static str, path: String, reason: String },
+    #[error("--save-stats {folder}: lies in the artifact's own folder; give another one")]
+    StatisticsOfOutput { folder: String },
+    #[error("output {path}: its name has {length} bytes, more than the 255 that a file system takes; give a shorter one")]
+    OutputNameLong { path: String, length: usize },
+    #[error("{flag} {path}: lies in an artifact's folder, where nothing but the artifact may be; give another one")]
     OutputOfArtifact { flag: &'static str, path: String },
     #[error("{flag} {path}: is no file, and answers are read back from it; name a file, or leave {flag} out")]
     OutputNotFile { flag: &'static str, path: String },

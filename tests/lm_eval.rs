@@ -178,7 +178,17 @@ fn a_tokenizer_that_transformers_builds_anew_is_refused_under_lm_eval_where_it_r
     assert_eq!(refused.status.code(), Some(2), "{said}");
     assert!(said.contains("tokenizer_class LlamaTokenizerFast") && said.contains("--protocol official"), "{said}");
     let scores: Value = serde_json::from_str(&qonnx(&[&asked[..], &["--protocol", "official"]].concat())).expect("JSON");
-    assert!(scores["notes"][0].as_str().is_some_and(|note| note.contains("as LlamaTokenizerFast")), "{}", scores["notes"]);
+    assert!(
+        scores["notes"][0].as_str().is_some_and(|note| note.contains("as LlamaTokenizerFast, which reads")),
+        "{}",
+        scores["notes"]
+    );
+    // Every prompt that was made elsewhere is looked at, under one id too.
+    let prompts = folder.path().join("prompts.jsonl").display().to_string();
+    let line = |prompt: &str| json!({"id": "s", "prompt": prompt, "golds": ["x"]}).to_string();
+    fs::write(&prompts, [line("The word."), line("The")].join("\n")).expect("the place is ours");
+    let refused = run(&["eval", &artifact, "--task", "coqa", "--data", &prompts]);
+    assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
     // An experiment says so before it makes an artifact.
     let (model, results) = (folder.path().join("model").display().to_string(), folder.path().join("results"));
     let results_folder = results.display().to_string();
@@ -188,4 +198,27 @@ fn a_tokenizer_that_transformers_builds_anew_is_refused_under_lm_eval_where_it_r
     assert_eq!(refused.status.code(), Some(2), "{said}");
     assert!(said.contains("tokenizer_class LlamaTokenizerFast"), "{said}");
     assert!(!results.join("fp16_baseline_results.json").exists());
+}
+
+#[test]
+fn a_class_that_nothing_is_known_of_is_noted_as_that() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let artifact = artifact(folder.path(), &json!([["tokenizer_config.json", {"tokenizer_class": "CodeLlamaTokenizer"}]]));
+    let asked = ["eval", &artifact, "--task", "coqa", "--data", DATA, "--limit", "1", "--json"];
+    assert!(String::from_utf8_lossy(&run(&asked).stderr).contains("is not known to read these prompts"));
+    let scores: Value = serde_json::from_str(&qonnx(&[&asked[..], &["--protocol", "official"]].concat())).expect("JSON");
+    assert!(scores["notes"][0].as_str().is_some_and(|note| note.contains("is not known to read")), "{}", scores["notes"]);
+}
+
+#[test]
+fn n_positions_is_the_harness_context_and_nobody_elses() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let artifact = artifact(folder.path(), &json!([["config.json", {"n_positions": 256}]]));
+    let asked = ["eval", &artifact, "--task", "coqa", "--data", DATA, "--limit", "2", "--json"];
+    let refused = run(&asked);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("n_positions is 256, which lm-evaluation-harness takes for the context"), "{said}");
+    let scores: Value = serde_json::from_str(&qonnx(&[&asked[..], &["--protocol", "official"]].concat())).expect("JSON");
+    assert_eq!((&scores["truncated"], &scores["notes"]), (&json!(0), &json!([])));
 }

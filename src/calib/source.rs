@@ -151,9 +151,7 @@ impl DataFile {
     }
 
     fn text(&self) -> Result<String, SetError> {
-        let mut text = String::new();
-        self.open()?.read_to_string(&mut text).map_err(|source| self.unreadable(source))?;
-        Ok(text)
+        read::decode(self.bytes()?).map_err(|source| self.unreadable(source))
     }
 
     fn read_into(&self, set: &SetFile, all: &mut Vec<Document>) -> Result<(), SetError> {

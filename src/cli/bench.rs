@@ -119,13 +119,12 @@ pub fn run_bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
         bench::save_graph(&request.artifact, path)?;
     }
     let report = bench::run(&request, &mut bench::bar())?;
-    if let Some(path) = &file {
-        report.save_csv(path)?;
-    }
     match (to_stdout, args.markdown) {
         (true, _) => print(report.csv().as_bytes())?,
         (_, true) => print(format!("{}\n", report.markdown()).as_bytes())?,
         _ => emit(&report, args.json)?,
     };
+    // After the report, which outlives a disk that takes no more.
+    file.iter().try_for_each(|path| report.save_csv(path))?;
     Ok(verdict(!report.failed()))
 }

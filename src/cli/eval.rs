@@ -121,7 +121,11 @@ pub fn run_eval(args: EvalArgs) -> anyhow::Result<ExitCode> {
                 rescore: args.rescore,
                 runtime,
             };
-            emit(&evaluate::coqa(&request)?, args.json)
+            let scores = evaluate::coqa(&request)?;
+            // Scores first: they outlive a disk that takes no more answers.
+            let code = emit(&scores, args.json)?;
+            request.official_predictions.iter().try_for_each(|path| scores.write_official(path))?;
+            Ok(code)
         }
         TaskArg::Perplexity => emit(&evaluate::perplexity(&args.artifact, &windows()?, &runtime)?, args.json),
         TaskArg::Kl => {

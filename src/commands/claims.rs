@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::companions::{Companions, GenerationSettings, Rebuilt, Tokenizer};
 use crate::eval::coqa::protocol::Story;
 use crate::eval::coqa::{Dataset, Protocol};
+use crate::host::shown;
 use crate::usage::UsageError;
 
 /// Notes on what of the files in `dir` changes answers to the first `limit` questions.
@@ -13,8 +14,9 @@ use crate::usage::UsageError;
 /// # Errors
 /// Something is not followed and `protocol` claims that it is.
 pub fn notes(dir: &Path, companions: &Companions, asked: &Asked<'_>) -> anyhow::Result<Vec<String>> {
+    let context = of_context(companions, asked.protocol)?;
     let tokens = of_tokenizer(dir, &companions.tokenizer, asked)?;
-    Ok(of_decoding(&companions.generation, asked.protocol)?.into_iter().chain(tokens).collect())
+    Ok(of_decoding(&companions.generation, asked.protocol)?.into_iter().chain(context).chain(tokens).collect())
 }
 
 /// Questions, and in what form they are asked.
@@ -25,16 +27,36 @@ pub struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// The last prompt of each story, which has the others in it.
+    /// Prompts that have all others in them: the last of each conversation, every one that was made elsewhere.
     fn prompts(&self) -> Vec<String> {
         let mut left = self.limit.unwrap_or(usize::MAX);
-        let last = |story: Story| {
+        let asked = |story: Story| {
             let within = story.questions.len().min(left);
             left -= within;
-            story.questions.into_iter().take(within).next_back().map(|question| question.prompt)
+            let first = match self.dataset {
+                Dataset::Conversations(_) => within.saturating_sub(1),
+                Dataset::Prompts(_) => 0,
+            };
+            story.questions.into_iter().take(within).skip(first).map(|question| question.prompt).collect::<Vec<_>>()
         };
-        self.protocol.stories(self.dataset).into_iter().filter_map(last).collect()
+        self.protocol.stories(self.dataset).into_iter().flat_map(asked).collect()
     }
+}
+
+/// What lm-evaluation-harness takes for the context where that is not the model's own: `n_positions` of config.json.
+pub fn harness_context(companions: &Companions, protocol: &Protocol) -> Option<usize> {
+    companions.harness_context.filter(|_| *protocol == Protocol::LM_EVAL)
+}
+
+fn of_context(companions: &Companions, protocol: &Protocol) -> Result<Option<String>, UsageError> {
+    let Some(context) = harness_context(companions, protocol) else { return Ok(None) };
+    let new = protocol.max_new_tokens;
+    if context <= new {
+        return Err(UsageError::HarnessContext { context, new });
+    }
+    Ok(Some(format!(
+        "prompts were cut as for a context of {context} tokens, config.json's n_positions, as lm-evaluation-harness does"
+    )))
 }
 
 /// What of generation_config.json changes answers.
@@ -54,16 +76,16 @@ fn of_decoding(generation: &GenerationSettings, protocol: &Protocol) -> Result<V
 fn of_tokenizer(dir: &Path, own: &Tokenizer, asked: &Asked<'_>) -> anyhow::Result<Option<String>> {
     let Some(rebuilt) = Rebuilt::read(dir)? else { return Ok(None) };
     for prompt in asked.prompts() {
-        if rebuilt.agrees(own, &prompt)? {
-            continue;
-        }
-        let class = rebuilt.class;
+        let how = match rebuilt.agrees(own, &prompt)? {
+            Some(true) => continue,
+            Some(false) => "reads these prompts otherwise than tokenizer.json",
+            None => "is not known to read these prompts as tokenizer.json does",
+        };
+        let class = shown(&rebuilt.class).to_string();
         if *asked.protocol == Protocol::LM_EVAL {
-            return Err(UsageError::TokenizerNotFollowed { class }.into());
+            return Err(UsageError::TokenizerNotFollowed { class, how }.into());
         }
-        return Ok(Some(format!(
-            "transformers builds the tokenizer anew as {class} and would read these prompts otherwise; tokenizer.json was followed"
-        )));
+        return Ok(Some(format!("transformers builds the tokenizer anew as {class}, which {how}; tokenizer.json was followed")));
     }
     Ok(None)
 }

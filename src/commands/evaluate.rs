@@ -38,7 +38,7 @@ pub struct CoqaRequest {
     pub batch: usize,
     /// Lines to write, and to go on from.
     pub predictions: Option<PathBuf>,
-    /// Answers in the official scorer's form.
+    /// Where answers in the official scorer's form will be written, by [`CoqaScores::write_official`].
     pub official_predictions: Option<PathBuf>,
     /// Recompute scores from `predictions` instead of running the model.
     pub rescore: bool,
@@ -54,6 +54,8 @@ pub struct CoqaScores {
     pub report: CoqaReport,
     /// What else changed the answers: settings of generation_config.json.
     pub notes: Vec<String>,
+    #[serde(skip)]
+    lines: Vec<coqa::QuestionLine>,
 }
 
 /// `qonnx eval --task coqa`.
@@ -69,11 +71,18 @@ pub fn coqa_watched(request: &CoqaRequest, watch: &mut dyn FnMut(&coqa::Progress
     check_outputs(request)?;
     let model = fingerprint(&request.artifact)?;
     let (report, lines, notes) = if request.rescore { rescore(request)? } else { ask(request, model, watch)? };
-    if let Some(path) = &request.official_predictions {
-        let answers = serde_json::to_string(&coqa::official_predictions(&lines))?;
-        publish::file(path, answers.as_bytes()).with_context(|| format!("{}: cannot be written", path.display()))?;
+    Ok(CoqaScores { task: "coqa", artifact: request.artifact.clone(), report, notes, lines })
+}
+
+impl CoqaScores {
+    /// Writes the answers in the official scorer's form.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub fn write_official(&self, path: &Path) -> anyhow::Result<()> {
+        let answers = serde_json::to_string(&coqa::official_predictions(&self.lines))?;
+        publish::file(path, answers.as_bytes()).with_context(|| format!("{}: cannot be written", path.display()))
     }
-    Ok(CoqaScores { task: "coqa", artifact: request.artifact.clone(), report, notes })
 }
 
 /// Predictions that are only read are an input.
@@ -116,7 +125,8 @@ fn ask(request: &CoqaRequest, model: String, watch: &mut dyn FnMut(&coqa::Progre
         batch: request.batch,
         eos: engine.end_of_sequence_text(),
         max_new_tokens: engine.companions().generation.max_new_tokens,
-        context: engine.companions().harness_context,
+        context: claims::harness_context(engine.companions(), &request.protocol)
+            .map(|context| context.min(engine.context_length())),
         model,
     };
     let bar = progress::count(0, "questions");

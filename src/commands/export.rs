@@ -30,6 +30,7 @@ use crate::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
 use crate::record::{CalibratedRecord, FileRecord, MANIFEST_FILE, WeightRecord};
 use crate::runtime::{self, ExecutionProvider};
 use crate::tensor::convert;
+use crate::usage::UsageError;
 
 mod output;
 mod report;
@@ -74,6 +75,9 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> an
     let asked = options;
     let options = &Options { output: output::resolved(options)?, ..options.clone() };
     let calibration = &options.calibration;
+    if let Some(folder) = calibration.save_stats.as_deref().filter(|folder| lies_in(folder, &options.output)) {
+        return Err(UsageError::StatisticsOfOutput { folder: folder.display().to_string() }.into());
+    }
     let kept = calibration.save_stats.as_deref().map(Kept::open).transpose()?;
     if calibration.provider == ExecutionProvider::Cuda && request.recipe()?.calibration.is_some() {
         runtime::require(calibration.provider)?;
@@ -138,6 +142,11 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> an
         calibrated: calibrated_kinds(&plan.manifest.weights),
         budget: chosen,
     })
+}
+
+fn lies_in(path: &Path, folder: &Path) -> bool {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    absolute(path).starts_with(absolute(folder))
 }
 
 /// Refuses a checkpoint that says its LM head is the embedding and brings a head that is not: transformers uses that head,

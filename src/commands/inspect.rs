@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::plan::kind_of;
+use super::runtime_choice::check_data;
 use crate::commands::RuntimeChoice;
 use crate::host::table::table;
 use crate::record::Manifest;
@@ -25,7 +26,7 @@ pub struct InspectReport {
 
 /// `qonnx inspect`.
 pub fn run(artifact: &Path, runtime: &RuntimeChoice) -> anyhow::Result<InspectReport> {
-    Manifest::load(artifact)?;
+    check_data(artifact, &Manifest::load(artifact)?)?;
     let options = runtime.options();
     let inspection = runtime::inspect(artifact, &options)?;
     let missed = inspection.matmuls.iter().filter(|matmul| !matmul.as_meant());

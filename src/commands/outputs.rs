@@ -4,12 +4,14 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::BufReader;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::host::hidden::parent;
+use crate::host::publish::PartialFile;
 use crate::onnx;
 use crate::record::{MANIFEST_FILE, Manifest};
 use crate::runtime::NEXT_TOKENS;
@@ -55,7 +57,7 @@ struct OfficialAnswer {
 /// # Errors
 /// [`UsageError`] by flag and path.
 pub fn check(outputs: &[Output<'_>], inputs: &[&Path]) -> Result<(), UsageError> {
-    let mut taken: HashSet<(u64, u64)> = inputs.iter().flat_map(|path| identities(path)).collect();
+    let mut taken: HashSet<(u64, u64)> = inputs.iter().flat_map(|path| identities(path)).chain(standard()).collect();
     let mut names: HashSet<PathBuf> = HashSet::new();
     for Output { flag, path, kind } in outputs {
         let shown = || path.display().to_string();
@@ -65,10 +67,11 @@ pub fn check(outputs: &[Output<'_>], inputs: &[&Path]) -> Result<(), UsageError>
         let is_new = names.insert(place(path));
         let Ok(found) = fs::metadata(path) else {
             match (is_new, belongs_to_artifact(path)) {
-                (true, false) => continue,
+                (true, false) => can_be_made(flag, path)?,
                 (_, true) => return Err(UsageError::OutputOfArtifact { flag, path: shown() }),
                 (false, _) => return Err(UsageError::OutputIsInput { flag, path: shown() }),
             }
+            continue;
         };
         if found.is_dir() {
             return Err(UsageError::OutputIsFolder { flag, path: shown() });
@@ -88,8 +91,22 @@ pub fn check(outputs: &[Output<'_>], inputs: &[&Path]) -> Result<(), UsageError>
         if found.len() > 0 && !is_ours(path, *kind) {
             return Err(UsageError::OutputOfOthers { flag, path: shown(), kind: kind.name() });
         }
+        can_be_made(flag, path)?;
     }
     Ok(())
+}
+
+/// Begins the file as it will be begun, and leaves nothing.
+fn can_be_made(flag: &'static str, path: &Path) -> Result<(), UsageError> {
+    let made = PartialFile::create(path).map(drop);
+    made.map_err(|source| UsageError::OutputUnwritable { flag, path: path.display().to_string(), reason: source.to_string() })
+}
+
+/// Files that stdout and stderr lead to.
+fn standard() -> impl Iterator<Item = (u64, u64)> {
+    let streams = [std::io::stdout().as_fd().try_clone_to_owned(), std::io::stderr().as_fd().try_clone_to_owned()];
+    let found = streams.into_iter().flatten().filter_map(|stream| File::from(stream).metadata().ok());
+    found.filter(|found| found.is_file()).map(|found| (found.dev(), found.ino()))
 }
 
 /// Most links that are followed one behind the other, as the system does.
@@ -120,12 +137,9 @@ fn identities(path: &Path) -> Vec<(u64, u64)> {
     found.map(|found| (found.dev(), found.ino())).collect()
 }
 
-/// Whether an artifact in the same folder has a file of that name.
+/// Whether the folder is an artifact's, which a file that its manifest does not have would break.
 fn belongs_to_artifact(path: &Path) -> bool {
-    let real = place(path);
-    let name = real.file_name().unwrap_or_default();
-    let manifest = Manifest::load(parent(&real));
-    manifest.is_ok_and(|manifest| name == MANIFEST_FILE || manifest.outputs.iter().any(|file| name == file.file.as_str()))
+    Manifest::load(parent(&place(path))).is_ok()
 }
 
 fn is_ours(path: &Path, kind: Kind) -> bool {

@@ -3,7 +3,6 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use crate::artifact::source;
 use crate::host::read;
 use crate::onnx::DATA_FILE;
 use crate::record::Manifest;
@@ -34,24 +33,33 @@ impl RuntimeChoice {
         manifest: &Manifest,
         observe: &mut dyn FnMut(LoadStage),
     ) -> anyhow::Result<Engine> {
-        let path = dir.join(DATA_FILE);
-        let expected = manifest.outputs.iter().find(|file| file.file == DATA_FILE).map(|file| file.bytes);
-        // Opened, because ONNX Runtime says of a file that it may not read only where in its own source that is.
-        let got = match read::open(&path).and_then(|file| file.metadata()) {
-            Ok(found) => Some(found.len()),
-            // A missing file is named by whoever needs it.
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(source::unread(&path, error)),
-        };
-        if let (Some(got), Some(expected)) = (got, expected)
-            && got != expected
-        {
-            return Err(UsageError::FileSize { path: path.display().to_string(), got, expected }.into());
-        }
+        check_data(dir, manifest)?;
         Ok(Engine::load_observed(dir, &self.options(), observe)?)
     }
 
     pub(crate) fn options(&self) -> EngineOptions {
         EngineOptions { provider: self.provider, threads: self.threads, weights: self.weights, launch: self.launch }
     }
+}
+
+/// Refuses an artifact whose data file cannot be read or has not the size that its manifest records: ONNX Runtime says of such
+/// a file only where in its own source that is.
+pub(crate) fn check_data(dir: &Path, manifest: &Manifest) -> anyhow::Result<()> {
+    let path = dir.join(DATA_FILE);
+    let expected = manifest.outputs.iter().find(|file| file.file == DATA_FILE).map(|file| file.bytes);
+    let got = match read::open(&path).and_then(|file| file.metadata()) {
+        Ok(found) => Some(found.len()),
+        // A missing file is named by whoever needs it.
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) if read::is_wrong_file(&error) => {
+            return Err(UsageError::DataFileUnfit { path: path.display().to_string(), problem: error.to_string() }.into());
+        }
+        Err(error) => return Err(anyhow::Error::new(error).context(format!("{}: cannot be read", path.display()))),
+    };
+    if let (Some(got), Some(expected)) = (got, expected)
+        && got != expected
+    {
+        return Err(UsageError::FileSize { path: path.display().to_string(), got, expected }.into());
+    }
+    Ok(())
 }

@@ -26,7 +26,7 @@ pub(super) struct Config {
 
 impl Config {
     pub fn of(object: &Map<String, Value>, path: &Path) -> Result<Config, CompanionError> {
-        Config::said(&Settings::of(object)).map_err(|source| CompanionError::Setting { path: path.to_owned(), source })
+        Config::said(&Settings::of(object)).map_err(|setting| CompanionError::Setting { path: path.to_owned(), setting })
     }
 
     fn said(config: &Settings<'_>) -> Result<Config, InvalidSetting> {

@@ -23,8 +23,8 @@ pub enum CompanionError {
     },
     #[error("{path} must hold an object, got {got}", path = .path.display())]
     NotAnObject { path: PathBuf, got: &'static str },
-    #[error("{path}: {source}; mend or remove it", path = .path.display())]
-    Setting { path: PathBuf, source: InvalidSetting },
+    #[error("{path}: {setting}; mend or remove it", path = .path.display())]
+    Setting { path: PathBuf, setting: InvalidSetting },
     #[error("{path} is not a tokenizer that can be used: {reason}; copy tokenizer.json from the model's repository", path = .path.display())]
     Tokenizer { path: PathBuf, reason: String },
     #[error(

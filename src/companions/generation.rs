@@ -56,13 +56,16 @@ impl Choosing {
         *self == Choosing::default()
     }
 
-    /// Refuses tokens that a model with a vocabulary of `size` has no logits of, where `generate()` fails on them too.
-    pub(super) fn within(&self, size: u32) -> Result<(), InvalidSetting> {
+    /// Refuses tokens that a model with a vocabulary of `size` has no logits of, where `generate()` fails on them too; `eos` are
+    /// the ends that a penalty of length looks up.
+    pub(super) fn within(&self, size: u32, eos: &[u32]) -> Result<(), InvalidSetting> {
         let biased = self.sequence_bias.iter().flat_map(|bias| &bias.ids).map(|&id| ("sequence_bias", id));
         let banned = self.bad_words_ids.iter().flatten().map(|&id| ("bad_words_ids", id));
         let begin = self.forced_bos_token_id.iter().map(|&id| ("forced_bos_token_id", id));
         let end = self.forced_eos_token_id.iter().map(|&id| ("forced_eos_token_id", id));
-        match biased.chain(banned).chain(begin).chain(end).find(|&(_, id)| id >= size) {
+        let ends = if self.exponential_decay_length_penalty.is_some() { eos } else { &[] };
+        let ends = ends.iter().map(|&id| ("eos_token_id", id));
+        match biased.chain(banned).chain(begin).chain(end).chain(ends).find(|&(_, id)| id >= size) {
             None => Ok(()),
             Some((key, id)) => Err(InvalidSetting {
                 key: key.to_owned(),
@@ -75,7 +78,7 @@ impl Choosing {
 
 impl GenerationSettings {
     pub(super) fn of(object: &Map<String, Value>, path: &Path) -> Result<GenerationSettings, CompanionError> {
-        GenerationSettings::said(object).map_err(|source| CompanionError::Setting { path: path.to_owned(), source })
+        GenerationSettings::said(object).map_err(|setting| CompanionError::Setting { path: path.to_owned(), setting })
     }
 
     fn said(object: &Map<String, Value>) -> Result<GenerationSettings, InvalidSetting> {
@@ -143,7 +146,10 @@ fn not_followed(keys: Settings<'_>) -> Vec<String> {
     let other = |usual: f64| move |value: &Value| value.as_f64() != Some(usual);
     let any = |value: &Value| *value != Value::Bool(false) && value.as_array().is_none_or(|list| !list.is_empty());
     type Changes<'a> = &'a dyn Fn(&Value) -> bool;
-    let changes: [(&str, Changes<'_>); 12] = [
+    let changes: [(&str, Changes<'_>); 14] = [
+        // These two end in an error there.
+        ("max_new_tokens", &|value| value.as_u64() == Some(0)),
+        ("num_return_sequences", &beyond(1.0)),
         ("num_beams", &beyond(1.0)),
         ("num_beam_groups", &beyond(1.0)),
         ("penalty_alpha", &beyond(0.0)),

@@ -10,7 +10,12 @@ use crate::host::read;
 
 /// The object in the file at `path`; `None` where there is no file.
 pub(super) fn object(path: &Path) -> Result<Option<Map<String, Value>>, CompanionError> {
-    let text = match read::text(path, read::SETTINGS) {
+    object_within(path, read::SETTINGS)
+}
+
+/// As [`object`], of a file of at most `most` bytes.
+pub(super) fn object_within(path: &Path, most: u64) -> Result<Option<Map<String, Value>>, CompanionError> {
+    let text = match read::text(path, most) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         read => read.map_err(|source| CompanionError::Read { path: path.to_owned(), source })?,
     };

@@ -59,7 +59,7 @@ impl Companions {
             None => (GenerationSettings { eos: config.eos.clone(), ..GenerationSettings::of(&json, &path)? }, path),
         };
         if let Some(size) = config.vocab_size {
-            generation.choosing.within(size).map_err(|source| CompanionError::Setting { path, source })?;
+            generation.choosing.within(size, &generation.eos).map_err(|setting| CompanionError::Setting { path, setting })?;
         }
         let path = dir.join(TOKENIZER_FILE);
         if !path.exists() {

@@ -7,9 +7,10 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::CompanionError;
-use super::json::object;
+use super::json::{object, object_within};
 use super::tokenizer::Tokenizer;
 use crate::contract::{CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE};
+use crate::host::read;
 
 /// The key of `tokenizer_config.json`, else of `config.json`.
 const CLASS: &str = "tokenizer_class";
@@ -35,19 +36,21 @@ impl Rebuilt {
     pub fn read(dir: &Path) -> Result<Option<Rebuilt>, CompanionError> {
         let settings = object(&dir.join(TOKENIZER_CONFIG_FILE))?.unwrap_or_default();
         let config = object(&dir.join(CONFIG_FILE))?.unwrap_or_default();
-        let Some(class) = [&settings, &config].into_iter().find_map(|object| object.get(CLASS)?.as_str()) else {
+        let Some(named) = [&settings, &config].into_iter().find_map(|object| object.get(CLASS).filter(|class| !class.is_null()))
+        else {
             return Ok(None);
         };
-        if !BUILT_ANEW.contains(&family(class)) {
+        // What is no text ends in an error there.
+        let class = named.as_str().map_or_else(|| named.to_string(), str::to_owned);
+        if named.is_string() && !BUILT_ANEW.contains(&family(&class)) {
             return Ok(None);
         }
-        let file = object(&dir.join(TOKENIZER_FILE))?.unwrap_or_default();
-        let tokenizer = built(file, family(class), &settings)
-            .map(|file| {
-                Tokenizer::of_bytes(&dir.join(TOKENIZER_FILE), Value::from(file).to_string().as_bytes())?.with_declared(dir)
-            })
-            .transpose()?;
-        Ok(Some(Rebuilt { class: class.to_owned(), tokenizer }))
+        let path = dir.join(TOKENIZER_FILE);
+        let file = object_within(&path, read::TOKENIZER)?.unwrap_or_default();
+        // A file that the class cannot be made of is read by no other program's rules than its own.
+        let made = built(file, family(&class), &settings)
+            .and_then(|file| Tokenizer::of_bytes(&path, Value::from(file).to_string().as_bytes()).ok()?.with_declared(dir).ok());
+        Ok(Some(Rebuilt { class, tokenizer: made }))
     }
 
     #[cfg(test)]
@@ -55,19 +58,24 @@ impl Rebuilt {
         self.tokenizer.as_ref()
     }
 
-    /// Whether `own`, the tokenizer of the file, and this one read `text` alike and write its tokens alike.
+    /// Whether `own`, the tokenizer of the file, and this one read `text` alike and write its tokens alike; `None` where it is
+    /// not known how this one does.
     ///
     /// # Errors
-    /// [`CompanionError::Encode`].
-    pub fn agrees(&self, own: &Tokenizer, text: &str) -> Result<bool, CompanionError> {
-        let Some(rebuilt) = &self.tokenizer else { return Ok(false) };
+    /// [`CompanionError::Encode`], of `own`.
+    pub fn agrees(&self, own: &Tokenizer, text: &str) -> Result<Option<bool>, CompanionError> {
         let ids = own.encode(text, true)?;
-        Ok(ids == rebuilt.encode(text, true)? && own.decode(&ids, true)? == rebuilt.decode(&ids, true)?)
+        let Some(rebuilt) = &self.tokenizer else { return Ok(None) };
+        let Ok(others) = rebuilt.encode(text, true) else { return Ok(Some(false)) };
+        Ok(Some(
+            ids == others && rebuilt.decode(&ids, true).is_ok_and(|text| own.decode(&ids, true).is_ok_and(|own| own == text)),
+        ))
     }
 }
 
+/// The class's name without the endings that are tried away.
 fn family(class: &str) -> &str {
-    class.strip_suffix("Fast").unwrap_or(class)
+    class.trim_end_matches("Fast")
 }
 
 /// The file with what `class` replaces in it: its `__init__` makes everything but vocabulary, merges and post-processor.

@@ -117,7 +117,7 @@ impl Files {
     ) -> Result<Option<T>, CompanionError> {
         for (object, path) in self.sources() {
             let found = Settings::of(object).read(key, expected, &read);
-            let found = found.map_err(|source| CompanionError::Setting { path: path.clone(), source })?;
+            let found = found.map_err(|setting| CompanionError::Setting { path: path.clone(), setting })?;
             if found.is_some() {
                 return Ok(found);
             }

@@ -204,7 +204,7 @@ fn a_tokenizer_that_is_built_anew_reads_as_transformers_builds_it() {
             assert_eq!(json!(written), *decoded, "{}: {text:?}", case["settings"]);
             if let Some(rebuilt) = &rebuilt {
                 let same = own.encode(text, true).expect("read") == reads.encode(text, true).expect("read");
-                assert!(same || !rebuilt.agrees(&own, text).expect("read"), "{}: {text:?}", case["settings"]);
+                assert!(same || rebuilt.agrees(&own, text).expect("read") == Some(false), "{}: {text:?}", case["settings"]);
             }
         }
     }

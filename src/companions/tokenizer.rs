@@ -64,6 +64,9 @@ impl Tokenizer {
     /// As [`Tokenizer::open`], of what `path` holds.
     pub(super) fn of_bytes(path: &Path, bytes: &[u8]) -> Result<Tokenizer, CompanionError> {
         let broken = |reason: String| CompanionError::Tokenizer { path: path.to_owned(), reason };
+        if read::is_utf_16(bytes) {
+            return Err(broken("it is UTF-16".to_owned()));
+        }
         let parts: Parts = serde_json::from_slice(read::unmarked(bytes)).map_err(|error| broken(error.to_string()))?;
         if let Some(dropout) = parts.model.dropout.filter(|&dropout| dropout > 0.0) {
             return Err(CompanionError::Dropout { path: path.to_owned(), dropout });

@@ -80,6 +80,9 @@ impl Windows {
     pub fn load(path: &Path) -> Result<Windows, EvalError> {
         let file = path.display().to_string();
         let bytes = read::file(path, u64::MAX).map_err(|source| EvalError::Read { file: file.clone(), source })?;
+        if read::is_utf_16(&bytes) {
+            return Err(EvalError::Text { file, detail: "it is UTF-16; save it as UTF-8".to_owned() });
+        }
         Windows::parse(read::unmarked(&bytes), &file)
     }
 

@@ -72,10 +72,13 @@ pub fn text(path: &Path, most: u64) -> Result<String> {
 pub fn decode(mut bytes: Vec<u8>) -> Result<String> {
     let refused = |what: &str| Err(Error::new(ErrorKind::InvalidData, what.to_owned()));
     match bytes.as_slice() {
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return refused(UTF_16),
+        bytes if is_utf_16(bytes) => return refused(UTF_16),
         [0xef, 0xbb, 0xbf, ..] => drop(bytes.drain(..3)),
-        start if is_wide(start) => return refused(UTF_16),
         _ => {}
+    }
+    // What a disk without power left, or half of another file.
+    if let Some(at) = bytes.iter().position(|&byte| byte == 0) {
+        return refused(&format!("byte {at} is zero, which no text has"));
     }
     match String::from_utf8(bytes) {
         Ok(text) => Ok(text),
@@ -86,6 +89,11 @@ pub fn decode(mut bytes: Vec<u8>) -> Result<String> {
 /// Bytes without a byte order mark.
 pub fn unmarked(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(MARK).unwrap_or(bytes)
+}
+
+/// Whether bytes are UTF-16, with its mark or without.
+pub fn is_utf_16(bytes: &[u8]) -> bool {
+    matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) || is_wide(bytes)
 }
 
 /// As [`unmarked`], of what is read line by line.
@@ -189,6 +197,8 @@ mod tests {
         assert_eq!(text(kept(b"{\0}\0\n\0").path(), 10).unwrap_err().to_string(), UTF_16, "without a mark");
         let chinese: Vec<u8> = "\u{4f60}\u{597d}\u{ff0c}\u{4e16}\u{754c}\r\n".encode_utf16().flat_map(u16::to_be_bytes).collect();
         assert_eq!(text(kept(&chinese).path(), 20).unwrap_err().to_string(), UTF_16);
+        let hole = [b"a text ".repeat(1000), vec![0; 8]].concat();
+        assert_eq!(decode(hole).unwrap_err().to_string(), "byte 7000 is zero, which no text has");
         let lines =
             |bytes: &'static [u8]| unmarked_lines(bytes).map(|lines| lines.lines().map_while(Result::ok).collect::<Vec<_>>());
         assert_eq!(lines(b"\xef\xbb\xbfa\nb").expect("UTF-8"), ["a", "b"]);

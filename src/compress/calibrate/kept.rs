@@ -7,7 +7,9 @@ use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Numbers, TensorFile, TensorFileError};
+use crate::host::publish::PartialFile;
 use crate::quant::InputStats;
+use crate::record::MANIFEST_FILE;
 use crate::usage::UsageError;
 
 /// Hexadecimal digits of the key in a file's name.
@@ -28,6 +30,14 @@ struct Note {
 impl Kept {
     /// In `folder`, which is made if it is not there.
     pub fn open(folder: &Path) -> anyhow::Result<Kept> {
+        let artifact = [Some(folder), folder.parent()].into_iter().flatten().find(|folder| folder.join(MANIFEST_FILE).is_file());
+        if artifact.is_some() {
+            return Err(UsageError::StatisticsOfOutput { folder: folder.display().to_string() }.into());
+        }
+        if folder.exists() && !folder.is_dir() {
+            let file = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            return Err(UsageError::StatisticsForeign { folder: folder.display().to_string(), file }.into());
+        }
         std::fs::create_dir_all(folder).with_context(|| format!("--save-stats {}: cannot be made", folder.display()))?;
         let entries = std::fs::read_dir(folder).with_context(|| format!("--save-stats {}: cannot be read", folder.display()))?;
         // A checkpoint's folder, say, whose shards these files would be taken for.
@@ -35,7 +45,11 @@ impl Kept {
         if let Some(file) = names.filter(|name| !is_ours(name)).min() {
             return Err(UsageError::StatisticsForeign { folder: folder.display().to_string(), file }.into());
         }
-        Ok(Kept { folder: folder.to_owned() })
+        let kept = Kept { folder: folder.to_owned() };
+        // Before the work that would be kept.
+        let probe = PartialFile::create(&kept.file(&blake3::hash(b"")));
+        probe.with_context(|| format!("--save-stats {}: cannot be written to", folder.display()))?;
+        Ok(kept)
     }
 
     fn file(&self, key: &blake3::Hash) -> PathBuf {

@@ -109,6 +109,9 @@ pub fn parse(bytes: &[u8], file: &str) -> Result<Dataset, DataError> {
 }
 
 fn utf8<'a>(bytes: &'a [u8], file: &str) -> Result<&'a str, DataError> {
+    if read::is_utf_16(bytes) {
+        return Err(DataError::Utf16 { file: file.to_string() });
+    }
     let bytes = read::unmarked(bytes);
     std::str::from_utf8(bytes).map_err(|error| {
         let byte = error.valid_up_to();

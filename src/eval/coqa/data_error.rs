@@ -37,6 +37,8 @@ pub enum DataError {
     Read { file: String, source: io::Error },
     #[error("{file} is empty; give a CoQA JSON file, a JSONL file of prompts, or the hub's parquet file")]
     EmptyFile { file: String },
+    #[error("{file}: it is UTF-16; save it as UTF-8")]
+    Utf16 { file: String },
     #[error("{file}: byte {byte} (line {line}) is not UTF-8; save the file as UTF-8")]
     NotUtf8 { file: String, byte: usize, line: usize },
     #[error("{file}: line {line}, column {column}: not valid JSON: {detail}; is the file complete?")]

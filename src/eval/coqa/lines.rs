@@ -180,6 +180,9 @@ pub fn read_lines(path: &Path) -> Result<Vec<QuestionLine>, EvalError> {
 /// # Errors
 /// [`EvalError::Lines`] naming the line.
 pub fn parse_lines(bytes: &[u8], file: &str) -> Result<Vec<QuestionLine>, EvalError> {
+    if read::is_utf_16(bytes) {
+        return Err(EvalError::Lines { file: file.to_owned(), line: 1, detail: "it is UTF-16; save it as UTF-8".to_owned() });
+    }
     let have_checksums = have_checksums(bytes);
     let parsed = numbered(bytes).map(|(line, number)| {
         let wrong = |detail: String| EvalError::Lines { file: file.to_string(), line: number, detail };
