@@ -1,19 +1,43 @@
 //! Tells a release build which commit it is of, where git knows.
 
 use std::env;
-use std::path::Path;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the program is made of.
 const PARTS: [&str; 7] = ["build.rs", "Cargo.lock", "Cargo.toml", "benches/experiments", "calibration", "graphs", "src"];
 
+/// What layers and statistics that are kept for another run are computed by: they are made again where any of it has changed.
+const NUMERICS: [&str; 8] =
+    ["Cargo.lock", "src/calib", "src/compress", "src/model", "src/onnx", "src/quant", "src/runtime", "src/tensor"];
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    NUMERICS.iter().for_each(|part| println!("cargo:rerun-if-changed={part}"));
+    println!("cargo:rustc-env=QONNX_NUMERICS={:016x}", hash_of(&NUMERICS));
     // A debug build would be compiled anew after every commit.
     let is_release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
     if is_release && is_own_repository() {
         state_commit();
     }
+}
+
+/// Of the names and contents of all files in `parts`, in the order of their names.
+fn hash_of(parts: &[&str]) -> u64 {
+    let mut files: Vec<PathBuf> = Vec::new();
+    let mut open: Vec<PathBuf> = parts.iter().map(PathBuf::from).collect();
+    while let Some(path) = open.pop() {
+        match fs::read_dir(&path) {
+            Ok(entries) => open.extend(entries.flatten().map(|entry| entry.path())),
+            Err(_) => files.push(path),
+        }
+    }
+    files.sort();
+    let mut hasher = DefaultHasher::new();
+    files.iter().for_each(|file| (file, fs::read(file).ok()).hash(&mut hasher));
+    hasher.finish()
 }
 
 /// Whether the repository around is this project's, not that of somebody who unpacked its source.

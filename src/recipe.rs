@@ -35,7 +35,7 @@ pub struct Recipe {
     /// The decoder's linears: q, k, v, o, gate, up and down projections.
     pub weights: WeightRecipe,
     /// Token embedding and LM head (one table where they are tied).
-    #[serde(default = "WeightRecipe::f16")]
+    #[serde(default = "WeightRecipe::f16", deserialize_with = "weight::table")]
     pub embedding: WeightRecipe,
     /// What is done to the model before rounding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -159,6 +159,19 @@ mod tests {
             linear("model.layers.0.mlp.down_proj"),
             Module { names: vec!["model.embed_tokens".into(), "lm_head".into()], kind: ModuleKind::Embedding },
         ]
+    }
+
+    /// `qonnx export --bits 8` and a file that says no more mean the same, and a table has groups.
+    #[test]
+    fn a_format_alone_means_in_a_file_what_it_means_as_a_flag() {
+        for format in ["int8", "int6", "int4", "int2", "nf4"] {
+            let recipe = Recipe::parse("t", &format!("weights = {{ format = \"{format}\" }}")).unwrap();
+            assert_eq!(recipe.weights, WeightRecipe::of(recipe.weights.format), "{format}");
+        }
+        let recipe = Recipe::parse("t", "weights = { format = \"int8\" }\nembedding = { format = \"int8\" }").unwrap();
+        let channel = (GranularityName::Channel, ScaleName::Absmax);
+        assert_eq!((recipe.weights.granularity, recipe.weights.scale), channel);
+        assert_eq!((recipe.embedding.granularity, recipe.embedding.scale), (GranularityName::Group(32), ScaleName::Absmax));
     }
 
     #[test]

@@ -104,13 +104,14 @@ impl Source {
         Ok(())
     }
 
-    /// The files that an artifact carries along, hashes not yet known; each is there if it is needed.
+    /// The files that an artifact carries along; each is there if it is needed.
     pub fn companions(&self) -> anyhow::Result<Vec<FileRecord>> {
         let mut found = Vec::new();
         for Companion { file, is_needed } in COMPANIONS {
             match self.read(file)? {
                 Some(bytes) => {
-                    found.push(FileRecord { file: file.to_owned(), bytes: bytes.len() as u64, blake3: "0".repeat(64) });
+                    let blake3 = blake3::hash(&bytes).to_hex().to_string();
+                    found.push(FileRecord { file: file.to_owned(), bytes: bytes.len() as u64, blake3 });
                 }
                 None if is_needed && self.is_whole => {
                     return Err(UsageError::ModelFileMissing { folder: self.dir.display().to_string(), file }.into());

@@ -1,15 +1,12 @@
 //! `qonnx run`: one experiment, and the flags of what is measured.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 
 use clap::Args;
 use qonnx::record::BenchSettings;
 use qonnx::runtime::Launch;
-use qonnx::study::experiment::{
-    self, Ask, CoqaMeasure, Device, EMBEDDED_MODEL, EMBEDDED_QUESTIONS, EMBEDDED_TEXT, ExperimentError, Measure, ProtocolName,
-    ScoringWeights, TextMeasure,
-};
+use qonnx::study::experiment::{self, Ask, CoqaMeasure, Device, Embedded, Measure, ProtocolName, ScoringWeights, TextMeasure};
 
 use super::values::{DtypeArg, ProtocolArg, ScoringArg};
 use super::{RuntimeArgs, emit, positive};
@@ -99,13 +96,12 @@ pub struct AskArgs {
 
 impl AskArgs {
     fn ask(self, baseline: String, keep: bool) -> anyhow::Result<Ask> {
-        let is_embedded = self.model.is_none();
-        if is_embedded && !Path::new(EMBEDDED_MODEL).is_dir() {
-            return Err(ExperimentError::NoModel.into());
-        }
+        let embedded = self.model.is_none().then(Embedded::find).transpose()?;
+        let is_embedded = embedded.is_some();
+        let questions = || embedded.as_ref().map_or_else(|| "EleutherAI/coqa".to_owned(), Embedded::questions);
         let (provider, eager) = (self.runtime.provider(), self.runtime.launch()? == Launch::Eager);
         let coqa = CoqaMeasure {
-            data: self.coqa.unwrap_or_else(|| if is_embedded { EMBEDDED_QUESTIONS } else { "EleutherAI/coqa" }.to_owned()),
+            data: self.coqa.unwrap_or_else(questions),
             protocol: match self.protocol {
                 Some(protocol) => protocol.name(),
                 None if is_embedded => ProtocolName::Official,
@@ -114,7 +110,7 @@ impl AskArgs {
             limit: self.limit,
             batch: 16,
         };
-        let text = self.text.or_else(|| (is_embedded && !self.no_coqa).then(|| EMBEDDED_TEXT.into()));
+        let text = self.text.or_else(|| embedded.as_ref().filter(|_| !self.no_coqa).map(Embedded::text));
         let measure = Measure {
             coqa: (!self.no_coqa).then_some(coqa),
             text: text.map(|file| TextMeasure { file, window: self.window, windows: self.windows }),
@@ -128,7 +124,7 @@ impl AskArgs {
         };
         let f32 = self.dtype.map_or(!provider.is_gpu(), DtypeArg::is_f32);
         Ok(Ask {
-            model: self.model.unwrap_or_else(|| EMBEDDED_MODEL.to_owned()),
+            model: self.model.or(embedded.as_ref().map(Embedded::model)).unwrap_or_default(),
             results: self.results,
             device: Device { provider, threads: self.runtime.threads, f32, eager },
             measure,

@@ -65,9 +65,13 @@ mod tests {
     fn hand_computed_losses() {
         // reading 0 the logits are [0, 2, 1], reading 1 they are [1, 2, 0]
         let lse = (0f64.exp() + 1f64.exp() + 2f64.exp()).ln();
-        let mut seen = Vec::new();
-        let report = perplexity(&mut FakeScore::default(), &windows(&[&[0, 1, 0], &[0, 2]]), &mut |done, _| seen.push(done))
-            .expect("scores");
+        let (mut seen, mut running) = (Vec::new(), 0.0);
+        let mut progress = |done, perplexity| {
+            seen.push(done);
+            running = perplexity;
+        };
+        let report = perplexity(&mut FakeScore::default(), &windows(&[&[0, 1, 0], &[0, 2]]), &mut progress).expect("scores");
+        assert_eq!(running, report.perplexity, "what is shown at the end is what comes out");
         let expected = ((lse - 2.0) + (lse - 1.0) + (lse - 1.0)) / 3.0;
         assert!((report.nll - expected).abs() < 1e-14);
         assert!((report.perplexity - expected.exp()).abs() < 1e-13);

@@ -77,7 +77,7 @@ impl Override {
     /// so that a recorded recipe says it too.
     pub fn with_own_granularity(mut self, base: &WeightRecipe) -> Self {
         if self.format != base.format && self.format != FormatName::F16 {
-            self.granularity = self.granularity.or(Some(WeightRecipe::unworded(self.format).granularity));
+            self.granularity = self.granularity.or(Some(WeightRecipe::in_groups(self.format)));
         }
         self
     }
@@ -101,7 +101,7 @@ impl Override {
         let scale = if to_codebook { ScaleName::Absmax } else { base.scale };
         // Codebooks are stored in groups only.
         let lacks_groups = to_codebook && base.granularity == GranularityName::Channel;
-        let granularity = if lacks_groups { WeightRecipe::unworded(self.format).granularity } else { base.granularity };
+        let granularity = if lacks_groups { WeightRecipe::in_groups(self.format) } else { base.granularity };
         WeightRecipe {
             format: self.format,
             symmetric: self.symmetric.unwrap_or(base.symmetric || to_codebook),

@@ -43,7 +43,19 @@ struct Worded {
 
 impl From<Worded> for WeightRecipe {
     fn from(worded: Worded) -> Self {
-        let default = WeightRecipe::unworded(worded.format);
+        worded.over(WeightRecipe::of(worded.format))
+    }
+}
+
+/// A table's section: its rows are looked up block by block, so that none has one scale for each.
+pub(super) fn table<'de, D: Deserializer<'de>>(from: D) -> Result<WeightRecipe, D::Error> {
+    let worded = Worded::deserialize(from)?;
+    Ok(worded.over(WeightRecipe { granularity: WeightRecipe::in_groups(worded.format), ..WeightRecipe::of(worded.format) }))
+}
+
+impl Worded {
+    fn over(&self, default: WeightRecipe) -> WeightRecipe {
+        let worded = self;
         WeightRecipe {
             format: worded.format,
             symmetric: worded.symmetric.unwrap_or(default.symmetric),
@@ -286,26 +298,26 @@ impl WeightRecipe {
     /// `format` with this program's defaults: symmetric, one scale per channel for INT8, per 64 weights for codebooks (as
     /// bitsandbytes) and per 32 for the rest, the scale rule that was measured best.
     pub fn of(format: FormatName) -> Self {
-        let default = WeightRecipe::unworded(format);
-        match format {
+        let (granularity, scale) = match format {
             // What results/scale-rules measured: at 8 bits nothing beats absmax, whose scales stay positive.
-            FormatName::Int8 => WeightRecipe { granularity: GranularityName::Channel, scale: ScaleName::Absmax, ..default },
-            _ => default,
-        }
-    }
-
-    /// What a recipe file means by a section that names only its format.
-    pub(super) fn unworded(format: FormatName) -> Self {
-        let is_codebook = format.codebook().is_some();
+            FormatName::Int8 => (GranularityName::Channel, ScaleName::Absmax),
+            FormatName::Nf4 | FormatName::Fp4 => (WeightRecipe::in_groups(format), ScaleName::Absmax),
+            _ => (WeightRecipe::in_groups(format), ScaleName::default()),
+        };
         WeightRecipe {
             format,
             symmetric: true,
-            granularity: if is_codebook { GranularityName::Group(64) } else { GranularityName::default() },
-            scale: if is_codebook { ScaleName::Absmax } else { ScaleName::default() },
+            granularity,
+            scale,
             rounding: RoundingRecipe::default(),
             double_quantization: false,
             outlier_threshold: None,
         }
+    }
+
+    /// The format's own size of groups.
+    pub(super) fn in_groups(format: FormatName) -> GranularityName {
+        if format.codebook().is_some() { GranularityName::Group(64) } else { GranularityName::default() }
     }
 
     /// The scheme that this names; `None` for a weight that is not quantized.

@@ -21,6 +21,7 @@ mod blank;
 mod builtin;
 mod child;
 mod disk;
+mod embedded;
 mod error;
 mod job;
 mod messages;
@@ -33,18 +34,13 @@ pub mod worker;
 pub use builtin::builtin_names;
 pub use child::{Ending, News, Share, Worker};
 pub use disk::is_full as is_disk_full;
+pub use embedded::Embedded;
 pub use error::ExperimentError;
 pub use job::{CoqaMeasure, Device, Job, Measure, ProtocolName, ScoringWeights, TextMeasure};
 pub use messages::{Event, Task};
 pub use named::{Experiment, MethodLabel, placed};
 pub use stages::has_artifact;
 pub use subject::{Ask, Planned, Subject};
-
-/// The model of a checkout, which needs no download.
-pub const EMBEDDED_MODEL: &str = "fixtures/tiny-coqa";
-/// Its own questions and text.
-pub const EMBEDDED_QUESTIONS: &str = "fixtures/tiny-coqa/coqa-mini.json";
-pub const EMBEDDED_TEXT: &str = "fixtures/tiny-coqa/perplexity.txt";
 
 /// How a benchmark samples unless told otherwise: a grid of one point, enough for a median within 2 %.
 pub fn bench_settings(cuda_graph: bool) -> BenchSettings {

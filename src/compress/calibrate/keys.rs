@@ -5,12 +5,10 @@ use serde_json::{Value, json};
 use crate::artifact::plan::Plan;
 use crate::calib::CalibrationSet;
 use crate::compress::Options;
+use crate::contract::CONFIG_FILE;
 use crate::recipe::WeightRecipe;
 use crate::record::FileRecord;
 use crate::runtime::ExecutionProvider;
-
-/// Changes with every version of the program whose layers or statistics are not those of the one before.
-const FORM: u32 = 3;
 
 /// What the hashes are of.
 pub struct Keys<'a> {
@@ -42,12 +40,11 @@ impl Keys<'_> {
     fn of(&self, what: &str, decided: Value) -> blake3::Hash {
         let all = json!({
             "of": what,
-            "form": FORM,
-            "version": env!("CARGO_PKG_VERSION"),
+            "program": env!("QONNX_NUMERICS"),
             "decided": decided,
             "set": self.set.map(CalibrationSet::hash),
             "model": self.inputs,
-            "config": format!("{:?}", self.plan.config),
+            "config": self.plan.copied.iter().find(|file| file.file == CONFIG_FILE).map(|file| &file.blake3),
             "cuda": self.options.provider == ExecutionProvider::Cuda,
             "threads": self.options.threads,
         });

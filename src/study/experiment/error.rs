@@ -22,11 +22,6 @@ pub enum ExperimentError {
     )]
     NoBaseline { name: String, folder: PathBuf },
     #[error(
-        "--model is missing, and the embedded model (fixtures/tiny-coqa) is not here; give --model, or run it in a checkout of \
-         qonnx"
-    )]
-    NoModel,
-    #[error(
         "record {path}: is of another model ({got}, now {now}); keep the studies of two models in two folders, give another with \
          --results", path = path.display()
     )]
@@ -59,8 +54,7 @@ impl ExperimentError {
             | ExperimentError::Name { .. }
             | ExperimentError::OtherModel { .. }
             | ExperimentError::Foreign { .. }
-            | ExperimentError::NoBaseline { .. }
-            | ExperimentError::NoModel => Fault::BadInput,
+            | ExperimentError::NoBaseline { .. } => Fault::BadInput,
             // The user named a file, or a folder below one.
             ExperimentError::Folder { source, .. }
                 if matches!(source.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) =>

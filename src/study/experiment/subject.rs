@@ -25,8 +25,6 @@ use crate::host::sealed;
 use crate::recipe::{BudgetRecipe, CalibrationRecipe, Recipe};
 use crate::record::FileRecord;
 
-/// Changes with every version of the program whose results are not those of the one before.
-const FORM: u32 = 2;
 /// Hexadecimal digits of an id.
 const ID_DIGITS: usize = 16;
 /// Hashes of models' files that were read before.
@@ -188,7 +186,6 @@ impl Subject {
             anyhow::Ok(json!({ "file": file, "window": text.window, "windows": text.windows }))
         });
         Ok(json!({
-            "form": FORM,
             "version": env!("CARGO_PKG_VERSION"),
             "model": self.model_blake3,
             "device": device,

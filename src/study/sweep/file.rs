@@ -10,8 +10,7 @@ use crate::host::read;
 use crate::record::BenchSettings;
 use crate::runtime::ExecutionProvider;
 use crate::study::experiment::{
-    Ask, CoqaMeasure, Device, EMBEDDED_MODEL, Experiment, Measure, ProtocolName, ScoringWeights, TextMeasure, bench_settings,
-    placed,
+    Ask, CoqaMeasure, Device, Embedded, Experiment, Measure, ProtocolName, ScoringWeights, TextMeasure, bench_settings, placed,
 };
 
 /// What differences are against unless the file says otherwise.
@@ -132,9 +131,12 @@ impl SweepFile {
     }
 
     /// What every experiment of the sweep is asked.
-    pub fn ask(&self, path: &Path, results: PathBuf, overrides: Overrides) -> Result<Ask, SweepError> {
+    pub fn ask(&self, path: &Path, results: PathBuf, overrides: Overrides) -> anyhow::Result<Ask> {
         let beside = |name: &str| beside(path, name);
-        let model = overrides.model.or(self.model.as_deref().map(beside)).unwrap_or_else(|| EMBEDDED_MODEL.to_owned());
+        let model = match overrides.model.or(self.model.as_deref().map(beside)) {
+            Some(model) => model,
+            None => Embedded::find()?.model(),
+        };
         let provider = overrides.ep.or(self.ep).unwrap_or_default();
         let f32 = overrides.f32.or(self.dtype.map(|dtype| dtype == DtypeWord::F32)).unwrap_or(!provider.is_gpu());
         let words = &self.measure;
@@ -152,12 +154,12 @@ impl SweepFile {
             windows: words.text.as_ref().and_then(|text| text.windows),
         });
         if text.is_some() && coqa.is_none() {
-            return Err(SweepError::TextAlone { file: path.display().to_string() });
+            return Err(SweepError::TextAlone { file: path.display().to_string() }.into());
         }
         let graph = words.bench.as_ref().and_then(|bench| bench.cuda_graph);
         if graph == Some(true) && !provider.is_gpu() {
             let (what, expected) = ("bench cuda_graph", "true on CUDA only");
-            return Err(SweepError::Senseless { file: path.display().to_string(), what, expected });
+            return Err(SweepError::Senseless { file: path.display().to_string(), what, expected }.into());
         }
         let eager = provider.is_gpu() && graph == Some(false);
         let bench = words.bench.as_ref().filter(|_| !overrides.no_bench).map(|bench| bench.settings(provider.is_gpu() && !eager));
