@@ -1,9 +1,9 @@
-//! How fast a model reads and writes: warm-up, sampling until the median is certain, summary, the grid of batch sizes and
+//! How fast a model reads and writes: warm-up, sampling as often as a pilot asks for, summary, the grid of batch sizes and
 //! prompt lengths.
 //!
 //! ```text
 //! grid ─▶ point: allocate ─ warm-up ─▶ repeat: encode · prefill · step, step, … ─▶ Samples
-//!           │                            └──── until both medians are certain ◂─┘
+//!           │                            └──── as often as the first repeats ask for ◂─┘
 //!           └─ out of memory: a row that says so, and the next point
 //! ```
 //!
@@ -20,7 +20,7 @@ mod summary;
 pub use clock::{Clock, WallClock};
 pub use grid::{Progress, uncertainty, warnings, with_bandwidth};
 pub use point::{Bench, Gauge};
-pub use summary::{is_certain, median, median_interval, quantile, summarize};
+pub use summary::{FEWEST, median, median_interval, quantile, summarize, values_for};
 
 /// `part / whole`; none where that is no number.
 pub fn fraction(part: f64, whole: f64) -> Option<f64> {

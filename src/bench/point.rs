@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::prompt::Prompt;
-use super::{Clock, is_certain, median, summarize};
+use super::{Clock, FEWEST, median, summarize, values_for};
 use crate::generate::{GenerateError, Steps};
 use crate::record::{BenchSettings, Measured, PowerRecord, Samples};
 
@@ -49,7 +49,7 @@ struct Times {
 }
 
 impl<M: Steps, C: Clock, G: Gauge> Bench<'_, M, C, G> {
-    /// Samples prefill and decoding of `batch` prompts of `prompt_tokens` tokens until both medians are certain.
+    /// Samples prefill and decoding of `batch` prompts of `prompt_tokens` tokens as often as the first repeats of each ask for.
     /// `repeated` is told how many repeats are done.
     pub(super) fn measure(
         &mut self,
@@ -83,12 +83,17 @@ impl<M: Steps, C: Clock, G: Gauge> Bench<'_, M, C, G> {
 
     fn is_enough(&self, times: &Times) -> bool {
         let repeats = times.prefill.len();
-        let is_certain = is_certain(&times.prefill, self.settings.confidence) && self.decode_is_enough(times);
-        repeats >= self.settings.max_repeats || (repeats >= self.settings.min_repeats && is_certain)
+        repeats >= self.settings.max_repeats || (self.are_enough(&times.prefill) && self.decode_is_enough(times))
     }
 
     fn decode_is_enough(&self, times: &Times) -> bool {
-        is_certain(&times.loops, self.settings.confidence)
+        self.are_enough(&times.loops)
+    }
+
+    /// Whether there are as many as the first ones, the pilot, ask for.
+    fn are_enough(&self, values: &[f64]) -> bool {
+        let pilot = values.get(..self.settings.min_repeats.max(FEWEST));
+        pilot.is_some_and(|pilot| values.len() >= values_for(pilot, self.settings.confidence))
     }
 
     fn repeat(&mut self, prompt: &Prompt, prompts: &[Vec<u32>], times: &mut Times) -> Result<(), GenerateError> {

@@ -60,16 +60,22 @@ pub fn median(values: &[f64]) -> f64 {
     quantile(&sorted, 0.5)
 }
 
-/// Whether the 95 % interval of the median of `values` lies within `fraction` of it on each side. Fewer than six values
-/// have no such interval.
-pub fn is_certain(values: &[f64], fraction: f64) -> bool {
-    if values.len() < 6 {
-        return false;
-    }
-    let mut sorted = values.to_vec();
+/// Values without which there is no 95 % interval of a median.
+pub const FEWEST: usize = 6;
+
+/// How many values it takes until the 95 % interval of their median lies within `fraction` of it on each side, by a pilot's
+/// interval, whose width falls with the root of their number (Stein, Ann. Math. Statist. 16, 1945: a sample of two stages).
+///
+/// Fixed from the pilot's spread alone: a count that went on until the interval of all values is narrow would end on
+/// samples that happen to lie close, and the interval would hold the median less often than it says.
+pub fn values_for(pilot: &[f64], fraction: f64) -> usize {
+    let mut sorted = pilot.to_vec();
     sorted.sort_by(f64::total_cmp);
     let (median, [low, high]) = (quantile(&sorted, 0.5), median_interval(&sorted));
-    (median - low).max(high - median) <= fraction * median
+    let width = (median - low).max(high - median);
+    let ratio = if width > 0.0 { width / (fraction * median) } else { 0.0 };
+    // Beyond any limit where the median is 0.
+    ((pilot.len() as f64 * ratio * ratio).ceil() as usize).max(pilot.len())
 }
 
 /// Places of values whose modified z-score `0.6745·(x − median) / MAD` exceeds 3.5. Where more than half of the values
@@ -111,13 +117,34 @@ mod tests {
     }
 
     #[test]
-    fn certainty_needs_six_values_and_a_narrow_interval() {
-        assert!(!is_certain(&[1.0; 5], 0.5));
-        assert!(is_certain(&[1.0; 6], 0.0));
-        // Median 100, interval [96, 104] of six values: 4 % on each side.
-        let values = [104.0, 96.0, 100.0, 100.0, 99.0, 101.0];
-        assert!(is_certain(&values, 0.04));
-        assert!(!is_certain(&values, 0.039));
+    fn a_pilot_twice_as_wide_as_wanted_asks_for_four_times_as_many() {
+        let pilot = [96.0, 98.0, 99.0, 101.0, 102.0, 104.0];
+        assert_eq!([0.04, 0.02, 0.01].map(|fraction| values_for(&pilot, fraction)), [6, 24, 96]);
+        assert_eq!(values_for(&[1.0; 6], 0.001), 6);
+    }
+
+    /// The interval of a sample whose number the pilot fixed holds the true median as often as it says.
+    #[test]
+    fn the_interval_covers_what_it_says() {
+        use rand_pcg::rand_core::Rng;
+        let mut source = rand_pcg::Pcg64::new(7, 11);
+        // Positive, skewed, with a median of 1.
+        let mut value = move || {
+            let uniform = (source.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+            (0.2 * (uniform / (1.0 - uniform)).ln() / 1.7).exp()
+        };
+        let trials = 4000;
+        let mut covered = 0;
+        for _ in 0..trials {
+            let pilot: Vec<f64> = (0..8).map(|_| value()).collect();
+            let count = values_for(&pilot, 0.05).min(400);
+            let mut all = pilot;
+            all.resize_with(count.max(all.len()), &mut value);
+            all.sort_by(f64::total_cmp);
+            let [low, high] = median_interval(&all);
+            covered += usize::from(low <= 1.0 && 1.0 <= high);
+        }
+        assert!(covered as f64 / f64::from(trials) >= 0.945, "{covered} of {trials}");
     }
 
     #[test]
