@@ -302,6 +302,48 @@ fn chats_go_through_the_models_template_which_writes_bos_itself() {
     assert!(sentence.contains("tokenizer_config.json: cannot be used as a chat template: line 1: "), "{sentence}");
 }
 
+/// Each template writes its own name. What counts was asked of transformers 5.17.0's from_pretrained and apply_chat_template.
+#[test]
+fn additional_templates_count_as_they_do_for_transformers() {
+    const DEFAULT: &str = "additional_chat_templates/default.jinja";
+    const OTHER: &str = "additional_chat_templates/tool_use.jinja";
+    const NOTES: &str = "additional_chat_templates/notes.txt";
+    const OWN: &str = "chat_template.jinja";
+    const CONFIG: &str = "what tokenizer_config.json has";
+    let folder = Folder::new(&[("c.jsonl", CHAT)]);
+    for (files, counts) in [
+        (&[][..], Some(CONFIG)),
+        (&[NOTES], Some(CONFIG)),
+        (&[OWN, OTHER], Some(OWN)),
+        (&[DEFAULT], Some(DEFAULT)),
+        (&[DEFAULT, OWN], Some(DEFAULT)),
+        (&[DEFAULT, OWN, OTHER], Some(DEFAULT)),
+        (&[OTHER], None),
+    ] {
+        let model = chat_model(json!({ "chat_template": CONFIG }));
+        fs::create_dir(model.path("additional_chat_templates")).expect("made");
+        files.iter().for_each(|name| model.put(name, name.as_bytes()));
+        let vocabulary = Vocabulary::open(&PathBuf::from(model.path("")), VOCAB_SIZE).expect("a tokenizer");
+        let written = counts.map(|name| {
+            let tokenizer = Tokenizer::from_file(fixture("tokenizer.json")).expect("a tokenizer");
+            tokenizer.encode(name, false).expect("encodes").get_ids().to_vec()
+        });
+        let length = written.as_ref().map_or(4, Vec::len);
+        match (folder.load_for(&format!("{CHAT_SET}{length}"), &vocabulary), written) {
+            (Ok(set), Some(written)) => assert_eq!(set.sequences, [written], "{files:?}"),
+            (Err(error), None) => assert_eq!(
+                error.to_string().replace(&model.path(""), ""),
+                "additional_chat_templates: cannot be used as a chat template: it has no default.jinja and the model no \
+                 chat_template.jinja, so transformers takes none; mend it, or use form = \"text\""
+            ),
+            (loaded, _) => panic!("{files:?}: {:?}", loaded.map(|set| set.sequences)),
+        }
+        folder.put("t.txt", THREE[0].as_bytes());
+        let text = folder.load_for("source.file = \"t.txt\"\nform = \"text\"\nsamples = 1\nlength = 8", &vocabulary);
+        text.expect("text needs no template");
+    }
+}
+
 #[test]
 fn a_model_without_a_template_takes_no_chats() {
     let folder = Folder::new(&[("c.jsonl", CHAT)]);

@@ -24,6 +24,8 @@ use minijinja::{Environment, Error, ErrorKind};
 use serde::Deserialize;
 use serde_json::Map;
 
+use crate::host::memory;
+
 pub use clock::{Clock, ClockError, SOURCE_DATE_EPOCH};
 pub use error::ChatError;
 use error::Raised;
@@ -153,23 +155,16 @@ fn on_a_large_stack<T: Send + 'static>(work: impl FnOnce() -> Result<T, ChatErro
     let run = move || drop(sender.send(work()));
     let thread = thread::Builder::new().name("template".to_owned()).stack_size(STACK);
     thread.spawn(run).map_err(ChatError::Thread)?;
-    let (begun, before) = (Instant::now(), resident_bytes());
+    let (begun, before) = (Instant::now(), memory::resident());
     loop {
         match result.recv_timeout(LOOK) {
             Ok(done) => return done,
             Err(RecvTimeoutError::Disconnected) => return Err(ChatError::Stopped),
             Err(RecvTimeoutError::Timeout) if begun.elapsed() > MOST_TIME => return Err(ChatError::TooMuch),
-            Err(RecvTimeoutError::Timeout) if resident_bytes() > before + MOST_MEMORY => return Err(ChatError::TooMuch),
+            Err(RecvTimeoutError::Timeout) if memory::resident() > before + MOST_MEMORY => return Err(ChatError::TooMuch),
             Err(RecvTimeoutError::Timeout) => {}
         }
     }
-}
-
-/// Memory that the process has in use; nothing where the system does not say.
-fn resident_bytes() -> u64 {
-    const PAGE: u64 = 4096;
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * PAGE
 }
 
 fn mapping(fields: &Map<String, serde_json::Value>) -> Value {

@@ -1,6 +1,8 @@
 //! What of a model a calibration set depends on: tokenizer, chat template, size of the vocabulary.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -9,8 +11,11 @@ use serde_json::Value;
 use super::SetError;
 use super::chat::{ChatTemplate, Clock, Message};
 use crate::companions::{SpecialTokens, Tokenizer};
-use crate::contract::{CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE};
+use crate::contract::{ADDITIONAL_TEMPLATES, CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE};
 use crate::host::read;
+
+/// The additional template that wins over all others.
+const DEFAULT_TEMPLATE: &str = "default.jinja";
 
 /// A model's tokenizer and the ids that its embedding has rows for.
 pub struct Vocabulary {
@@ -30,6 +35,13 @@ struct Template {
 }
 
 impl Template {
+    /// What a folder of additional templates comes to that has no default, where no other file has one.
+    fn unusable(folder: PathBuf) -> Template {
+        let reason = format!("it has no {DEFAULT_TEMPLATE} and the model no {CHAT_TEMPLATE_FILE}, so transformers takes none");
+        let compiled = OnceLock::from(Err(reason));
+        Template { path: folder, text: String::new(), special_tokens: BTreeMap::new(), compiled }
+    }
+
     fn compiled(&self) -> Result<&ChatTemplate, SetError> {
         let clock = Clock::of_process()?;
         let compile = || {
@@ -98,48 +110,73 @@ impl Vocabulary {
     }
 }
 
-/// Refuses a chat template of the model in folder `model` that could not be used for a chat. One that writes the time is not asked
-/// for it.
+/// Refuses a chat template that an artifact of the model in folder `model` would have, which has no additional ones, and that could
+/// not be used for a chat. One that writes the time is not asked for it.
 ///
 /// # Errors
 /// [`SetError::Template`] and whatever keeps it from being read.
 pub fn check_template(model: &Path) -> Result<(), SetError> {
-    let Some(Template { path, text, special_tokens, .. }) = chat_template(model)? else { return Ok(()) };
-    let compiled = ChatTemplate::new(&text, special_tokens, Clock::default());
+    let found = match of_file(model.join(CHAT_TEMPLATE_FILE))? {
+        None => of_config(model)?,
+        found => found,
+    };
+    let Some((path, text)) = found else { return Ok(()) };
+    let compiled = ChatTemplate::new(&text, SpecialTokens::by_name(model)?, Clock::default());
     compiled.map(drop).map_err(|error| SetError::Template { path, reason: error.to_string() })
 }
 
-/// The template in its own file, else the one in `tokenizer_config.json`: a string, or a list of named ones, of which
-/// `default` counts.
+/// The template that transformers takes: the default one of the folder of additional templates, else the one in a file of its own,
+/// else the one in `tokenizer_config.json`. A folder with other templates alone hides what `tokenizer_config.json` has, and then
+/// transformers takes none.
 fn chat_template(model: &Path) -> Result<Option<Template>, SetError> {
-    let path = model.join(TOKENIZER_CONFIG_FILE);
-    let config: Value = match optional(&path)? {
-        None => Value::Null,
-        Some(text) => serde_json::from_str(&text).map_err(|error| SetError::ModelFile {
-            path: path.clone(),
-            what: "JSON",
-            reason: error.to_string(),
-        })?,
+    let additional = model.join(ADDITIONAL_TEMPLATES);
+    let found = match of_file(additional.join(DEFAULT_TEMPLATE))? {
+        None => of_file(model.join(CHAT_TEMPLATE_FILE))?,
+        found => found,
     };
-    let named = |list: &Vec<Value>| list.iter().find(|entry| entry["name"] == "default").map(|entry| entry["template"].clone());
-    let inside = match &config["chat_template"] {
-        Value::Array(list) => named(list).unwrap_or(Value::Null),
-        other => other.clone(),
+    let found = match found {
+        None if has_templates(&additional) => return Ok(Some(Template::unusable(additional))),
+        None => of_config(model)?,
+        found => found,
     };
-    let own = model.join(CHAT_TEMPLATE_FILE);
-    let (path, text) = match (optional(&own)?, inside) {
-        (Some(template), _) => (own, template),
-        (None, Value::String(template)) => (path, template),
-        (None, _) => return Ok(None),
-    };
+    let Some((path, text)) = found else { return Ok(None) };
     let special_tokens = SpecialTokens::by_name(model)?;
     Ok(Some(Template { path, text, special_tokens, compiled: OnceLock::new() }))
+}
+
+/// Whether a folder, which there may be none of, has files of templates.
+fn has_templates(folder: &Path) -> bool {
+    let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.any(|entry| entry.file_name().to_string_lossy().ends_with(".jinja") && entry.path().is_file())
+}
+
+/// A template with the file that it comes from.
+type Found = Option<(PathBuf, String)>;
+
+fn of_file(path: PathBuf) -> Result<Found, SetError> {
+    Ok(optional(&path)?.map(|text| (path, text)))
+}
+
+/// The template in `tokenizer_config.json`: a string, or a list of named ones, of which `default` counts.
+fn of_config(model: &Path) -> Result<Found, SetError> {
+    let path = model.join(TOKENIZER_CONFIG_FILE);
+    let Some(text) = optional(&path)? else { return Ok(None) };
+    let config: Value = serde_json::from_str(&text).map_err(|error| SetError::ModelFile {
+        path: path.clone(),
+        what: "JSON",
+        reason: error.to_string(),
+    })?;
+    let template = match &config["chat_template"] {
+        Value::Array(list) => list.iter().find(|entry| entry["name"] == "default").map(|entry| &entry["template"]),
+        other => Some(other),
+    };
+    Ok(template.and_then(Value::as_str).map(|text| (path, text.to_owned())))
 }
 
 fn optional(path: &Path) -> Result<Option<String>, SetError> {
     match read::text(path, read::SETTINGS) {
         Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(source) => Err(SetError::Unreadable { file: path.display().to_string(), source }),
     }
 }

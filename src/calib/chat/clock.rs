@@ -27,6 +27,12 @@ fn whole_seconds(now: DateTime<Utc>) -> Clock {
     Clock::at(now.timestamp()).unwrap_or(Clock(now))
 }
 
+/// A format of Python's in chrono's letters: `%f` has six digits there and nine here.
+fn for_chrono(format: &str) -> String {
+    let parts: Vec<String> = format.split("%%").map(|part| part.replace("%f", "%6f")).collect();
+    parts.join("%%")
+}
+
 impl Clock {
     /// Stands at so many seconds since 1970, UTC; nothing for a year that no calendar has.
     pub fn at(seconds: i64) -> Option<Clock> {
@@ -61,7 +67,7 @@ impl Clock {
     pub(super) fn strftime(self, format: &str) -> Result<String, Error> {
         let mut text = String::new();
         // An unknown letter is an error here, and would be a panic in to_string(). A naive time has no zone, as transformers' has none.
-        match write!(text, "{}", self.0.naive_utc().format(format)) {
+        match write!(text, "{}", self.0.naive_utc().format(&for_chrono(format))) {
             Ok(()) => Ok(text),
             Err(_) => Err(Error::new(ErrorKind::InvalidOperation, format!("strftime_now: the format {format:?} is not known"))),
         }

@@ -35,11 +35,15 @@ pub(super) fn add_to(environment: &mut Environment<'_>) {
     environment.add_filter("format", format);
     environment.add_filter(PRINTF, filters::format);
     environment.add_filter("sum", sum);
-    environment.add_test("sequence", |value: &Value| {
-        matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Undefined)
-    });
+    environment.add_test("sequence", is_sequence);
     environment.add_function("joiner", globals::joiner);
     environment.add_function("cycler", |items: Rest<Value>| globals::cycler(items.0));
+}
+
+/// Whether a value has a length and items by number; minijinja says Iterable of what a slice or a sum makes.
+fn is_sequence(value: &Value) -> bool {
+    use ValueKind::*;
+    matches!(value.kind(), String | Seq | Iterable | Map | Undefined)
 }
 
 /// A value as `str()` has it.

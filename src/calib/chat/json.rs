@@ -65,7 +65,8 @@ impl Layout {
             ValueKind::Bool => text.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => text.push_str(&number(value)?),
             ValueKind::String => self.quote(value.as_str().unwrap_or_default(), text),
-            ValueKind::Seq => {
+            // What a slice or a sum makes is no Seq to minijinja.
+            ValueKind::Seq | ValueKind::Iterable => {
                 let items = value.try_iter()?.checked();
                 self.container(['[', ']'], depth, text, items, |item, text| self.write(item, depth + 1, text))?;
             }

@@ -27,7 +27,8 @@ pub(super) fn call(state: &mut State, value: &Value, method: &str, arguments: &[
             return unknown_method_callback(state, value, method, &arguments);
         }
         (Some(text), _) => text_method(state, text, method, arguments)?,
-        (None, ValueKind::Seq) => list_method(value, method, arguments)?,
+        // What a slice or a sum makes is no Seq to minijinja.
+        (None, ValueKind::Seq | ValueKind::Iterable) => list_method(state, value, method, arguments)?,
         _ => None,
     };
     own.map_or_else(|| unknown_method_callback(state, value, method, arguments), Ok)
@@ -51,6 +52,7 @@ fn text_method(state: &State, text: &str, method: &str, arguments: &[Value]) -> 
         "rjust" => Value::from(padded(state, text, Side::Left, arguments)?),
         "zfill" => Value::from(zero_filled(state, text, arguments)?),
         "isdecimal" => Value::from(!text.is_empty() && text.chars().all(|c| c.is_ascii_digit())),
+        "title" => Value::from(titled(text)),
         "casefold" => Value::from(text.to_lowercase().replace('ß', "ss")),
         "swapcase" => {
             let swapped = |c: char| if c.is_lowercase() { c.to_uppercase().to_string() } else { c.to_lowercase().to_string() };
@@ -60,17 +62,23 @@ fn text_method(state: &State, text: &str, method: &str, arguments: &[Value]) -> 
     }))
 }
 
-fn list_method(value: &Value, method: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
-    if method != "index" {
+fn list_method(state: &State, value: &Value, method: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
+    if !matches!(method, "index" | "count") {
         return Ok(None);
     }
     let (wanted,): (&Value,) = from_args(arguments)?;
+    let (mut first, mut count) = (None, 0);
     for (index, item) in value.try_iter()?.checked().enumerate() {
+        pay(state, 1, 0)?;
         if item? == *wanted {
-            return Ok(Some(Value::from(index)));
+            first = first.or(Some(index));
+            count += 1;
         }
     }
-    Err(failed("index: the value is not in the list"))
+    if method == "count" {
+        return Ok(Some(Value::from(count)));
+    }
+    first.map(|index| Some(Value::from(index))).ok_or_else(|| failed("index: the value is not in the list"))
 }
 
 fn failed(what: &'static str) -> Error {
@@ -106,9 +114,9 @@ fn split(state: &State, text: &str, arguments: &[Value], from_the_right: bool) -
     Ok(pieces.into_iter().map(Value::from).collect())
 }
 
-/// Words from one end, at most so many cut off, and what is left.
+/// Words cut off one end, at most so many, and what is left, which keeps the white space at its other end.
 fn words(text: &str, most: usize, from_the_right: bool) -> Vec<&str> {
-    let mut rest = text.trim();
+    let mut rest = if from_the_right { text.trim_end() } else { text.trim_start() };
     let mut found = Vec::new();
     while !rest.is_empty() {
         let cut = if from_the_right { rest.rfind(char::is_whitespace) } else { rest.find(char::is_whitespace) };
@@ -121,6 +129,24 @@ fn words(text: &str, most: usize, from_the_right: bool) -> Vec<&str> {
         rest = if from_the_right { left.trim_end() } else { right.trim_start() };
     }
     found
+}
+
+/// Python's `title`: a capital after whatever has no case, an apostrophe too.
+fn titled(text: &str) -> String {
+    let mut titled = String::with_capacity(text.len());
+    let mut is_within = false;
+    for character in text.chars() {
+        if is_within {
+            titled.extend(character.to_lowercase());
+        } else {
+            // A letter such as ß has two capitals, of which the first alone stays one.
+            let mut capitals = character.to_uppercase();
+            titled.extend(capitals.next());
+            titled.extend(capitals.flat_map(char::to_lowercase));
+        }
+        is_within = character.is_lowercase() || character.is_uppercase();
+    }
+    titled
 }
 
 /// Python's `splitlines`, which knows more line ends than the line feed.

@@ -77,6 +77,12 @@ fn a_template_may_refuse_and_its_own_faults_have_a_line() {
 }
 
 #[test]
+fn strings_in_brackets_are_read_in_time() {
+    let deep = format!("{{{{ {}1{} }}}}", "(1~".repeat(16_000), ")".repeat(16_000));
+    assert!(matches!(render(&deep), Err(ChatError::Template { .. })), "beyond the parser's depth, and not beyond the time");
+}
+
+#[test]
 fn a_message_has_a_role_and_a_content_or_calls_tools() {
     let read = |message: Value| serde_json::from_value::<Message>(message).is_ok();
     assert!(read(json!({ "role": "user", "content": null })) && read(json!({ "role": "assistant", "tool_calls": [] })));
