@@ -1,5 +1,7 @@
 //! Models and data sets from a hub that runs on a local port.
 
+#[path = "hub/cached.rs"]
+mod cached;
 #[path = "hub/calibration.rs"]
 mod calibration;
 #[path = "hub/server.rs"]

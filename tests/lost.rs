@@ -160,6 +160,18 @@ fn what_a_link_leads_to_is_replaced_and_the_link_stays() {
     refused(&place.qonnx(&exporting(&["@out", "--overwrite"])), "is a link to nothing");
 }
 
+#[test]
+fn a_file_is_made_where_a_link_to_nothing_leads_and_the_link_stays() {
+    let place = Place::new();
+    place.succeed(&exporting(&["@a"]));
+    std::os::unix::fs::symlink("new.json", place.at("link")).expect("the place is ours");
+    let coqa = ["eval", "@a", "--task", "coqa", "--protocol", "official", "--limit", "1", "--data", "@questions.json"];
+    place.succeed(&[&coqa[..], &["--official-predictions", "@link"]].concat());
+    assert!(place.at("link").is_symlink(), "the link was replaced");
+    let answers: Value = serde_json::from_slice(&fs::read(place.at("new.json")).expect("it was made")).expect("it is JSON");
+    assert!(answers[0]["answer"].is_string(), "{answers}");
+}
+
 /// Each command names a file that is somebody's, or something else's in the same command.
 #[test]
 fn a_file_that_is_not_ours_is_not_written_over() {

@@ -99,7 +99,7 @@ impl Source {
         // transformers keeps a model's other templates there, one a file.
         let others = self.dir.join(ADDITIONAL_TEMPLATES);
         if others.is_dir() {
-            tracing::warn!("{}: stays behind, an artifact has the default template alone", others.display());
+            tracing::warn!("{}: stays behind; an artifact has the other files alone", others.display());
         }
         Ok(())
     }

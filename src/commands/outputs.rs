@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::host::hidden::parent;
-use crate::host::publish::PartialFile;
+use crate::host::publish::{PartialFile, place};
 use crate::onnx;
 use crate::record::{MANIFEST_FILE, Manifest};
 use crate::runtime::NEXT_TOKENS;
@@ -107,23 +107,6 @@ fn standard() -> impl Iterator<Item = (u64, u64)> {
     let streams = [std::io::stdout().as_fd().try_clone_to_owned(), std::io::stderr().as_fd().try_clone_to_owned()];
     let found = streams.into_iter().flatten().filter_map(|stream| File::from(stream).metadata().ok());
     found.filter(|found| found.is_file()).map(|found| (found.dev(), found.ino()))
-}
-
-/// Most links that are followed one behind the other, as the system does.
-const MOST_LINKS: usize = 40;
-
-/// The one spelling of where a file is or will be: its folder's, and its own name, which a link may lead to.
-fn place(path: &Path) -> PathBuf {
-    let mut path = path.to_owned();
-    for _ in 0..MOST_LINKS {
-        match (fs::canonicalize(&path), fs::read_link(&path)) {
-            (Ok(real), _) => return real,
-            (_, Ok(leads_to)) => path = parent(&path).join(leads_to),
-            _ => break,
-        }
-    }
-    let folder = fs::canonicalize(parent(&path)).unwrap_or_else(|_| parent(&path).to_owned());
-    folder.join(path.file_name().unwrap_or_default())
 }
 
 /// A file's device and number on it, or those of an artifact's or another folder's files: one file under any of its names,

@@ -5,6 +5,7 @@
 //! .out.partial-5f0c…        an artifact that is being written
 //! .out.replaced-5f0c…       the artifact that was there, while another takes its place
 //! .out.calibrated-77aa…     layers that are finished
+//! .out.kept-91ab…           what was there and could not be put back; nobody clears it
 //! .lock.out.partial-5f0c…   held as long as its folder is in work
 //! ```
 //!
@@ -127,6 +128,11 @@ impl Drop for Hidden {
         }
         let _ = fs::remove_file(&self.lock_path);
     }
+}
+
+/// A hidden name beside `output` that nothing has.
+pub fn fresh_path(output: &Path, kind: &str) -> PathBuf {
+    parent(output).join(folder_name(output, kind, &new_key()))
 }
 
 /// The folder that a path lies in.

@@ -9,7 +9,7 @@ use std::io::{BufWriter, Error, ErrorKind, Result, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::hidden::{Hidden, name_beside, parent};
+use super::hidden::{Hidden, fresh_path, name_beside, parent};
 use super::lock;
 
 /// What the hidden name of a file ends in until it is whole.
@@ -37,7 +37,7 @@ pub struct PartialFile {
 }
 
 impl PartialFile {
-    /// Begins the file at `path`, or at what a link there leads to.
+    /// Begins the file at `path`, or at what a link there leads to, whether that is there already or not.
     ///
     /// # Errors
     /// As [`file`].
@@ -45,7 +45,7 @@ impl PartialFile {
         if fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
             return Ok(PartialFile { out: BufWriter::new(File::options().write(true).open(path)?), names: None });
         }
-        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let path = place(path);
         let partial = parent(&path).join(name_beside(&path, PARTIAL));
         let busy = || Error::new(ErrorKind::ResourceBusy, "another process is writing it just now");
         let file = lock::hold(&partial, PATIENCE)?.ok_or_else(busy)?;
@@ -75,7 +75,7 @@ impl PartialFile {
         fs::rename(partial, path)?;
         let named = path.clone();
         self.names = None;
-        sync(parent(&named))
+        sync_names(parent(&named))
     }
 }
 
@@ -97,6 +97,23 @@ impl Drop for PartialFile {
     }
 }
 
+/// Most links that are followed one behind the other, as the system does.
+const MOST_LINKS: usize = 40;
+
+/// The one spelling of where a file is or will be: its folder's, and its own name, which a link may lead to.
+pub fn place(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        match (fs::canonicalize(&path), fs::read_link(&path)) {
+            (Ok(real), _) => return real,
+            (_, Ok(leads_to)) => path = parent(&path).join(leads_to),
+            _ => break,
+        }
+    }
+    let folder = fs::canonicalize(parent(&path)).unwrap_or_else(|_| parent(&path).to_owned());
+    folder.join(path.file_name().unwrap_or_default())
+}
+
 /// Gives the finished file `from` the name `target`, in the place of a file that is there already.
 ///
 /// # Errors
@@ -104,7 +121,7 @@ impl Drop for PartialFile {
 pub fn moved_file(from: &Path, target: &Path) -> Result<()> {
     sync(from).map_err(|error| at(from, error))?;
     rename(from, target)?;
-    sync(parent(target)).map_err(|error| at(parent(target), error))
+    sync_named(target)
 }
 
 /// What a folder's name may belong to when it is given.
@@ -121,39 +138,76 @@ pub enum Target<'a> {
 ///
 /// # Errors
 /// Of the disk, with the path; [`ErrorKind::AlreadyExists`] or [`ErrorKind::DirectoryNotEmpty`] where something lies there that
-/// may not go. `target` is then what it was.
-pub fn folder(finished: Hidden, target: &Path, was: Target<'_>) -> Result<()> {
+/// may not go. `target` is then what it was; where that cannot be brought about, what was there has a name that the message says.
+pub fn folder(mut finished: Hidden, target: &Path, was: Target<'_>) -> Result<()> {
     sync_all(finished.path())?;
-    moved(finished.path(), target, was)?;
+    if let Err(failure) = put(finished.path(), target, was) {
+        if failure.undo.is_some() {
+            finished.keep();
+        }
+        return Err(failure.said(finished.path(), target));
+    }
     // It holds what was there before, if anything is left of it.
     finished.clear();
     Ok(())
 }
 
-/// As [`folder`], for a folder `from` that is on the disk; what was at `target` is then there, or gone.
+/// As [`folder`], for a folder `from` that is on the disk; what was at `target` is then at `from`, or gone.
 ///
 /// # Errors
 /// As [`folder`].
 pub fn moved(from: &Path, target: &Path, was: Target<'_>) -> Result<()> {
+    put(from, target, was).map_err(|failure| failure.said(from, target))
+}
+
+/// Why a folder has not got its name.
+struct Failure {
+    error: Error,
+    /// Why what was taken away for it could not be put back. It then lies where the new folder was.
+    undo: Option<Error>,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure { error, undo: None }
+    }
+}
+
+impl Failure {
+    /// The error; where what was at `target` lies at `from` now, with the name under which it is kept.
+    fn said(self, from: &Path, target: &Path) -> Error {
+        match self.undo {
+            None => self.error,
+            Some(undo) => kept(&self.error, &undo, from, target),
+        }
+    }
+}
+
+fn put(from: &Path, target: &Path, was: Target<'_>) -> std::result::Result<(), Failure> {
     let may_go = match was {
         Target::Replaced(may_go) if target.exists() => may_go,
         // A rename takes the place of nothing but an empty folder.
         _ => {
             rename(from, target)?;
-            return named(target, || rename(target, from));
+            let taken_back = |_: &Error| undone(target, rename(target, from), "the new folder stays there");
+            return Ok(sync_named(target).inspect_err(taken_back)?);
         }
     };
-    let exchanged = || exchange(from, target).map_err(|error| at(target, error));
     match exchange(from, target) {
-        Err(error) if !is_unknown(&error) => Err(at(target, error)),
-        Err(_) => replace(from, target, may_go),
-        Ok(()) if !may_go(from) => exchanged().and_then(|()| Err(foreign(target))),
-        Ok(()) => named(target, exchanged),
+        Err(error) if !is_unknown(&error) => Err(at(target, error).into()),
+        Err(_) => Ok(replace(from, target, may_go)?),
+        Ok(()) => exchanged(from, target, may_go),
     }
 }
 
+/// After an exchange: exchanges again where what was taken away may not go, or where the names cannot be put on the disk.
+fn exchanged(from: &Path, target: &Path, may_go: &dyn Fn(&Path) -> bool) -> std::result::Result<(), Failure> {
+    let synced = if may_go(from) { sync_named(target) } else { Err(foreign(target)) };
+    synced.map_err(|error| Failure { error, undo: exchange(from, target).err() })
+}
+
 fn foreign(target: &Path) -> Error {
-    at(target, Error::new(ErrorKind::AlreadyExists, "something else was put there meanwhile, and stays"))
+    at(target, Error::new(ErrorKind::AlreadyExists, "something else was put there meanwhile, which is not replaced"))
 }
 
 /// As an exchange, where the file system knows none: between two renames the old folder has a hidden name, under which
@@ -161,28 +215,43 @@ fn foreign(target: &Path) -> Error {
 fn replace(from: &Path, target: &Path, may_go: &dyn Fn(&Path) -> bool) -> Result<()> {
     let mut aside = Hidden::fresh(target, REPLACED)?;
     aside.keep();
+    let waits = format!("what was there lies in {}; the same command again sees to it", aside.path().display());
     let back = || rename(aside.path(), target);
     rename(target, aside.path())?;
     if !may_go(aside.path()) {
-        return back().and_then(|()| Err(foreign(target)));
+        let error = foreign(target);
+        // What may not go must not wait under a name that the next run clears.
+        return Err(match back() {
+            Ok(()) => error,
+            Err(undo) => kept(&error, &undo, aside.path(), target),
+        });
     }
-    rename(from, target).inspect_err(|_| restored(target, back))?;
-    named(target, || rename(target, from).and_then(|()| back()))?;
+    rename(from, target).inspect_err(|_| undone(target, back(), &waits))?;
+    sync_named(target).inspect_err(|_| undone(target, rename(target, from).and_then(|()| back()), &waits))?;
     aside.clear();
     Ok(())
 }
 
-/// Puts a name on the disk, or takes it back with `undo`.
-fn named(target: &Path, undo: impl FnOnce() -> Result<()>) -> Result<()> {
-    sync(parent(target)).inspect_err(|_| restored(target, undo)).map_err(|error| at(parent(target), error))
-}
-
-fn restored(target: &Path, undo: impl FnOnce() -> Result<()>) {
-    if let Err(error) = undo() {
-        tracing::warn!("{}: what was there cannot be put back ({error}); the same command again sees to it", target.display());
+/// Says where an undo has failed how things are instead.
+fn undone(target: &Path, undo: Result<()>, instead: &str) {
+    if let Err(error) = undo {
+        tracing::warn!("{}: cannot be made what it was ({error}); {instead}", target.display());
     }
 }
 
+/// Gives what was at `target`, cannot be put back there and lies at `from` a name that no later run clears, and says it. Where
+/// it cannot even get that, it stays where it is.
+fn kept(error: &Error, undo: &Error, from: &Path, target: &Path) -> Error {
+    let fresh = fresh_path(target, KEPT);
+    let lies = if fs::rename(from, &fresh).is_ok() { &fresh } else { from };
+    let said = format!(
+        "{error}; what was there cannot be put back ({undo}) and lies in {}; move it where it belongs before anything else",
+        lies.display()
+    );
+    Error::new(error.kind(), said)
+}
+
+const KEPT: &str = "kept";
 const PARTIAL_FOLDER: &str = "partial";
 const REPLACED: &str = "replaced";
 
@@ -205,7 +274,7 @@ pub fn recover(target: &Path) -> Result<bool> {
         let is_there = target.try_exists().map_err(|error| at(target, error))?;
         if !is_there && is_full(aside.path()).map_err(|error| at(aside.path(), error))? {
             rename(aside.path(), target)?;
-            sync(parent(target))?;
+            sync_names(parent(target))?;
             was_restored = true;
         }
         aside.clear();
@@ -228,10 +297,24 @@ fn sync_all(folder: &Path) -> Result<()> {
         let path = entry?.path();
         sync(&path).map_err(|error| at(&path, error))?;
     }
-    sync(folder).map_err(|error| at(folder, error))
+    sync_names(folder).map_err(|error| at(folder, error))
 }
 
-/// Puts a file, or the names in a folder, on the disk.
+/// Puts the name that `target` has got on the disk.
+fn sync_named(target: &Path) -> Result<()> {
+    sync_names(parent(target)).map_err(|error| at(parent(target), error))
+}
+
+/// Puts the names in a folder on the disk. Where the file system knows no such thing, nothing can be done and nothing is wrong
+/// with what was written.
+fn sync_names(folder: &Path) -> Result<()> {
+    match sync(folder) {
+        Err(error) if is_unknown_of_folders(&error) => Ok(()),
+        synced => synced,
+    }
+}
+
+/// Puts a file on the disk.
 ///
 /// # Errors
 /// Of the disk, without the path.
@@ -265,6 +348,11 @@ fn is_unknown(error: &Error) -> bool {
     error.kind() == ErrorKind::Unsupported || error.raw_os_error().is_some_and(|errno| unknown.contains(&errno))
 }
 
+/// Whether the file system does not put folders on the disk: what it answers then, as PostgreSQL's `fsync_fname` has it.
+fn is_unknown_of_folders(error: &Error) -> bool {
+    is_unknown(error) || error.raw_os_error() == Some(nix::errno::Errno::EBADF as i32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,6 +382,20 @@ mod tests {
         assert!(link.is_symlink());
         assert_eq!(fs::read(&real).unwrap(), b"new");
         assert_eq!(names(place.path()), ["link", "real"]);
+    }
+
+    #[test]
+    fn a_file_is_made_where_a_link_to_nothing_leads() {
+        let place = tempfile::tempdir().unwrap();
+        let [folder, link, other] = ["folder", "link", "other"].map(|name| place.path().join(name));
+        fs::create_dir(&folder).unwrap();
+        std::os::unix::fs::symlink("other", &link).unwrap();
+        std::os::unix::fs::symlink("folder/new", &other).unwrap();
+        file(&link, b"new").unwrap();
+        assert!(link.is_symlink() && other.is_symlink());
+        assert_eq!(fs::read(folder.join("new")).unwrap(), b"new");
+        assert_eq!(names(&folder), ["new"]);
+        assert_eq!(names(place.path()), ["folder", "link", "other"]);
     }
 
     #[test]
@@ -344,6 +446,67 @@ mod tests {
         }
         assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "first");
         assert_eq!(names(place.path()), ["out"]);
+    }
+
+    #[test]
+    fn what_may_not_go_and_cannot_be_put_back_is_kept_and_named() {
+        let place = tempfile::tempdir().unwrap();
+        let target = place.path().join("out");
+        let refused = |put: &dyn Fn(Hidden, &dyn Fn(&Path) -> bool) -> Result<()>, spoil: &dyn Fn()| {
+            fs::create_dir_all(&target).unwrap();
+            fs::write(target.join("file"), "the only copy").unwrap();
+            let may_not_go = |_: &Path| {
+                spoil();
+                false
+            };
+            let said = put(made(&target, "new"), &may_not_go).unwrap_err();
+            assert_eq!(said.kind(), ErrorKind::AlreadyExists);
+            // A later run, which finds something at the target, clears no more than is of no use.
+            recover(&target).unwrap();
+            let kept = names(place.path()).into_iter().find(|name| name.starts_with(".out.kept-")).expect("it is kept");
+            let kept = place.path().join(kept);
+            assert!(said.to_string().contains(&kept.display().to_string()), "{said}");
+            assert_eq!(fs::read_to_string(kept.join("file")).unwrap(), "the only copy");
+            fs::remove_dir_all(kept).unwrap();
+        };
+        // Without a folder there, no second exchange is possible; with a full one, no rename.
+        let by_exchange = |new: Hidden, may_go: &dyn Fn(&Path) -> bool| folder(new, &target, Target::Replaced(may_go));
+        refused(&by_exchange, &|| fs::remove_dir_all(&target).unwrap());
+        let by_renames = |new: Hidden, may_go: &dyn Fn(&Path) -> bool| replace(new.path(), &target, may_go);
+        refused(&by_renames, &|| fs::create_dir_all(target.join("third")).unwrap());
+    }
+
+    #[test]
+    fn an_old_folder_stays_that_can_neither_be_put_back_nor_get_a_name() {
+        let place = tempfile::tempdir().unwrap();
+        let [there, away, here] = ["there", "away", "here"].map(|name| place.path().join(name));
+        let target = there.join("out");
+        fs::create_dir_all(&target).unwrap();
+        fs::create_dir(&here).unwrap();
+        fs::write(target.join("file"), "old").unwrap();
+        let finished = made(&here.join("out"), "new");
+        let lies = finished.path().to_owned();
+        // The folder in which it gets its name goes before that is on the disk.
+        let may_go = |_: &Path| fs::rename(&there, &away).is_ok();
+        let said = folder(finished, &target, Target::Replaced(&may_go)).unwrap_err().to_string();
+        assert!(said.contains(&lies.display().to_string()), "{said}");
+        assert_eq!(fs::read_to_string(lies.join("file")).unwrap(), "old");
+        assert_eq!(fs::read_to_string(away.join("out/file")).unwrap(), "new");
+    }
+
+    #[test]
+    fn a_file_system_that_does_not_put_folders_on_the_disk_is_no_failure() {
+        // Linux answers EINVAL for a folder of /proc.
+        sync_named(Path::new("/proc/name")).unwrap();
+        sync(Path::new("/proc")).unwrap_err();
+        use nix::errno::Errno;
+        let of = |errno: Errno| is_unknown_of_folders(&Error::from(errno));
+        for passes in [Errno::EINVAL, Errno::EBADF, Errno::EOPNOTSUPP] {
+            assert!(of(passes), "{passes}");
+        }
+        for fails in [Errno::EIO, Errno::ENOSPC, Errno::EDQUOT, Errno::EROFS, Errno::EACCES] {
+            assert!(!of(fails), "{fails}");
+        }
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub struct Quirks {
     pub token: Option<&'static str>,
     pub gated: bool,
     pub broken: bool,
+    /// As `broken`, of the store alone.
+    pub broken_store: bool,
     /// Requests for this repository are redirected to the real one.
     pub old_id: Option<&'static str>,
     /// So many of the next requests are refused for the moment.
@@ -179,7 +181,7 @@ impl Answer {
 }
 
 fn answer(request: &Request, port: u16, state: &mut State) -> Answer {
-    if state.quirks.broken {
+    if state.quirks.broken || state.quirks.broken_store && request.path.starts_with("/store/") {
         return Answer::new("503 Service Unavailable", Vec::new());
     }
     if state.quirks.busy > 0 {

@@ -77,6 +77,17 @@ fn a_hub_that_stays_busy_or_asks_for_too_long_is_named() {
 }
 
 #[test]
+fn a_store_that_stays_busy_is_asked_no_more_often_than_retries_say() {
+    let mut setup = Setup::new(&single());
+    setup.config.retries = 2;
+    setup.server.set(Quirks { broken_store: true, ..Quirks::default() });
+    let (sentence, fault) = setup.refusal("org/tiny");
+    assert!(sentence.ends_with("the server answered HTTP 503, expected success; try again later"), "{sentence}");
+    assert_eq!(fault, Fault::Failed);
+    assert_eq!(setup.weight_requests().len(), 3);
+}
+
+#[test]
 fn a_body_that_drips_is_given_up() {
     let mut setup = Setup::new(&single());
     (setup.config.silence, setup.config.retries) = (Duration::from_millis(400), 1);

@@ -106,16 +106,9 @@ impl RepoCache {
 }
 
 /// A relative link, so that the cache can be moved; `depth` is the number of parts in the file's name.
-#[cfg(unix)]
 fn link(blob: &Path, place: &Path, depth: usize) -> io::Result<()> {
     let up: PathBuf = std::iter::repeat_n("..", depth + 1).collect();
     std::os::unix::fs::symlink(up.join("blobs").join(blob.file_name().unwrap_or_default()), place)
-}
-
-/// Symbolic links need a privilege there.
-#[cfg(not(unix))]
-fn link(blob: &Path, place: &Path, _depth: usize) -> io::Result<()> {
-    fs::hard_link(blob, place)
 }
 
 /// Writes what only saves the next run a request; a cache on a disk that cannot be written serves without it.

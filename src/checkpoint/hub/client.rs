@@ -144,14 +144,10 @@ impl<'a> Client<'a> {
                 return Ok(response);
             }
             let asked = retry_after(response.headers());
-            let pause = asked.unwrap_or(wait);
-            match asked {
-                Some(asked) if left == 0 || asked > MAX_WAIT => {
-                    return Err(HubError::Busy { url: url.into(), status, seconds: asked.as_secs() });
-                }
-                None if left == 0 => return Ok(response),
-                _ => {}
+            if left == 0 || asked.is_some_and(|asked| asked > MAX_WAIT) {
+                return Err(HubError::Busy { url: url.into(), status, seconds: asked.map(|asked| asked.as_secs()) });
             }
+            let pause = asked.unwrap_or(wait);
             tracing::warn!(url, status, "the hub is busy; asking again in {:.0} s", pause.as_secs_f64());
             thread::sleep(pause);
             (left, wait) = (left - 1, wait * 2);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::cache::RepoCache;
 use super::client::is_inside;
-use super::{HubError, Known, Visit};
+use super::{HubError, Known, Visit, numbered};
 
 const DATA_FILES: [&str; 3] = [".json", ".jsonl", ".parquet"];
 /// Files of these names describe the data set.
@@ -87,9 +87,31 @@ impl Visit<'_> {
             let absent = HubError::NoData { repo: self.name.to_string(), wanted, count: files.len() };
             return Err(unlisted.unwrap_or(absent));
         }
+        if let Some(unlisted) = unlisted {
+            self.require_all_parts(&wanted, unlisted)?;
+            self.name_doubt(&wanted, split);
+        }
         let paths = wanted.into_iter().map(|file| self.fetch(&commit, file)).collect::<Result<_, _>>()?;
         self.cache.set_ref(self.name, &commit);
         Ok(DataFiles { commit, paths })
+    }
+
+    /// Refuses cached files that say of themselves that there are more: once only one was asked for, or a download broke off.
+    fn require_all_parts(&self, files: &[&String], unlisted: HubError) -> Result<(), HubError> {
+        let Some(missing) = numbered::missing(files.iter().map(|file| file.as_str())) else { return Ok(()) };
+        let (repo, cache) = (self.name.to_string(), self.config.cache.clone());
+        Err(HubError::PartsMissing { repo, missing, cache, source: Box::new(unlisted) })
+    }
+
+    /// Says that there may be more files than the cache has, where their names do not tell that these are all.
+    fn name_doubt(&self, files: &[&String], split: Option<&str>) {
+        if split.is_none() || !files.iter().all(|file| numbered::is_numbered(file)) {
+            tracing::warn!(
+                repository = %self.name,
+                "the hub was not asked which files there are; those in the cache, {} of them, are taken for all",
+                files.len()
+            );
+        }
     }
 }
 

@@ -148,12 +148,11 @@ impl Download<'_> {
         }
     }
 
-    /// Bytes that are there; a part that is longer than the file is thrown away.
+    /// Bytes that are there; a part that is longer than the file is begun anew, as one that is not there.
     fn part_bytes(&self) -> Result<u64, HubError> {
         match fs::metadata(self.part) {
             Ok(meta) if meta.len() <= self.meta.bytes => Ok(meta.len()),
-            Ok(_) => File::create(self.part).map(|_| 0).map_err(|e| self.disk(e)),
-            Err(_) => File::create(self.part).map(|_| 0).map_err(|e| self.disk(e)),
+            _ => File::create(self.part).map(|_| 0).map_err(|e| self.disk(e)),
         }
     }
 

@@ -39,8 +39,8 @@ pub enum HubError {
     Unreachable { endpoint: String, source: Box<ureq::Error> },
     #[error("{url}: the server answered HTTP {status}, expected success; try again later")]
     Server { url: String, status: u16 },
-    #[error("{url}: the server answered HTTP {status} and asks to come back in {seconds} s; try again then")]
-    Busy { url: String, status: u16, seconds: u64 },
+    #[error("{url}: the server answered HTTP {status}{}", when(*.seconds))]
+    Busy { url: String, status: u16, seconds: Option<u64> },
     #[error(
         "the token of the hub holds characters that no token has, so it cannot be sent; set HF_TOKEN again, or log in again where \
          `hf auth login` wrote it"
@@ -65,12 +65,26 @@ pub enum HubError {
         path.display()
     )]
     Damaged { path: PathBuf, what: String },
+    #[error(
+        "data set {repo}: the cache {} lacks {missing} of its numbered files, and the hub is not there to be asked for them; run once \
+         with network and without HF_HUB_OFFLINE",
+        cache.display()
+    )]
+    PartsMissing { repo: String, missing: String, cache: PathBuf, source: Box<HubError> },
     #[error("{}: cannot be written; check the disk's space and rights, or set HF_HOME to another disk", path.display())]
     Disk { path: PathBuf, source: io::Error },
     #[error("there is no folder for the cache, as neither HF_HOME nor HOME is set; set HF_HOME")]
     NoCacheFolder,
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+}
+
+/// What a busy server says of how long it will be; the end of its sentence.
+fn when(seconds: Option<u64>) -> String {
+    match seconds {
+        Some(seconds) => format!(" and asks to come back in {seconds} s; try again then"),
+        None => ", expected success; try again later".to_owned(),
+    }
 }
 
 /// Whether a refused request carried a token; a clause of its sentence.
@@ -113,6 +127,7 @@ impl HubError {
             | HubError::WrongHash { .. }
             | HubError::Offline { .. }
             | HubError::Damaged { .. }
+            | HubError::PartsMissing { .. }
             | HubError::Disk { .. }
             | HubError::NoCacheFolder => Fault::Failed,
         }

@@ -9,6 +9,7 @@ mod contents;
 mod dataset;
 mod download;
 mod error;
+mod numbered;
 mod pace;
 mod progress;
 mod remote;
@@ -125,18 +126,9 @@ enum Known {
 
 impl Visit<'_> {
     fn model(&mut self) -> Result<PathBuf, HubError> {
-        if self.name.is_commit()
-            && let Some(commit) = self.cache.commit_of(self.name)
-            && self.is_whole(&commit)
-        {
-            return Ok(self.cache.snapshot(&commit));
-        }
-        let listing = match self.look_up()? {
+        let listing = match self.known()? {
             Known::Listed(listing) => listing,
-            Known::Cached { commit, unanswered } => {
-                self.usable(&commit, unanswered)?;
-                return Ok(self.cache.snapshot(&commit));
-            }
+            Known::Cached { commit, .. } => return Ok(self.cache.snapshot(&commit)),
         };
         let weights = self.listed_weights(&listing)?; // before megabytes of tokenizer are moved
         self.name_leftovers(&listing, &weights);
@@ -146,6 +138,23 @@ impl Visit<'_> {
         }
         self.cache.set_ref(self.name, &listing.commit);
         Ok(self.cache.snapshot(&listing.commit))
+    }
+
+    /// The hub's listing of a model, or a commit whose cached files are one.
+    fn known(&self) -> Result<Known, HubError> {
+        if self.name.is_commit()
+            && let Some(commit) = self.cache.commit_of(self.name)
+            && self.is_whole(&commit)
+        {
+            return Ok(Known::Cached { commit, unanswered: None });
+        }
+        match self.look_up()? {
+            Known::Listed(listing) => Ok(Known::Listed(listing)),
+            Known::Cached { commit, unanswered } => {
+                self.usable(&commit, unanswered)?;
+                Ok(Known::Cached { commit, unanswered: None })
+            }
+        }
     }
 
     /// Asks the hub what the revision is, and the cache where the hub must not or cannot be asked.
@@ -231,10 +240,9 @@ impl Visit<'_> {
     /// Whether nothing of a model is left to ask the hub for, and what is there is as far as can be seen what it was.
     fn is_whole(&self, commit: &str) -> bool {
         let snapshot = self.cache.snapshot(commit);
-        let known = |file: &str| snapshot.join(file).exists() || self.cache.is_absent(commit, file);
         let is_sound = |file: &str| contents::damage(&snapshot.join(file)).is_none();
         let weights = || self.require_model(commit).ok();
-        optional().all(known)
+        self.unasked(commit).is_empty()
             && optional().chain(needed()).all(is_sound)
             && weights().is_some_and(|weights| weights.iter().all(|file| is_sound(file)))
     }
@@ -245,7 +253,28 @@ impl Visit<'_> {
         let sound = |file: &str| self.require_sound(commit, file);
         needed().chain(optional()).chain([INDEX_FILE]).try_for_each(sound)?;
         let weights = self.require_model(commit).map_err(|incomplete| unanswered.unwrap_or(incomplete))?;
-        weights.iter().try_for_each(|file| sound(file))
+        weights.iter().try_for_each(|file| sound(file))?;
+        self.name_unasked(commit);
+        Ok(())
+    }
+
+    /// Optional files that are neither cached nor noted absent: the hub was never asked for them.
+    fn unasked(&self, commit: &str) -> Vec<&'static str> {
+        let snapshot = self.cache.snapshot(commit);
+        optional().filter(|file| !snapshot.join(file).exists() && !self.cache.is_absent(commit, file)).collect()
+    }
+
+    /// Says which files are taken for absent though the repository may have them.
+    fn name_unasked(&self, commit: &str) {
+        let files = self.unasked(commit);
+        if !files.is_empty() {
+            tracing::warn!(
+                repository = %self.name,
+                "{}: not in the cache, and the hub was never asked whether the model has them; without them prompts may be other \
+                 ones and answers end elsewhere; run once with network and without HF_HUB_OFFLINE",
+                files.join(", ")
+            );
+        }
     }
 
     fn require_sound(&self, commit: &str, file: &str) -> Result<(), HubError> {

@@ -17,17 +17,11 @@ const FIRST_BYTES: u64 = 64 << 10;
 impl Visit<'_> {
     /// Index and configuration of a model, by range requests for the weights that are not cached.
     pub(super) fn headers(&mut self) -> Result<ModelHeaders, HubError> {
-        if self.name.is_commit()
-            && let Some(commit) = self.cache.commit_of(self.name)
-            && self.is_whole(&commit)
-        {
-            return self.cached_headers(&commit);
-        }
-        let listing = match self.look_up()? {
+        let listing = match self.known()? {
             Known::Listed(listing) => listing,
-            Known::Cached { commit, unanswered } => {
-                self.usable(&commit, unanswered)?;
-                return self.cached_headers(&commit);
+            Known::Cached { commit, .. } => {
+                let dir = self.cache.snapshot(&commit);
+                return Ok(ModelHeaders { index: Index::open(&dir)?, dir });
             }
         };
         let dir = self.cache.snapshot(&listing.commit);
@@ -49,11 +43,6 @@ impl Visit<'_> {
         let is_indexed = !headers.iter().any(|(name, ..)| name == SINGLE_FILE) && dir.join(INDEX_FILE).exists();
         let map = if is_indexed { Some(WeightMap::read(&dir.join(INDEX_FILE))?) } else { None };
         Ok(ModelHeaders { index: Index::from_headers(Path::new(&label), headers, map.as_ref())?, dir })
-    }
-
-    fn cached_headers(&self, commit: &str) -> Result<ModelHeaders, HubError> {
-        let dir = self.cache.snapshot(commit);
-        Ok(ModelHeaders { index: Index::open(&dir)?, dir })
     }
 
     /// Size and checked header of one file on the hub.
