@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["numpy==2.4.6"]
 # ///
-"""AWQ (arXiv 2306.00978) written plainly from the paper and its code, for tests/awq_golden.rs to compare with.
+"""AWQ (arXiv 2306.00978) written plainly from the paper and its code, for tests/it/awq_golden.rs to compare with.
 
     golden_awq.py tests/goldens/awq.json
 

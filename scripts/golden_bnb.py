@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["numpy==2.4.6", "torch==2.15.0", "safetensors==0.8.0", "bitsandbytes==0.50.2"]
 # ///
-"""What bitsandbytes makes of weights and of their scales, for tests/bitsandbytes_golden.rs to compare with.
+"""What bitsandbytes makes of weights and of their scales, for tests/it/bitsandbytes_golden.rs to compare with.
 
     golden_bnb.py fixtures/tiny-coqa tests/goldens/bitsandbytes.json [--device cuda]
 

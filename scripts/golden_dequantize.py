@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["numpy==2.4.6", "ml_dtypes==0.6.0", "onnx==1.23.2", "onnxruntime==1.32.0"]
 # ///
-"""What ONNX packs and ONNX Runtime dequantizes, for tests/quant_golden.rs to compare with.
+"""What ONNX packs and ONNX Runtime dequantizes, for tests/it/quant_golden.rs to compare with.
 
     golden_dequantize.py tests/goldens/dequantize.json
 

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["numpy==2.4.6"]
 # ///
-"""GPTQ as its paper has it (arXiv 2210.17323, Algorithm 1), for tests/gptq_golden.rs to compare with.
+"""GPTQ as its paper has it (arXiv 2210.17323, Algorithm 1), for tests/it/gptq_golden.rs to compare with.
 
     golden_gptq.py tests/goldens/gptq.json
 

@@ -9,7 +9,7 @@ time, under tokenizer and generation configs that checkpoints really have.
     uv run scripts/golden_lm_eval.py tests/goldens/lm_eval.json
 
 A case is a list of changes to the model's folder: (file, JSON merge patch); null as a patch removes the file. The test
-(tests/lm_eval.rs) applies the same changes and asks the same questions.
+(tests/it/lm_eval.rs) applies the same changes and asks the same questions.
 """
 
 import json

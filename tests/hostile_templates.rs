@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use qonnx::calib::{self, SetError, Vocabulary};
 use serde_json::json;
 
-#[path = "support/hostile_templates.rs"]
+#[path = "it/support/hostile_templates.rs"]
 mod hostile_templates;
 
 /// Longest that one may take; the program itself gives up after ten seconds.

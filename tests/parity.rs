@@ -3,11 +3,11 @@
 //! Runs on the CPU in f32, and on CUDA in f16 with `QONNX_TEST_EP=cuda`. Goldens come from scripts/golden_logits.py and
 //! scripts/golden_answers.py.
 
-#[path = "support/made_up.rs"]
+#[path = "it/support/made_up.rs"]
 mod made_up;
-#[path = "support/tensors.rs"]
+#[path = "it/support/tensors.rs"]
 mod tensors;
-#[path = "support/tiny.rs"]
+#[path = "it/support/tiny.rs"]
 mod tiny;
 
 use std::sync::{LazyLock, Mutex, MutexGuard};

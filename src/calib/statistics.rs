@@ -6,7 +6,7 @@
 //!
 //! Sums are kept in f32. A sum of n terms rounded each time is off by at most `n·2⁻²⁴` of the sum of magnitudes; products
 //! add blocks of some hundred terms at once, so 262144 tokens make some thousand roundings, at most 2⁻¹⁴ of `√(Gᵢᵢ·Gⱼⱼ)`;
-//! 65536 tokens of one sign, the worst case, are off by 2·10⁻⁶ (`tests/calibration_stream.rs`): far below any damping of the
+//! 65536 tokens of one sign, the worst case, are off by 2·10⁻⁶ (`tests/it/calibration_stream.rs`): far below any damping of the
 //! Gram matrix. On CUDA f16 activations are widened to f32 and multiplied in TF32, whose 11 bits hold an f16 exactly; a product
 //! of two has 22 bits and is exact in the f32 accumulator.
 

@@ -1,5 +1,5 @@
 //! The artifact of every built-in recipe on the embedded model is, byte for byte, the one that was committed: what only moves
-//! code changes none, and what means to change one says so by a new golden (`QONNX_BLESS=1 cargo test --test recipe_bytes`).
+//! code changes none, and what means to change one says so by a new golden (`QONNX_BLESS=1 cargo test --test it recipe_bytes::`).
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,16 +1,14 @@
 //! `scripts/honest_timing.py`: that it measures both sides and how it judges. Nothing here asserts how long anything takes.
 
-#[path = "support/python.rs"]
-mod python;
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use std::process::Output;
 
 use python::python;
 use qonnx::recipe::FormatName;
 use qonnx::tensor::DType;
 use serde_json::Value;
+
+use crate::support::python;
+use crate::support::tiny;
 
 fn script(arguments: &[&str]) -> Output {
     python().arg(tiny::root().join("scripts/honest_timing.py")).args(arguments).output().expect("QONNX_PYTHON can be run")

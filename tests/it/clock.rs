@@ -1,22 +1,13 @@
 //! Chat templates that write the time: which time, who says so, and that a worker is told the same.
 
-#[path = "support/made_up.rs"]
-mod made_up;
-#[path = "support/small.rs"]
-mod small;
-mod tiny {
-    /// The embedded checkpoint.
-    pub fn model() -> std::path::PathBuf {
-        concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-coqa").into()
-    }
-}
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::support::small;
 
 /// Eight sequences of chats, of which each says when it was held.
 const SET: &str = "licence = \"x\"\nform = \"chat\"\nsamples = 8\nlength = 16\n[source]\nfile = \"chats.jsonl\"\n";

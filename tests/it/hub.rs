@@ -1,12 +1,8 @@
 //! Models and data sets from a hub that runs on a local port.
 
-#[path = "hub/cached.rs"]
 mod cached;
-#[path = "hub/calibration.rs"]
 mod calibration;
-#[path = "hub/server.rs"]
 mod server;
-#[path = "hub/trust.rs"]
 mod trust;
 
 use std::cell::RefCell;

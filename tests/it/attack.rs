@@ -1,7 +1,6 @@
 //! Faults that an attack on reliability and security once found stay away: `tests/attack/attack.py`, an attack a test.
 
-#[path = "support/python.rs"]
-mod python;
+use crate::support::python;
 
 fn withstood(name: &str) {
     let root = env!("CARGO_MANIFEST_DIR");
@@ -23,7 +22,7 @@ macro_rules! attacks {
         /// One that the script has and this list has not would never be tried.
         #[test]
         fn every_attack_is_here() {
-            let script = include_str!("attack/attack.py");
+            let script = include_str!("../attack/attack.py");
             let there = script.split("@attack\ndef ").skip(1).filter_map(|rest| rest.split_once('(')).map(|(name, _)| name);
             assert_eq!(there.collect::<Vec<_>>(), [$(stringify!($name)),+]);
         }

@@ -1,17 +1,6 @@
 //! Nothing of a person's is lost, and nothing damaged is gone on from: killed exports, files that are not ours, bits that
 //! flip in what a resumed run finds, terminals and disks that are full.
 
-#[path = "support/made_up.rs"]
-mod made_up;
-#[path = "support/small.rs"]
-mod small;
-mod tiny {
-    /// The embedded checkpoint.
-    pub fn model() -> std::path::PathBuf {
-        concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-coqa").into()
-    }
-}
-
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -23,6 +12,8 @@ use qonnx::record::RunRecord;
 use qonnx::study::experiment::has_artifact;
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::support::small;
 
 /// A folder with a small model, and commands in which `@` stands for it.
 struct Place(TempDir);

@@ -1,6 +1,6 @@
 //! Canonical text of the decoder under each scheme, compared with `graphs/snapshots/`.
 //!
-//! After a wanted change: `QONNX_UPDATE_SNAPSHOTS=1 cargo test --test graph_snapshots`, then read the diff.
+//! After a wanted change: `QONNX_UPDATE_SNAPSHOTS=1 cargo test --test it graph_snapshots::`, then read the diff.
 
 use std::path::Path;
 

@@ -2,9 +2,6 @@
 //!
 //! Runs on the CPU in f32, and on CUDA in f16 with `QONNX_TEST_EP=cuda`. The golden comes from scripts/golden_statistics.py.
 
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -23,6 +20,8 @@ use qonnx::recipe::FormatName;
 use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, Weights};
 use qonnx::tensor::{DType, convert};
 use serde_json::Value;
+
+use crate::support::tiny;
 
 /// What is asked of an execution provider.
 struct Bar {

@@ -1,8 +1,5 @@
 //! Widths under a budget: within it on the disk, better than one width everywhere, and made again without a search.
 
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +18,8 @@ use qonnx::runtime::{Launch, Weights};
 use qonnx::tensor::DType;
 use qonnx::usage::UsageError;
 use tempfile::TempDir;
+
+use crate::support::tiny;
 
 /// What three bits in groups of 128 take everywhere.
 const TARGET: f64 = 3.125;

@@ -1,10 +1,5 @@
 //! What `qonnx export` leaves on the disk: the same bytes each time, as many as planned, all of them or none.
 
-#[path = "support/made_up.rs"]
-mod made_up;
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -18,6 +13,9 @@ use qonnx::runtime::{Execution, ExecutionProvider};
 use qonnx::tensor::DType;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
+
+use crate::support::made_up;
+use crate::support::tiny;
 
 fn place() -> TempDir {
     tempfile::tempdir().expect("a temporary folder can be made")

@@ -1,17 +1,14 @@
 //! Where activations leave the range of f16, every command that picks a token says so, and none gives a score: the largest of
 //! NaN has an index like any other.
 
-#[path = "support/edited.rs"]
-mod edited;
-#[path = "support/tensors.rs"]
-mod tensors;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use edited::{Edited, FIXTURE};
 use serde_json::json;
+
+use crate::support::edited;
 
 const HIDDEN: usize = 256;
 const INNER: usize = 768;

@@ -1,12 +1,11 @@
 //! Weights that are rotated, or scaled along a mapping, make a model that computes what it did.
 
-#[path = "support/plain_llama.rs"]
-mod plain_llama;
-
 use ndarray::Array2;
 use plain_llama::{Llama, Weights, config, weights};
 use qonnx::model::{LinearInput, LlamaConfig, LlamaRotation, RotationOptions, Smooth, mappings};
 use qonnx::quant::RotationKind;
+
+use crate::support::plain_llama;
 
 fn rotated(cfg: &LlamaConfig, rotation: &LlamaRotation, weights: &Weights) -> Weights {
     let turn = |(name, weight): (&String, &Array2<f32>)| {

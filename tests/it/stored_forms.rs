@@ -1,8 +1,5 @@
 //! Every form in which a quantized weight can lie in an artifact, through ONNX Runtime: it computes what its numbers say.
 
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -18,6 +15,8 @@ use qonnx::recipe::{FormatName, GranularityName};
 use qonnx::runtime::Weights;
 use qonnx::runtime::{Engine, EngineOptions, Execution, ExecutionProvider, Launch, dequantize};
 use qonnx::tensor::DType;
+
+use crate::support::tiny;
 
 const CPU: RuntimeChoice = RuntimeChoice {
     provider: qonnx::runtime::ExecutionProvider::Cpu,

@@ -1,10 +1,5 @@
 //! What `qonnx verify` notices, of artifacts whose files and manifests are not what they were, and that it answers for any.
 
-#[path = "support/made_up.rs"]
-mod made_up;
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -21,6 +16,9 @@ use qonnx::runtime::{Launch, Weights};
 use qonnx::tensor::DType;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::support::made_up;
+use crate::support::tiny;
 
 /// An artifact of one or more small layers.
 struct Made {

@@ -2,16 +2,14 @@
 //!
 //! Goldens come from scripts/golden_architectures.py.
 
-#[path = "support/made_up.rs"]
-mod made_up;
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use qonnx::generate::Score;
 use qonnx::recipe::FormatName;
 use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, Weights};
 use qonnx::tensor::DType;
 use serde_json::Value;
+
+use crate::support::made_up;
+use crate::support::tiny;
 
 /// Logits at the golden's positions.
 fn logits(config: &Value, stored: DType, ids: &[u32]) -> Vec<Vec<f32>> {

@@ -1,10 +1,5 @@
 //! Artifacts in stock Python onnx and onnxruntime, which know nothing of qonnx.
 
-#[path = "support/python.rs"]
-mod python;
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use std::path::Path;
 use std::process::Command;
 
@@ -15,6 +10,9 @@ use qonnx::recipe::{FormatName, GranularityName};
 use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, Weights};
 use qonnx::tensor::DType;
 use serde_json::Value;
+
+use crate::support::python;
+use crate::support::tiny;
 
 const NEW_TOKENS: usize = 24;
 /// Seven linears in each of six layers.

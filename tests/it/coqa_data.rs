@@ -248,7 +248,7 @@ fn pointers(value: &Value, prefix: String, into: &mut Vec<String>) {
     }
 }
 
-// `PROPTEST_CASES=1000000 cargo test --test coqa_data never_panic` fuzzes for longer.
+// `PROPTEST_CASES=1000000 cargo test --test it coqa_data::never_panic` fuzzes for longer.
 
 /// Whatever parses must be fit for use; whatever does not must say so in one line.
 fn is_sound(bytes: &[u8], name: &str) {

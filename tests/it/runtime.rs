@@ -1,13 +1,13 @@
 //! The engine on ONNX Runtime's CPU execution provider, against its own logits and one prompt at a time.
 
-mod support;
-
 use qonnx::fault::Fault;
 use qonnx::generate::{Completion, Generate, GenerateError, GenerateOptions, Score, StopReason};
 use qonnx::model::WeightForm;
 use qonnx::onnx::{Graph, Type, encode};
 use qonnx::runtime::{Engine, EngineOptions, Execution, ExecutionProvider, Launch, Weights, inspect};
 use qonnx::tensor::DType;
+
+use crate::support::random as support;
 
 const CPU: EngineOptions =
     EngineOptions { provider: ExecutionProvider::Cpu, threads: Some(1), weights: Weights::Fused, launch: Launch::Replayed };

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-coqa");
-const GOLDEN: &str = include_str!("goldens/lm_eval.json");
+const GOLDEN: &str = include_str!("../goldens/lm_eval.json");
 
 /// JSON merge patch (RFC 7396), but null is a value.
 fn merged(value: Value, patch: &Value) -> Value {

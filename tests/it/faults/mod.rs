@@ -2,17 +2,7 @@
 //! lost that was there, and the same command again gives what it would have given. A library that is compiled here and
 //! preloaded makes them fail, and tells the order of the calls.
 
-#[path = "../support/made_up.rs"]
-mod made_up;
 mod power;
-#[path = "../support/small.rs"]
-mod small;
-mod tiny {
-    /// The embedded checkpoint.
-    pub fn model() -> std::path::PathBuf {
-        concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-coqa").into()
-    }
-}
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,6 +12,8 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::support::small;
 
 const OPERATIONS: [&str; 4] = ["write", "fsync", "rename", "open"];
 const EIO: i32 = 5;
@@ -35,7 +27,7 @@ fn shim() -> &'static Path {
     let (_, path) = SHIM.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let path = folder.path().join("fail_nth.so");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/fail_nth.c");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/faults/fail_nth.c");
         let output = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&path).args([source, "-ldl"]).output();
         let output = output.expect("cc is what Rust links with");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
