@@ -452,7 +452,8 @@ mod tests {
     fn what_may_not_go_and_cannot_be_put_back_is_kept_and_named() {
         let place = tempfile::tempdir().unwrap();
         let target = place.path().join("out");
-        let refused = |put: &dyn Fn(Hidden, &dyn Fn(&Path) -> bool) -> Result<()>, spoil: &dyn Fn()| {
+        type Put<'a> = &'a dyn Fn(Hidden, &dyn Fn(&Path) -> bool) -> Result<()>;
+        let refused = |put: Put<'_>, spoil: &dyn Fn()| {
             fs::create_dir_all(&target).unwrap();
             fs::write(target.join("file"), "the only copy").unwrap();
             let may_not_go = |_: &Path| {
