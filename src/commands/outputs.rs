@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::BufReader;
+use std::io::{BufReader, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -96,10 +96,23 @@ pub fn check(outputs: &[Output<'_>], inputs: &[&Path]) -> Result<(), UsageError>
     Ok(())
 }
 
-/// Begins the file as it will be begun, and leaves nothing.
+/// What Linux's file systems take.
+const MOST_NAME_BYTES: usize = 255;
+
+/// Begins the file as it will be begun, and leaves nothing. That a disk has no room just now is said when it is written.
 fn can_be_made(flag: &'static str, path: &Path) -> Result<(), UsageError> {
-    let made = PartialFile::create(path).map(drop);
-    made.map_err(|source| UsageError::OutputUnwritable { flag, path: path.display().to_string(), reason: source.to_string() })
+    use ErrorKind::{InvalidFilename, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    let refused = |reason: String| Err(UsageError::OutputUnwritable { flag, path: path.display().to_string(), reason });
+    // The hidden name until then is a short one.
+    let length = path.file_name().map_or(0, |name| name.len());
+    if length > MOST_NAME_BYTES {
+        return refused(format!("its name has {length} bytes, more than the {MOST_NAME_BYTES} that a file system takes"));
+    }
+    let no_place = [InvalidFilename, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem];
+    match PartialFile::create(path) {
+        Err(error) if no_place.contains(&error.kind()) => refused(error.to_string()),
+        _ => Ok(()),
+    }
 }
 
 /// Files that stdout and stderr lead to.
@@ -203,6 +216,29 @@ mod tests {
         file.write_all_at(&head, 0).unwrap();
         file.write_all_at(output, head.len() as u64 + hole).unwrap();
         assert_eq!(refusal(&[("--save-graph", &graph, Kind::Graph)], &[]), None);
+    }
+
+    #[test]
+    fn what_cannot_be_made_is_refused_before_the_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = folder.path().join("x".repeat(300));
+        let said = refusal(&[("--csv", &long, Kind::Csv(COLUMNS))], &[]).expect("no file system takes it");
+        assert!(said.contains("cannot be made (its name has 300 bytes"), "{said}");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("nowhere/new", &link).unwrap();
+        let said = refusal(&[("--csv", &link, Kind::Csv(COLUMNS))], &[]).expect("its folder is not there");
+        assert!(said.contains("cannot be made"), "{said}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left but the link");
+    }
+
+    /// `--predictions /dev/stdout > file`: answers and table would write over each other.
+    #[test]
+    fn a_file_that_stdout_leads_to_is_no_output() {
+        let found = |stream: std::os::fd::BorrowedFd<'_>| File::from(stream.try_clone_to_owned().unwrap()).metadata().unwrap();
+        let is_file = found(std::io::stdout().as_fd()).is_file();
+        let said = refusal(&[("--predictions", Path::new("/dev/stdout"), Kind::Checked)], &[]);
+        let expected = if is_file { "also names for something else" } else { "is no file" };
+        assert!(said.is_some_and(|said| said.contains(expected)));
     }
 
     #[test]
