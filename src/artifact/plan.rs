@@ -124,7 +124,7 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
     }
     let expected = config.expected_tensors();
     let rotation = LlamaRotation::of(&config, &recipe)?;
-    let dense = Dense { index, activation: request.activation, is_turned: rotation.is_some(), facts };
+    let dense = Dense { index, activation: request.activation, is_rotated: rotation.is_some(), facts };
     let forms = Forms::resolve(&recipe, &expected, &dense)?;
     let max_context = max_context(request.max_context, &config)?;
     let copied = source.companions()?;
@@ -232,7 +232,7 @@ struct Dense<'a> {
     index: &'a Index,
     activation: DType,
     /// Whether a rotation is merged into the weights.
-    is_turned: bool,
+    is_rotated: bool,
     facts: &'a Facts,
 }
 
@@ -242,7 +242,7 @@ impl Dense<'_> {
     /// enough for turned matrices and exact for norms that took AWQ's scales; biases are small.
     fn dtype(&self, name: &str) -> DType {
         match self.activation {
-            DType::F32 if self.is_turned || self.facts.dense.contains(name) => {
+            DType::F32 if self.is_rotated || self.facts.dense.contains(name) => {
                 if name.ends_with(".bias") {
                     DType::F32
                 } else {

@@ -18,8 +18,8 @@ use crate::artifact::source;
 use crate::checkpoint::{Checkpoint, WeightFile};
 use crate::compress;
 use crate::compress::budget::{self, BudgetPlan, Parts};
-use crate::compress::calibrate::Kept;
-use crate::compress::calibrate::{self, Calibrated, Job, Turned, Weights};
+use crate::compress::calibrate::StatisticsCache;
+use crate::compress::calibrate::{self, Calibrated, Job, RotatedWeights, Weights};
 use crate::host::hidden::parent;
 use crate::host::progress::Observe;
 use crate::host::terminal;
@@ -78,7 +78,7 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> an
     if let Some(folder) = calibration.save_stats.as_deref().filter(|folder| lies_in(folder, &options.output)) {
         return Err(UsageError::StatisticsOfOutput { folder: folder.display().to_string() }.into());
     }
-    let kept = calibration.save_stats.as_deref().map(Kept::open).transpose()?;
+    let kept = calibration.save_stats.as_deref().map(StatisticsCache::open).transpose()?;
     if calibration.provider == ExecutionProvider::Cuda && request.recipe()?.calibration.is_some() {
         runtime::require(calibration.provider)?;
     }
@@ -260,7 +260,7 @@ fn write_weights(
 ) -> anyhow::Result<Vec<(Written, Option<CalibratedRecord>)>> {
     let weights = &plan.graph.weights;
     let rotation = LlamaRotation::of(&plan.config, &plan.manifest.recipe)?;
-    let turned = Turned { weights: Weights { checkpoint, config: &plan.config, rotation } };
+    let turned = RotatedWeights { weights: Weights { checkpoint, config: &plan.config, rotation } };
     let bytes = |name: &str| checkpoint.index().get(name).map_or(0, |info| info.bytes());
     let bar = progress::bytes(weights.iter().map(|weight| bytes(&weight.weight)).sum(), "quantize");
     let mut written = Vec::with_capacity(weights.len());

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::host::hidden::parent;
 use crate::host::publish::PartialFile;
+use crate::host::read;
 use crate::record::{RUN_SUFFIX, RunRecord};
 use crate::report::{RecordFile, Rendered, ReportError, Study};
 use crate::usage::UsageError;
@@ -118,10 +119,10 @@ const MARKDOWN: (&str, &str) = ("REPORT.md", "# How few bits");
 /// Refuses to write over files that no earlier report has written.
 fn refuse_foreign(out: &Path, files: &[(String, Vec<u8>)]) -> Result<(), UsageError> {
     let (name, begins) = MARKDOWN;
-    if std::fs::read(out.join(name)).is_ok_and(|text| text.starts_with(begins.as_bytes())) {
+    if read::file(&out.join(name), u64::MAX).is_ok_and(|text| text.starts_with(begins.as_bytes())) {
         return Ok(());
     }
-    let is_other = |path: &Path, bytes: &[u8]| path.exists() && !std::fs::read(path).is_ok_and(|there| there == bytes);
+    let is_other = |path: &Path, bytes: &[u8]| path.exists() && !read::file(path, u64::MAX).is_ok_and(|there| there == bytes);
     let foreign = files.iter().map(|(name, bytes)| (out.join(name), bytes)).find(|(path, bytes)| is_other(path, bytes));
     match foreign {
         None => Ok(()),

@@ -22,7 +22,7 @@ use crate::artifact::source::Source;
 use crate::calib::CalibrationSet;
 use crate::checkpoint::Checkpoint;
 use crate::compress::Options;
-use crate::compress::calibrate::{Kept, Keys, Weights};
+use crate::compress::calibrate::{Keys, StatisticsCache, Weights};
 use crate::host::progress::Observe;
 use crate::model::LinearInput;
 use crate::model::LlamaRotation;
@@ -37,7 +37,7 @@ mod menu;
 mod outlook;
 mod refusal;
 mod report;
-mod seen;
+mod statistics_walk;
 mod walk;
 
 use menu::{Decision, Menu};
@@ -63,7 +63,7 @@ pub struct Task<'a> {
     /// Folder for a nameless file of activations.
     pub scratch: &'a Path,
     /// Where statistics are kept, and the hash of all that determines them but for their input.
-    pub kept: Option<(Kept, blake3::Hash)>,
+    pub kept: Option<(StatisticsCache, blake3::Hash)>,
     /// Type of the artifact's activations.
     pub activation: DType,
     pub observe: Observe<'a>,
@@ -122,7 +122,7 @@ pub struct Parts<'a> {
     pub source: &'a Source,
     /// The checkpoint's files with their hashes, where statistics are kept.
     pub inputs: &'a [FileRecord],
-    pub kept: Option<&'a Kept>,
+    pub kept: Option<&'a StatisticsCache>,
     /// Where scratch files may lie.
     pub beside: &'a Path,
     pub observe: Observe<'a>,

@@ -31,21 +31,21 @@ use crate::usage::UsageError;
 mod activations;
 mod group;
 mod judge;
-mod kept;
 mod keys;
 mod layer;
+mod rotated;
+mod statistics_cache;
 mod stream;
-mod turned;
 mod weights;
 mod work;
 
-pub use kept::Kept;
 pub use keys::Keys;
+pub use rotated::RotatedWeights;
+pub use statistics_cache::StatisticsCache;
 pub use stream::interrupted;
-pub use turned::Turned;
 pub use weights::Weights;
 
-use activations::{Activations, Fed};
+use activations::{Activations, StageOperands};
 use group::Group;
 use judge::judge_divided;
 use keys::needs_reference;
@@ -58,7 +58,7 @@ pub struct Job<'a> {
     pub checkpoint: &'a Checkpoint,
     pub source: &'a Source,
     pub options: &'a Options,
-    pub kept: Option<&'a Kept>,
+    pub kept: Option<&'a StatisticsCache>,
     /// The artifact's folder, beside which finished layers wait.
     pub output: &'a Path,
     /// The checkpoint's files with their hashes.
@@ -172,6 +172,10 @@ fn stopped(error: anyhow::Error, work: &WorkFolder, config: &LlamaConfig) -> any
     }
     let all = config.num_hidden_layers;
     let done = (0..all).take_while(|&layer| work.has(layer)).count();
+    if done == 0 {
+        // Its folder is not left either.
+        return error;
+    }
     Stopped { done, all, folder: work.path().to_owned() }.into()
 }
 
@@ -195,7 +199,7 @@ impl Layers<'_> {
             }
             return Ok(result);
         }
-        let mut result = self.turned_vectors(layer)?;
+        let mut result = self.rotated_vectors(layer)?;
         let mut read: Vec<(LinearInput, InputStats)> = Vec::new();
         for (place, input) in LinearInput::ALL.into_iter().enumerate() {
             interrupt::check()?;
@@ -257,7 +261,7 @@ impl Layers<'_> {
     }
 
     /// Norms and biases of a layer that is turned.
-    fn turned_vectors(&self, layer: usize) -> anyhow::Result<LayerResult> {
+    fn rotated_vectors(&self, layer: usize) -> anyhow::Result<LayerResult> {
         let mut result = LayerResult::default();
         if self.weights.rotation.is_some() {
             let prefix = format!("model.layers.{layer}.");
@@ -282,7 +286,7 @@ struct Before<'a> {
 
 impl Before<'_> {
     /// Those of input `n`, counted over all layers.
-    fn linears(&self, weights: &Weights<'_>, n: usize) -> anyhow::Result<Fed> {
+    fn linears(&self, weights: &Weights<'_>, n: usize) -> anyhow::Result<StageOperands> {
         let (layer, input) = (n / LinearInput::ALL.len(), LinearInput::ALL[n % LinearInput::ALL.len()]);
         let quantized = match self.layer - layer {
             0 => self.result.effective(weights, layer, input)?,
@@ -291,7 +295,7 @@ impl Before<'_> {
         };
         let reference = if needs_reference(self.job.plan) { weights.group(layer, input)? } else { Vec::new() };
         let biases = weights.biases(layer, input)?;
-        Ok(Fed { quantized, reference, biases })
+        Ok(StageOperands { quantized, reference, biases })
     }
 }
 

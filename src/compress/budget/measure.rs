@@ -5,7 +5,7 @@ use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use super::menu::{Decision, Menu};
-use super::seen::Seen;
+use super::statistics_walk::StatisticsWalk;
 use super::walk::Walk;
 use super::{BudgetRefusal, Task, name_of};
 use crate::calib::{Head, Logits, Matrix, StreamOptions, TooFewTokens};
@@ -49,7 +49,7 @@ pub fn measure(menu: &Menu, decisions: &[Decision], task: &Task<'_>) -> anyhow::
     let seen = spread(task.sequences, STATISTICS_TOKENS, usize::MAX);
     let probed = spread(task.sequences, PROBE_TOKENS, PROBE_TOKENS / PROBE_SEQUENCES);
     let mut bar = Work::of(decisions.len(), tokens(&seen), tokens(&probed), task.observe);
-    let mut seen = Seen::new(task, &options, seen);
+    let mut seen = StatisticsWalk::new(task, &options, seen);
     let mut probe = Probe::start(task.weights, Walk::start(task.weights, &options, &probed)?, tokens(&probed))?;
     bar.passed(0);
     let mut measured = Vec::with_capacity(decisions.len());

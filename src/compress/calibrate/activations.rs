@@ -3,7 +3,7 @@
 use indicatif::ProgressBar;
 use ndarray::Array2;
 
-use super::kept::Kept;
+use super::statistics_cache::StatisticsCache;
 use super::stream::interrupted;
 use super::weights::Weights;
 use crate::calib::{Both, Linear, Matrix, Progress, Qkv, Stream, StreamOptions, Vector};
@@ -15,7 +15,7 @@ use crate::quant::InputStats;
 const INPUTS: usize = LinearInput::ALL.len();
 
 /// The linears of one input as a stage multiplies by them.
-pub struct Fed {
+pub struct StageOperands {
     pub quantized: Vec<Array2<f32>>,
     /// Of the unquantized model, where it runs beside; empty otherwise.
     pub reference: Vec<Array2<f32>>,
@@ -31,7 +31,7 @@ pub struct Activations<'a> {
     stream: Option<Stream<'a>>,
     /// Inputs that the stream has come to.
     reached: usize,
-    kept: Option<Kept>,
+    kept: Option<StatisticsCache>,
     /// Of everything that determines the next input's statistics.
     chain: blake3::Hasher,
 }
@@ -42,7 +42,7 @@ impl<'a> Activations<'a> {
         weights: &'a Weights<'a>,
         sequences: &'a [Vec<u32>],
         options: StreamOptions,
-        kept: Option<Kept>,
+        kept: Option<StatisticsCache>,
         chain: blake3::Hasher,
         bar: ProgressBar,
     ) -> Activations<'a> {
@@ -55,7 +55,7 @@ impl<'a> Activations<'a> {
     }
 
     /// Statistics of input `n`, counted over all layers. `fed` gives the rounded linears of an input before it.
-    pub fn statistics(&mut self, n: usize, fed: &dyn Fn(usize) -> anyhow::Result<Fed>) -> anyhow::Result<InputStats> {
+    pub fn statistics(&mut self, n: usize, fed: &dyn Fn(usize) -> anyhow::Result<StageOperands>) -> anyhow::Result<InputStats> {
         let key = self.chain.clone().update(&(n as u64).to_le_bytes()).finalize();
         if let Some(stats) = self.kept.as_ref().map_or(Ok(None), |kept| kept.read(&key))? {
             return Ok(stats);
@@ -88,12 +88,12 @@ impl<'a> Activations<'a> {
     }
 
     /// Through one stage: the linears of the input that was reached last.
-    fn advance(&mut self, fed: &dyn Fn(usize) -> anyhow::Result<Fed>) -> anyhow::Result<()> {
+    fn advance(&mut self, fed: &dyn Fn(usize) -> anyhow::Result<StageOperands>) -> anyhow::Result<()> {
         let (layer, input) = (self.reached / INPUTS, LinearInput::ALL[self.reached % INPUTS]);
         let norm = |name: &str| self.weights.vector(&format!("model.layers.{layer}.{name}.weight"));
         let stream = self.stream.as_mut().expect("statistics starts it");
         let before = if self.reached == 0 { None } else { Some(fed(self.reached - 1)?) };
-        let linears = before.as_ref().map(Fed::linears).unwrap_or_default();
+        let linears = before.as_ref().map(StageOperands::linears).unwrap_or_default();
         let done = match (input, linears.as_slice()) {
             (LinearInput::QueryKeyValue, []) => stream.advance_enter(&Vector::same(&norm("input_layernorm")?)),
             (LinearInput::QueryKeyValue, [down]) => stream.advance_add_mlp(down, &Vector::same(&norm("input_layernorm")?)),
@@ -108,7 +108,7 @@ impl<'a> Activations<'a> {
     }
 }
 
-impl Fed {
+impl StageOperands {
     fn linears(&self) -> Vec<Linear<'_>> {
         let linear = |index: usize| {
             let quantized = &self.quantized[index];

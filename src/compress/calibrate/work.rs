@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use super::kept::is_unreadable;
 use super::layer::LayerResult;
+use super::statistics_cache::is_unreadable;
 use crate::host::hidden::Hidden;
 use crate::recipe::WeightRecipe;
 

@@ -17,7 +17,7 @@ const DIGITS: usize = 32;
 
 /// A folder of statistics, each under a hash of all that determines it.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct StatisticsCache {
     folder: PathBuf,
 }
 
@@ -27,9 +27,9 @@ struct Note {
     tokens: u64,
 }
 
-impl Kept {
+impl StatisticsCache {
     /// In `folder`, which is made if it is not there.
-    pub fn open(folder: &Path) -> anyhow::Result<Kept> {
+    pub fn open(folder: &Path) -> anyhow::Result<StatisticsCache> {
         let artifact = [Some(folder), folder.parent()].into_iter().flatten().find(|folder| folder.join(MANIFEST_FILE).is_file());
         if artifact.is_some() {
             return Err(UsageError::StatisticsOfOutput { folder: folder.display().to_string() }.into());
@@ -45,7 +45,7 @@ impl Kept {
         if let Some(file) = names.filter(|name| !is_ours(name)).min() {
             return Err(UsageError::StatisticsForeign { folder: folder.display().to_string(), file }.into());
         }
-        let kept = Kept { folder: folder.to_owned() };
+        let kept = StatisticsCache { folder: folder.to_owned() };
         // Before the work that would be kept.
         let probe = PartialFile::create(&kept.file(&blake3::hash(b"")));
         probe.with_context(|| format!("--save-stats {}: cannot be written to", folder.display()))?;
@@ -166,12 +166,12 @@ mod tests {
     fn a_folder_of_something_else_is_refused_and_stays_as_it_was() {
         let folder = tempfile::tempdir().unwrap();
         let stats = folder.path().join("stats");
-        let kept = Kept::open(&stats).unwrap();
+        let kept = StatisticsCache::open(&stats).unwrap();
         std::fs::write(kept.file(&blake3::hash(b"key")), "").unwrap();
         std::fs::write(stats.join(".hidden"), "").unwrap();
-        assert!(Kept::open(&stats).is_ok());
+        assert!(StatisticsCache::open(&stats).is_ok());
         std::fs::write(stats.join("model.safetensors"), "").unwrap();
-        let said = Kept::open(&stats).unwrap_err().to_string();
+        let said = StatisticsCache::open(&stats).unwrap_err().to_string();
         assert!(said.contains("holds model.safetensors, which is no statistics"), "{said}");
     }
 

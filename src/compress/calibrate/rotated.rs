@@ -20,11 +20,11 @@ const BAND: usize = 1 << 24;
 const HEAD_MATRIX: &str = "model.norm.rotation.weight";
 
 /// The weights outside the layers of a model that may be turned.
-pub struct Turned<'a> {
+pub struct RotatedWeights<'a> {
     pub weights: Weights<'a>,
 }
 
-impl Turned<'_> {
+impl RotatedWeights<'_> {
     /// Whether the rotation changes the weight.
     pub fn has(&self, name: &str) -> bool {
         self.weights.rotation.is_some() && !name.starts_with("model.layers.")

@@ -7,17 +7,17 @@ use crate::model::LinearInput;
 use crate::quant::InputStats;
 
 /// What judges roundings.
-pub struct Seen<'a> {
+pub struct StatisticsWalk<'a> {
     task: &'a Task<'a>,
     options: &'a StreamOptions,
     sequences: Vec<Vec<u32>>,
     walk: Option<Walk<'a>>,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> StatisticsWalk<'a> {
     /// On `sequences`; nothing is run yet.
-    pub fn new(task: &'a Task<'a>, options: &'a StreamOptions, sequences: Vec<Vec<u32>>) -> Seen<'a> {
-        Seen { task, options, sequences, walk: None }
+    pub fn new(task: &'a Task<'a>, options: &'a StreamOptions, sequences: Vec<Vec<u32>>) -> StatisticsWalk<'a> {
+        StatisticsWalk { task, options, sequences, walk: None }
     }
 
     /// Of input `n`, counted over all layers; inputs are asked for in ascending order.
