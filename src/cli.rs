@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use qonnx::commands::{RuntimeChoice, compare, doctor, export, generate, inspect, plan, verify};
 use qonnx::compress;
-use qonnx::host::{read, terminal};
+use qonnx::host::{interrupt, read, terminal};
 use qonnx::runtime::{ExecutionProvider, Launch, Weights};
 use qonnx::usage::UsageError;
 use serde::Serialize;
@@ -294,6 +294,13 @@ struct DoctorArgs {
     json: bool,
 }
 
+impl Command {
+    /// Whether it looks for an interruption between steps and clears up after one; any other is ended by the signal.
+    fn has_safe_points(&self) -> bool {
+        matches!(self, Command::Export(_) | Command::Run(_) | Command::Sweep(_))
+    }
+}
+
 /// Runs the program; the exit code of a report that says no (`inspect`, `verify`, `doctor`) is 1.
 pub fn run() -> anyhow::Result<ExitCode> {
     let matches = match Cli::command().try_get_matches() {
@@ -304,6 +311,9 @@ pub fn run() -> anyhow::Result<ExitCode> {
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     setup::logging(cli.verbose);
     setup::bound_threads();
+    if cli.command.has_safe_points() {
+        interrupt::install();
+    }
     match cli.command {
         Command::Plan(args) => {
             let report = plan::run(&args.model.request(), plan::Load { batch: args.batch, context: args.context })?;

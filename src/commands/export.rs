@@ -71,7 +71,6 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
 pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> anyhow::Result<ExportReport> {
     let started = Instant::now();
     let watch = memory::Watch::start();
-    interrupt::install();
     let asked = options;
     let options = &Options { output: output::resolved(options)?, ..options.clone() };
     let calibration = &options.calibration;

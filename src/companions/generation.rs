@@ -139,6 +139,19 @@ fn setting(key: &str, value: &Value) -> String {
     format!("{key} = {}", shown(&value.to_string()))
 }
 
+/// Caches of `generate()` that hold what was computed, whatever they are made of.
+const EXACT_CACHES: [&str; 9] = [
+    "dynamic",
+    "offloaded",
+    "static",
+    "offloaded_static",
+    "sliding_window",
+    "hybrid",
+    "hybrid_chunked",
+    "offloaded_hybrid",
+    "offloaded_hybrid_chunked",
+];
+
 /// Settings under which `generate()` would search, stop or score in another way. `remove_invalid_values` is not among them:
 /// logits that are no numbers are an error here.
 fn not_followed(keys: Settings<'_>) -> Vec<String> {
@@ -146,8 +159,11 @@ fn not_followed(keys: Settings<'_>) -> Vec<String> {
     let other = |usual: f64| move |value: &Value| value.as_f64() != Some(usual);
     let any = |value: &Value| *value != Value::Bool(false) && value.as_array().is_none_or(|list| !list.is_empty());
     type Changes<'a> = &'a dyn Fn(&Value) -> bool;
-    let changes: [(&str, Changes<'_>); 14] = [
-        // These two end in an error there.
+    let unknown_cache = |value: &Value| !value.as_str().is_some_and(|name| EXACT_CACHES.contains(&name));
+    let changes: [(&str, Changes<'_>); 16] = [
+        // These end in an error there, and a quantized cache in other answers.
+        ("early_stopping", &|value| !value.is_boolean() && value != "never"),
+        ("cache_implementation", &unknown_cache),
         ("max_new_tokens", &|value| value.as_u64() == Some(0)),
         ("num_return_sequences", &beyond(1.0)),
         ("num_beams", &beyond(1.0)),

@@ -11,7 +11,7 @@ static INSTALL: Once = Once::new();
 #[error("interrupted; nothing was left behind")]
 pub struct Interrupted;
 
-/// From here on SIGINT, SIGTERM and SIGHUP set a flag that [`check`] reads; a second one ends the process at once.
+/// For a program, which owns its signals; a library's caller asks with [`ask`] instead. From here on SIGINT, SIGTERM and SIGHUP set a flag that [`check`] reads; a second one ends the process at once.
 pub fn install() {
     INSTALL.call_once(|| {
         let handler = || {

@@ -11,7 +11,6 @@ use std::process::Stdio;
 
 use serde::Serialize;
 
-use crate::host::interrupt;
 use crate::host::table::{size, table};
 use crate::host::terminal;
 use crate::record::{BenchSettings, Outcome, RunRecord};
@@ -70,7 +69,6 @@ pub struct RunReport {
 /// # Errors
 /// What was asked is wrong, it was interrupted, or it could not even be recorded; an experiment that failed has a record.
 pub fn run(experiment: &str, ask: Ask, log: Stdio) -> anyhow::Result<RunReport> {
-    interrupt::install();
     let experiment = Experiment::load(experiment)?;
     let results = ask.results.clone();
     known_baseline(&ask.baseline, &experiment.name, &results)?;

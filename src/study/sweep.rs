@@ -28,7 +28,6 @@ pub use file::{Overrides, SweepFile};
 pub use plan::{PlanReport, PlanRow};
 pub use report::{ResultRow, Results, SweepReport};
 
-use crate::host::interrupt;
 use crate::host::terminal;
 use crate::record::RunRecord;
 use crate::runtime::{self};
@@ -72,7 +71,6 @@ pub fn run(request: &Request) -> anyhow::Result<SweepReport> {
         runtime::require(provider)?;
     }
     let lock = work::hold_for_sweep(&plan.results)?.ok_or_else(|| SweepError::Busy { folder: plan.results.clone() })?;
-    interrupt::install();
     terminal::say(format_args!("{shown}\n"));
     let board = Board::new(plan.rows.iter().map(|row| line(row, request.retry_failed)).collect(), slots.len());
     let (board, halt) = Queue::new(&plan, &open, board, slots)?.run()?;

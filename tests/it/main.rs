@@ -18,6 +18,7 @@ mod coqa_data;
 mod coqa_fixture;
 mod coqa_golden;
 mod criterion_table;
+mod examples;
 mod export;
 mod faults;
 mod function_preserved;
