@@ -25,7 +25,9 @@ heading "ONNX Runtime, Python packages, Chromium, strace and bindfs"
 ORT_DYLIB_PATH=${ORT_DYLIB_PATH:-$(scripts/get-onnxruntime.sh)}
 QONNX_PYTHON=${QONNX_PYTHON:-$(scripts/python-env.sh)}
 QONNX_CHROMIUM=${QONNX_CHROMIUM:-$(scripts/get-chromium.sh)}
-export ORT_DYLIB_PATH QONNX_PYTHON QONNX_CHROMIUM
+# A test whose tool is missing is then a failure, not a line that it was not run.
+QONNX_TESTS=all
+export ORT_DYLIB_PATH QONNX_PYTHON QONNX_CHROMIUM QONNX_TESTS
 scripts/install-packages.sh test
 echo "$ORT_DYLIB_PATH"
 echo "$QONNX_PYTHON"

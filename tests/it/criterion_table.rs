@@ -6,6 +6,8 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
+use crate::support::tools;
+
 fn estimate(point: f64, low: f64, high: f64) -> Value {
     json!({"median": {"point_estimate": point, "confidence_interval": {"lower_bound": low, "upper_bound": high}}})
 }
@@ -23,6 +25,9 @@ fn table(folder: &Path) -> Output {
 
 #[test]
 fn each_benchmark_is_a_row_with_its_change_against_the_run_before() {
+    if !tools::finds("python3") {
+        return;
+    }
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
     write(&at("pack/int4/new/benchmark.json"), &json!({"full_id": "pack/int4", "throughput": {"Elements": 3_000_000}}));
@@ -50,6 +55,9 @@ fn each_benchmark_is_a_row_with_its_change_against_the_run_before() {
 
 #[test]
 fn a_folder_without_results_is_a_sentence() {
+    if !tools::finds("python3") {
+        return;
+    }
     let folder = tempfile::tempdir().expect("a folder");
     let output = table(folder.path());
     assert_eq!(output.status.code(), Some(1));

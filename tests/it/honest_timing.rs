@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::support::python;
 use crate::support::tiny;
+use crate::support::tools;
 
 fn script(arguments: &[&str]) -> Output {
     python().arg(tiny::root().join("scripts/honest_timing.py")).args(arguments).output().expect("QONNX_PYTHON can be run")
@@ -21,6 +22,9 @@ fn both(output: &Output) -> (String, String) {
 
 #[test]
 fn processes_that_take_turns_measure_every_point() {
+    if !tools::has("QONNX_PYTHON") {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let artifact = folder.path().join("int4");
     tiny::export(&tiny::request(&tiny::model(), tiny::bits(FormatName::Int4), DType::F32), &artifact);
@@ -79,6 +83,9 @@ fn take_turns(program: &str) -> Output {
 
 #[test]
 fn both_sides_are_heard_and_none_is_left() {
+    if !tools::has("QONNX_PYTHON") {
+        return;
+    }
     let (said, errors) = both(&take_turns("print(turns(side(POINT, 0.3), side(b'\\xff at work\\n' + POINT, 0.3)))"));
     assert_eq!(said, "[b'7\\n', b'7\\n']\nno child is left\n", "{errors}");
     assert!(errors.contains("at work"), "{errors}");
@@ -86,6 +93,9 @@ fn both_sides_are_heard_and_none_is_left() {
 
 #[test]
 fn a_side_that_fails_or_names_no_point_ends_the_run() {
+    if !tools::has("QONNX_PYTHON") {
+        return;
+    }
     let cases = [("b'', 0.1", "named 0 of 1 points on stderr"), ("POINT, 0.1, code=5", "returned non-zero exit status 5")];
     for (second, expected) in cases {
         let output = take_turns(&format!("turns(side(POINT, 600), side({second}))"));
@@ -97,6 +107,9 @@ fn a_side_that_fails_or_names_no_point_ends_the_run() {
 
 #[test]
 fn turns_of_several_runs_are_judged_together() {
+    if !tools::has("QONNX_PYTHON") {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -139,6 +152,9 @@ fn turns_of_several_runs_are_judged_together() {
 
 #[test]
 fn the_committed_runs_can_be_judged() {
+    if !tools::has("QONNX_PYTHON") {
+        return;
+    }
     for file in ["honest-runs-1.txt", "honest-runs-2.txt"] {
         let path = tiny::root().join("results/gpu-bench").join(file);
         let output = script(&["--over", path.to_str().unwrap()]);
@@ -151,6 +167,9 @@ fn the_committed_runs_can_be_judged() {
 /// onnxruntime reads nothing that lies outside the artifact's folder, and a large data file may: the stock loop hands it over.
 #[test]
 fn the_stock_loop_drives_an_artifact_whose_data_lies_elsewhere() {
+    if !tools::has("QONNX_PYTHON") {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let (artifact, graph) = (folder.path().join("int4"), folder.path().join("graph.onnx"));
     tiny::export(&tiny::request(&tiny::model(), tiny::bits(FormatName::Int4), DType::F32), &artifact);

@@ -10,6 +10,8 @@ use std::sync::LazyLock;
 use regex::Regex;
 use tempfile::TempDir;
 
+use crate::support::tools;
+
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-coqa");
 
 /// Calls that reach others, and calls that change files.
@@ -123,6 +125,9 @@ fn is_allowed(path: &Path, allowed: &[PathBuf]) -> bool {
 
 #[test]
 fn no_command_on_local_files_connects_anywhere_or_writes_beside_its_output() {
+    if !tools::finds("strace") {
+        return;
+    }
     let place = Place::new();
     let lines = [
         "plan % --bits 4",
@@ -153,6 +158,9 @@ fn no_command_on_local_files_connects_anywhere_or_writes_beside_its_output() {
 
 #[test]
 fn what_is_loud_is_seen() {
+    if !tools::finds("strace") {
+        return;
+    }
     let log = r#"7  openat(AT_FDCWD</out>, "a", O_RDONLY|O_CLOEXEC) = 3</out/a>
 7  openat(AT_FDCWD</out>, "a", O_WRONLY|O_CREAT|O_CLOEXEC, 0666) = 3</out/a>
 7  openat(AT_FDCWD</out>, "/home/x/.cache/db", O_RDWR|O_CREAT, 0644 <unfinished ...>

@@ -10,6 +10,8 @@ use base64::Engine;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::tools;
+
 /// The name under which WebDriver hands out elements.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 const WIDTH: u32 = 1200;
@@ -172,6 +174,9 @@ fn column(browser: &Browser, at: usize) -> (Vec<Option<f64>>, String) {
 
 #[test]
 fn tables_sort_by_click_and_by_key() {
+    if !tools::has("QONNX_CHROMIUM") {
+        return;
+    }
     let (_folder, browser) = opened();
     const F1: usize = 4;
     let header = format!("#summary thead th:nth-child({}) button", F1 + 1);
@@ -198,6 +203,9 @@ fn tables_sort_by_click_and_by_key() {
 
 #[test]
 fn a_point_shows_its_record() {
+    if !tools::has("QONNX_CHROMIUM") {
+        return;
+    }
     let (_folder, browser) = opened();
     let shown = || browser.ask("const tip = document.getElementById('tip'); return tip.hidden ? '' : tip.innerText");
     assert_eq!(shown(), "");
@@ -226,6 +234,9 @@ fn variety(pixels: &[[u8; 3]]) -> (usize, f64) {
 
 #[test]
 fn it_is_seen_in_both_themes_and_asks_for_nothing() {
+    if !tools::has("QONNX_CHROMIUM") {
+        return;
+    }
     let (_folder, browser) = opened();
     let brightness = |pixel: [u8; 3]| pixel.map(u32::from).iter().sum::<u32>() / 3;
     for (theme, light) in [("light", true), ("dark", false)] {

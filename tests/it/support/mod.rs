@@ -8,3 +8,4 @@ pub mod random;
 pub mod small;
 pub mod tensors;
 pub mod tiny;
+pub mod tools;
