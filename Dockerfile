@@ -1,7 +1,7 @@
 # qonnx and ONNX Runtime on CUDA, in layers: what changes seldom comes first.
 #
 # Every RUN is one script of scripts/, which runs the same way on a machine without Docker: `scripts/prove-layers.sh` plays this
-# file on a bare Debian. One instruction a line, so that it and tests/services.rs can read it.
+# file on a bare Debian. One instruction a line, so that it and tests/it/services.rs can read it.
 
 # Builds: compiler, Rust, ONNX Runtime's CUDA build, qonnx. Debian's C library is older than the one below, so the binary runs there.
 FROM debian:bookworm-slim AS build

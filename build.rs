@@ -10,8 +10,20 @@ use std::process::Command;
 const PARTS: [&str; 7] = ["build.rs", "Cargo.lock", "Cargo.toml", "benches/experiments", "calibration", "graphs", "src"];
 
 /// What layers and statistics that are kept for another run are computed by: they are made again where any of it has changed.
-const NUMERICS: [&str; 8] =
-    ["Cargo.lock", "src/calib", "src/compress", "src/model", "src/onnx", "src/quant", "src/runtime", "src/tensor"];
+const NUMERICS: [&str; 12] = [
+    "Cargo.lock",
+    "src/artifact",
+    "src/calib",
+    "src/checkpoint",
+    "src/compress",
+    "src/model",
+    "src/onnx",
+    "src/quant",
+    "src/recipe",
+    "src/recipe.rs",
+    "src/runtime",
+    "src/tensor",
+];
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

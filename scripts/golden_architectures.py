@@ -6,7 +6,7 @@
 """Writes tests/goldens/architectures.json: logits of Hugging Face transformers in f32 for small made-up models, one for
 each way in which Llama checkpoints differ.
 
-Weights come from one xorshift64 stream over the tensors in name order (tests/support/made_up.rs draws the same), so that
+Weights come from one xorshift64 stream over the tensors in name order (tests/it/support/made_up.rs draws the same), so that
 no weights need to be stored. usage: golden_architectures.py > tests/goldens/architectures.json
 """
 import json

@@ -297,7 +297,7 @@ struct DoctorArgs {
 impl Command {
     /// Whether it looks for an interruption between steps and clears up after one; any other is ended by the signal.
     fn has_safe_points(&self) -> bool {
-        matches!(self, Command::Export(_) | Command::Run(_) | Command::Sweep(_))
+        matches!(self, Command::Export(_) | Command::Run(_) | Command::Sweep(_) | Command::Worker)
     }
 }
 

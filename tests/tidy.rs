@@ -4,6 +4,7 @@
 //! Files are read as tokens, so comments and strings never trip a rule and macros and attributes are looked into.
 //! A rule that hinders is changed here, in the open, with its reason.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -281,11 +282,42 @@ fn check_rows(source: &Source) -> Vec<String> {
     faults
 }
 
+/// Names that a file hands on, `pub use child::Name`: their path there, and the one where they come from.
+fn reexports(source: &Source) -> Vec<(Vec<String>, Vec<String>)> {
+    let module = source.module();
+    let mut found = Vec::new();
+    walk(&source.shipped, &[], &mut |tokens, inline| {
+        let base: Vec<String> = module.iter().chain(inline).cloned().collect();
+        for at in 0..tokens.len() {
+            if ident(tokens.get(at)).as_deref() != Some("pub") {
+                continue;
+            }
+            // `pub use` and `pub(super) use`.
+            let after = if matches!(tokens.get(at + 1), Some(TokenTree::Group(_))) { at + 2 } else { at + 1 };
+            if ident(tokens.get(after)).as_deref() == Some("use") {
+                let is_absolute = ident(tokens.get(after + 1)).as_deref() == Some("crate");
+                let (first, base) = if is_absolute { (after + 4, Vec::new()) } else { (after + 1, base.clone()) };
+                let mut paths = Vec::new();
+                resolve(tokens, first, base, &mut paths);
+                found.extend(paths.into_iter().filter_map(|path| {
+                    let name = path.last()?.clone();
+                    Some((module.iter().cloned().chain([name]).collect(), path))
+                }));
+            }
+        }
+    });
+    found
+}
+
 /// Which files each file uses, by place in `files`. What a file takes from a module that it lies in is no arrow: a folder's own
 /// file and what it is divided into are one thing.
 fn arrows(files: &[Source]) -> Vec<Vec<usize>> {
     let modules: Vec<Vec<String>> = files.iter().map(Source::module).collect();
+    let reexported: BTreeMap<Vec<String>, Vec<String>> = files.iter().flat_map(reexports).collect();
     let file_of = |path: &[String]| {
+        // The name may be handed on by a folder's own file: it is of where it is defined.
+        let handed_on = (1..=path.len()).find_map(|length| Some((length, reexported.get(&path[..length])?)));
+        let path = handed_on.map_or(path.to_vec(), |(length, to)| [to, &path[length..]].concat());
         let within = |module: &&Vec<String>| !module.is_empty() && path.starts_with(module);
         let longest = modules.iter().filter(within).max_by_key(|module| module.len())?;
         modules.iter().position(|module| module == longest)
@@ -514,7 +546,7 @@ fn files_and_functions_are_short() {
 
 #[test]
 fn nothing_is_unfinished_silenced_or_ignored() {
-    let folders = ["src", "tests", "benches"];
+    let folders = ["src", "tests", "benches", "examples"];
     let shipped: Vec<String> = shipped_files().into_iter().map(|source| source.path).collect();
     let files = folders.iter().flat_map(|folder| rust_files(folder)).map(|mut source| {
         if !shipped.contains(&source.path) {
@@ -563,6 +595,18 @@ mod rules {
         check(check_rows, "src/model/mod.rs", "use crate::*;", &["no module of a row"]);
         check(check_rows, "src/novelty.rs", "", &["has no row"]);
         check(check_rows, "src/quant/rtn.rs", "pub(crate) fn f() {} #[cfg(test)] mod tests { use crate::onnx; }", &[]);
+    }
+
+    #[test]
+    fn circles() {
+        let files = |texts: &[(&str, &str)]| texts.iter().map(|(path, text)| Source::parse(path, text)).collect::<Vec<_>>();
+        let face = ("src/a/mod.rs", "mod b; mod c; mod d; pub use b::B; pub use c::C; pub use d::D;");
+        let b = ("src/a/b.rs", "use super::C; pub struct B;");
+        let c = ("src/a/c.rs", "use super::d::D; pub struct C;");
+        let circle = check_circles(&files(&[face, b, c, ("src/a/d.rs", "use crate::a::B; pub struct D;")]));
+        assert_eq!(circle, ["these use each other in a circle: src/a/b.rs, src/a/c.rs, src/a/d.rs"]);
+        let two = check_circles(&files(&[face, b, c, ("src/a/d.rs", "use crate::a::C; pub struct D;")]));
+        assert!(two.is_empty(), "{two:?}");
     }
 
     #[test]

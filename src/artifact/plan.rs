@@ -239,7 +239,7 @@ struct Dense<'a> {
 impl Dense<'_> {
     /// Weights keep the checkpoint's own type where activations are f32 (lossless, and bf16 stays 16 bits on disk); an f16
     /// artifact holds f16. Those that are not the checkpoint's any more have no type of their own: f16, whose eleven bits are
-    /// enough for turned matrices and exact for norms that took AWQ's scales; biases are small.
+    /// enough for rotated matrices and exact for norms that took AWQ's scales; biases are small.
     fn dtype(&self, name: &str) -> DType {
         match self.activation {
             DType::F32 if self.is_rotated || self.facts.dense.contains(name) => {

@@ -24,8 +24,8 @@ enum WeightsArg {
 
 #[derive(Args)]
 #[command(
-    after_help = "Every point of --batch × --prompt is warmed up and repeated until the 95 % interval of the median time is narrower
-than --confidence on each side. A point that does not fit the memory is a row that says so. Exit code 1 where a point failed
+    after_help = "Every point of --batch × --prompt is warmed up and repeated as often as the spread of its first --min-repeats
+asks for, so that the 95 % interval of the median time is about --confidence on each side; --max-repeats at most. A point that does not fit the memory is a row that says so. Exit code 1 where a point failed
 for another reason.
 
 Examples:
@@ -119,12 +119,13 @@ pub fn run_bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
         bench::save_graph(&request.artifact, path)?;
     }
     let report = bench::run(&request, &mut bench::bar())?;
-    match (to_stdout, args.markdown) {
-        (true, _) => print(report.csv().as_bytes())?,
-        (_, true) => print(format!("{}\n", report.markdown()).as_bytes())?,
-        _ => emit(&report, args.json)?,
+    // Whichever of the two cannot be written, the other is.
+    let shown = match (to_stdout, args.markdown) {
+        (true, _) => print(report.csv().as_bytes()),
+        (_, true) => print(format!("{}\n", report.markdown()).as_bytes()),
+        _ => emit(&report, args.json),
     };
-    // After the report, which outlives a disk that takes no more.
     file.iter().try_for_each(|path| report.save_csv(path))?;
+    shown?;
     Ok(verdict(!report.failed()))
 }

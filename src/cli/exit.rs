@@ -48,7 +48,6 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
         qonnx::compress::budget::BudgetRefusal,
         qonnx::study::experiment::ExperimentError,
         qonnx::study::sweep::SweepError,
-        qonnx::record::RunRecordError,
         qonnx::artifact::plan::Refused,
     );
     None

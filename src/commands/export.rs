@@ -77,7 +77,7 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> an
     if let Some(folder) = calibration.save_stats.as_deref().filter(|folder| lies_in(folder, &options.output)) {
         return Err(UsageError::StatisticsOfOutput { folder: folder.display().to_string() }.into());
     }
-    let kept = calibration.save_stats.as_deref().map(StatisticsCache::open).transpose()?;
+    calibration.save_stats.as_deref().map_or(Ok(()), StatisticsCache::check)?;
     if calibration.provider == ExecutionProvider::Cuda && request.recipe()?.calibration.is_some() {
         runtime::require(calibration.provider)?;
     }
@@ -88,6 +88,7 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> an
         check_tied_head(&checkpoint)?;
     }
     let set = calibrate::set(&plan.manifest.recipe, &plan.config, &source, calibration)?;
+    let kept = calibration.save_stats.as_deref().map(StatisticsCache::open).transpose()?;
     let hash = || hashed_inputs(&checkpoint, &AtomicBool::new(false));
     let is_keyed = plan.manifest.recipe.budget.is_some() && kept.is_some();
     let mut inputs = is_keyed.then(hash).transpose()?;
@@ -259,7 +260,7 @@ fn write_weights(
 ) -> anyhow::Result<Vec<(Written, Option<CalibratedRecord>)>> {
     let weights = &plan.graph.weights;
     let rotation = LlamaRotation::of(&plan.config, &plan.manifest.recipe)?;
-    let turned = RotatedWeights { weights: Weights { checkpoint, config: &plan.config, rotation } };
+    let rotated = RotatedWeights { weights: Weights { checkpoint, config: &plan.config, rotation } };
     let bytes = |name: &str| checkpoint.index().get(name).map_or(0, |info| info.bytes());
     let bar = progress::bytes(weights.iter().map(|weight| bytes(&weight.weight)).sum(), "quantize");
     let mut written = Vec::with_capacity(weights.len());
@@ -275,7 +276,7 @@ fn write_weights(
                 interrupt::check()?;
                 let result = match prepared.get(&stored.weight) {
                     Some(prepared) => (quantize::write_prepared(prepared, stored, data)?, prepared.record()),
-                    None if turned.has(&stored.weight) => (turned.write(stored, data)?, None),
+                    None if rotated.has(&stored.weight) => (rotated.write(stored, data)?, None),
                     None => {
                         let written = quantize::write(checkpoint.tensor(&stored.weight)?, stored, data)?;
                         checkpoint.release(&stored.weight)?;

@@ -85,7 +85,7 @@ impl GenerationSettings {
         let settings = Settings::of(object);
         let eos = settings.tensor_of_tokens("eos_token_id")?;
         Ok(GenerationSettings {
-            max_new_tokens: settings.count("max_new_tokens")?,
+            max_new_tokens: settings.count("max_new_tokens")?.filter(|&most| most > 0),
             choosing: choosing(settings, &eos)?,
             followed: followed(object, &eos)?,
             not_followed: not_followed(settings),
@@ -128,7 +128,9 @@ fn followed(object: &Map<String, Value>, eos: &[u32]) -> Result<Vec<String>, Inv
     let mut followed = Vec::new();
     for (key, value) in object {
         let alone = Map::from_iter([(key.clone(), value.clone())]);
-        if !choosing(Settings::of(&alone), eos)?.is_plain() || (key == "max_new_tokens" && !value.is_null()) {
+        if !choosing(Settings::of(&alone), eos)?.is_plain()
+            || (key == "max_new_tokens" && value.as_u64().is_some_and(|most| most > 0))
+        {
             followed.push(setting(key, value));
         }
     }

@@ -1,7 +1,7 @@
 //! The 4-bit codebooks of bitsandbytes: levels, the code of a weight, scale. Codes are those of its CUDA kernels (`dQuantizeNF4`,
 //! `dQuantizeFP4`), thresholds and ties included; its other backends compute the thresholds anew and treat ties otherwise.
 
-use super::{Codebook, Params};
+use super::Params;
 
 const NF4: [f32; 16] = [
     -1.0,
@@ -68,6 +68,15 @@ const FP4_CODES: u32 = 0x3254_7610;
 
 /// The least absmax that bitsandbytes divides by; it makes zeros of a block of zeros.
 const ABSMAX_MIN: f32 = 1e-38;
+
+/// Levels of a 4-bit codebook, from −1 to 1, by code; bitsandbytes' own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Codebook {
+    /// Quantiles of the normal distribution (QLoRA, arXiv 2305.14314, appendix E).
+    Nf4,
+    /// Sign, two bits of exponent, one of mantissa, over 12.
+    Fp4,
+}
 
 impl Codebook {
     /// Weight over scale, by code.

@@ -1,6 +1,31 @@
 //! The scale rules, one group of weights at a time: the definition. `lanes.rs` does the same for many groups at once.
 
-use super::{Params, ScaleRule};
+/// How the scale of a group is chosen before rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ScaleRule {
+    /// Symmetric: `max|w| / (2^(b−1) − 1/2)`, no weight more than half a step away. Asymmetric: the range from the least
+    /// to the greatest weight, widened to contain zero, over `2^b−1` steps.
+    AbsMax,
+    /// Symmetric: `w* / −2^(b−1)` with `w*` the weight of largest magnitude (llama.cpp's Q4_0), so that `w*` meets the
+    /// longer end of the grid exactly; the scale is NEGATIVE where `w*` is positive, and weights near `−w*` are clipped
+    /// by up to one step. ONNX Runtime takes negative scales, TensorRT refuses them. Asymmetric: same as `AbsMax`, since a
+    /// zero point leaves the sign nothing to do.
+    SignedMax,
+    /// Least squared error among a few scales, the two rules' above included, improved once by the closed form
+    /// `Σwq/Σq²`; symmetric scales of both signs. Never worse than either rule in any group.
+    LeastSquares,
+}
+
+/// What the weights of one group share.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Params {
+    /// Finite. Of an integer format: non-zero and exactly representable in f16, so that f16 and f32 artifacts hold the same
+    /// number. Of a codebook: the largest magnitude as it is, zero for a group of zeros; codes are chosen with this number as
+    /// bitsandbytes does, and it is rounded where it is stored ([`super::Scheme::stored_scale`]).
+    pub scale: f32,
+    /// Code of weight 0.
+    pub zero_point: u8,
+}
 
 /// Least and greatest magnitude of a scale: f16's smallest subnormal, `2^−24`, and its largest number.
 const SCALE_MIN: f32 = 5.960_464_5e-8;

@@ -1,5 +1,6 @@
 use super::QuantError;
-use super::{codebook, scale};
+use super::codebook::{self, Codebook};
+use super::scale::{self, Params, ScaleRule};
 use crate::tensor::DType;
 
 /// What a code means.
@@ -14,15 +15,6 @@ pub enum Format {
     Int { bits: u8, symmetric: bool },
     /// Sixteen fixed levels: `w ≈ scale · codebook[code]`, `scale` the largest magnitude of the group (bitsandbytes' absmax).
     Codebook(Codebook),
-}
-
-/// Levels of a 4-bit codebook, from −1 to 1, by code; bitsandbytes' own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Codebook {
-    /// Quantiles of the normal distribution (QLoRA, arXiv 2305.14314, appendix E).
-    Nf4,
-    /// Sign, two bits of exponent, one of mantissa, over 12.
-    Fp4,
 }
 
 /// How scales are stored.
@@ -96,22 +88,6 @@ impl Granularity {
     }
 }
 
-/// How the scale of a group is chosen before rounding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ScaleRule {
-    /// Symmetric: `max|w| / (2^(b−1) − 1/2)`, no weight more than half a step away. Asymmetric: the range from the least
-    /// to the greatest weight, widened to contain zero, over `2^b−1` steps.
-    AbsMax,
-    /// Symmetric: `w* / −2^(b−1)` with `w*` the weight of largest magnitude (llama.cpp's Q4_0), so that `w*` meets the
-    /// longer end of the grid exactly; the scale is NEGATIVE where `w*` is positive, and weights near `−w*` are clipped
-    /// by up to one step. ONNX Runtime takes negative scales, TensorRT refuses them. Asymmetric: same as `AbsMax`, since a
-    /// zero point leaves the sign nothing to do.
-    SignedMax,
-    /// Least squared error among a few scales, the two rules' above included, improved once by the closed form
-    /// `Σwq/Σq²`; symmetric scales of both signs. Never worse than either rule in any group.
-    LeastSquares,
-}
-
 /// Format, granularity and scale rule of one weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Scheme {
@@ -119,17 +95,6 @@ pub struct Scheme {
     pub granularity: Granularity,
     pub scale_rule: ScaleRule,
     pub scale_storage: ScaleStorage,
-}
-
-/// What the weights of one group share.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Params {
-    /// Finite. Of an integer format: non-zero and exactly representable in f16, so that f16 and f32 artifacts hold the same
-    /// number. Of a codebook: the largest magnitude as it is, zero for a group of zeros; codes are chosen with this number as
-    /// bitsandbytes does, and it is rounded where it is stored ([`Scheme::stored_scale`]).
-    pub scale: f32,
-    /// Code of weight 0.
-    pub zero_point: u8,
 }
 
 impl Scheme {

@@ -47,7 +47,7 @@ pub struct BenchSettings {
     pub warmup: usize,
     pub min_repeats: usize,
     pub max_repeats: usize,
-    /// Sampling ends when the 95 % interval of the median is narrower than this fraction of it on each side.
+    /// How often is fixed by the first repeats, so that the 95 % interval of the median is about this fraction of it on each side.
     pub confidence: f64,
     /// Whether decoding steps were replayed from a CUDA graph.
     pub cuda_graph: bool,

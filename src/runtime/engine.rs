@@ -11,7 +11,7 @@ use super::replay::Launch;
 use super::rows::RowCopier;
 use super::session::{self, Placement, Products, SessionPlan};
 use super::specialise::specialise;
-use super::{ExecutionProvider, RuntimeError};
+use super::{ExecutionProvider, RuntimeError, Weights};
 use crate::companions::Companions;
 use crate::generate::GenerateError;
 
@@ -23,19 +23,6 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     pub weights: Weights,
     pub launch: Launch,
-}
-
-/// How quantized weights take part in products.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weights {
-    /// Unpacked inside the kernel, where ONNX Runtime can; activations as they are. On CUDA by its kernels for batches.
-    Fused,
-    /// As [`Weights::Fused`], by the kernels that any other program gets that sets no options: on the CPU some round activations
-    /// to 8 bits, on CUDA they are made for single rows.
-    FusedFast,
-    /// Unpacked once when the session is made: the same numbers as [`Weights::Fused`] up to the order of sums, in the
-    /// memory of a dense model.
-    Dequantized,
 }
 
 /// How far loading is.

@@ -37,11 +37,12 @@ mod stage;
 mod steps;
 mod telemetry;
 mod text;
+mod weights;
 
 pub use bandwidth::{Idle, copy_bandwidth, idle, start};
 pub use dequantize::dequantize;
 pub use doctor::{Doctor, Gpu, Library, SharedLibrary, doctor};
-pub use engine::{Engine, EngineOptions, LoadStage, Timings, Weights};
+pub use engine::{Engine, EngineOptions, LoadStage, Timings};
 pub use error::RuntimeError;
 pub use gpu::{GpuMeter, MeterError, gpu_count, visible_gpu};
 pub use inspect::{Execution, Inspection, MatMulReport, inspect};
@@ -52,3 +53,4 @@ pub use specialise::{NEXT_TOKENS, decode_graph};
 pub use stage::{Bound, Operand, Resident, Stage, Stages, Target};
 pub use steps::EngineSteps;
 pub use telemetry::disable_telemetry;
+pub use weights::Weights;

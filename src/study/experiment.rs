@@ -41,7 +41,7 @@ pub use named::{Experiment, MethodLabel, placed};
 pub use stages::has_artifact;
 pub use subject::{Ask, Planned, Subject};
 
-/// How a benchmark samples unless told otherwise: a grid of one point, enough for a median within 2 %.
+/// How a benchmark samples unless told otherwise: a grid of one point, as often as a median within about 2 % takes.
 pub fn bench_settings(cuda_graph: bool) -> BenchSettings {
     BenchSettings {
         batches: vec![1],

@@ -1,12 +1,13 @@
 //! The library's examples run and say what they promise.
 
+use std::path::Path;
 use std::process::Command;
 
-/// What the example of that name prints.
+/// What the example of that name prints, which `cargo test` has built beside the program.
 fn example(name: &str, arguments: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO"));
-    command.args(["run", "--quiet", "--locked", "--offline", "--example", name, "--"]).args(arguments);
-    let ran = command.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo starts");
+    let built = Path::new(env!("CARGO_BIN_EXE_qonnx")).with_file_name("examples").join(name);
+    assert!(built.is_file(), "{} is not built; `cargo test` or `cargo build --examples` does", built.display());
+    let ran = Command::new(built).args(arguments).output().expect("it starts");
     assert!(ran.status.success(), "{name}: {}", String::from_utf8_lossy(&ran.stderr));
     String::from_utf8(ran.stdout).expect("UTF-8")
 }

@@ -8,7 +8,6 @@ use crate::compress::Options;
 use crate::contract::CONFIG_FILE;
 use crate::recipe::WeightRecipe;
 use crate::record::FileRecord;
-use crate::runtime::ExecutionProvider;
 
 /// What the hashes are of.
 pub struct Keys<'a> {
@@ -45,7 +44,7 @@ impl Keys<'_> {
             "set": self.set.map(CalibrationSet::hash),
             "model": self.inputs,
             "config": self.plan.copied.iter().find(|file| file.file == CONFIG_FILE).map(|file| &file.blake3),
-            "cuda": self.options.provider == ExecutionProvider::Cuda,
+            "ep": self.options.provider.name(),
             "threads": self.options.threads,
         });
         blake3::hash(all.to_string().as_bytes())

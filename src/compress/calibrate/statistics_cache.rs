@@ -28,28 +28,40 @@ struct Note {
 }
 
 impl StatisticsCache {
-    /// In `folder`, which is made if it is not there.
-    pub fn open(folder: &Path) -> anyhow::Result<StatisticsCache> {
+    /// Refuses a folder that can hold no statistics, and makes nothing.
+    ///
+    /// # Errors
+    /// It is an artifact's, or holds something else: a checkpoint's folder, say, whose shards these files would be taken for.
+    pub fn check(folder: &Path) -> anyhow::Result<()> {
+        let shown = || folder.display().to_string();
+        let foreign = |file: String| Err(UsageError::StatisticsForeign { folder: shown(), file }.into());
         let artifact = [Some(folder), folder.parent()].into_iter().flatten().find(|folder| folder.join(MANIFEST_FILE).is_file());
         if artifact.is_some() {
-            return Err(UsageError::StatisticsOfOutput { folder: folder.display().to_string() }.into());
+            return Err(UsageError::StatisticsOfOutput { folder: shown() }.into());
         }
-        if folder.exists() && !folder.is_dir() {
-            let file = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            return Err(UsageError::StatisticsForeign { folder: folder.display().to_string(), file }.into());
+        if !folder.exists() {
+            return Ok(());
         }
-        std::fs::create_dir_all(folder).with_context(|| format!("--save-stats {}: cannot be made", folder.display()))?;
-        let entries = std::fs::read_dir(folder).with_context(|| format!("--save-stats {}: cannot be read", folder.display()))?;
-        // A checkpoint's folder, say, whose shards these files would be taken for.
+        if !folder.is_dir() {
+            return foreign(folder.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        }
+        let entries = std::fs::read_dir(folder).with_context(|| format!("--save-stats {}: cannot be read", shown()))?;
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        if let Some(file) = names.filter(|name| !is_ours(name)).min() {
-            return Err(UsageError::StatisticsForeign { folder: folder.display().to_string(), file }.into());
-        }
-        let kept = StatisticsCache { folder: folder.to_owned() };
+        names.filter(|name| !is_ours(name)).min().map_or(Ok(()), foreign)
+    }
+
+    /// In `folder`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// As [`Self::check`], and where nothing can be written there.
+    pub fn open(folder: &Path) -> anyhow::Result<StatisticsCache> {
+        StatisticsCache::check(folder)?;
+        std::fs::create_dir_all(folder).with_context(|| format!("--save-stats {}: cannot be made", folder.display()))?;
+        let cache = StatisticsCache { folder: folder.to_owned() };
         // Before the work that would be kept.
-        let probe = PartialFile::create(&kept.file(&blake3::hash(b"")));
+        let probe = PartialFile::create(&cache.file(&blake3::hash(b"")));
         probe.with_context(|| format!("--save-stats {}: cannot be written to", folder.display()))?;
-        Ok(kept)
+        Ok(cache)
     }
 
     fn file(&self, key: &blake3::Hash) -> PathBuf {

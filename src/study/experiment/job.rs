@@ -45,8 +45,6 @@ pub struct Job {
 /// Where it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    /// As a flag, which is what the ids of records are of.
-    #[serde(rename = "cuda", with = "as_flag")]
     pub provider: ExecutionProvider,
     /// CPU threads; one per physical core where it is not given.
     pub threads: Option<usize>,
@@ -55,22 +53,6 @@ pub struct Device {
     /// On CUDA: decoding steps are launched one by one instead of replayed from a CUDA graph.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub eager: bool,
-}
-
-/// `true` for CUDA, `false` for the CPU.
-mod as_flag {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use crate::runtime::ExecutionProvider;
-
-    pub fn serialize<S: Serializer>(provider: &ExecutionProvider, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_bool(*provider == ExecutionProvider::Cuda)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ExecutionProvider, D::Error> {
-        let is_cuda = bool::deserialize(from)?;
-        Ok(if is_cuda { ExecutionProvider::Cuda } else { ExecutionProvider::Cpu })
-    }
 }
 
 impl Device {

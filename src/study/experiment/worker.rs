@@ -23,7 +23,6 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Does what stdin says.
 pub fn run() -> anyhow::Result<()> {
     // Ctrl-C in a terminal reaches every process; this one waits for the word of the one that started it.
-    interrupt::install();
     let mut line = String::new();
     let mut stdin = std::io::stdin().lock();
     stdin.read_line(&mut line).context("the worker's job cannot be read")?;

@@ -26,9 +26,13 @@ fn is_to_run(is_there: bool, why: &str) -> bool {
     let all = env::var("QONNX_TESTS").is_ok_and(|which| which == "all");
     assert!(is_there || !all, "{why}");
     if !is_there {
-        // Not by a macro, whose words are shown only where a test fails.
-        let said = format!("NOT RUN: {}: {why}\n", std::thread::current().name().unwrap_or("a test"));
-        std::io::stderr().write_all(said.as_bytes()).expect("stderr is there");
+        not_run(why);
     }
     is_there
+}
+
+/// Says that a test did not run, and why; not by a macro, whose words are shown only where a test fails.
+pub fn not_run(why: &str) {
+    let said = format!("NOT RUN: {}: {why}\n", std::thread::current().name().unwrap_or("a test"));
+    std::io::stderr().write_all(said.as_bytes()).expect("stderr is there");
 }
