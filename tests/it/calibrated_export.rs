@@ -374,7 +374,7 @@ fn flags_that_do_not_go_together_are_refused() {
         (&["--method", "gptq", "--double-quantization"], "--double-quantization means nothing to --method gptq"),
         (&["--method", "awq", "--sweeps", "3"], "--sweeps means nothing to --method awq"),
         (&["--calibration", "own-36x256"], "--calibration means nothing to --method rtn"),
-        (&["--save-stats", "x"], "--save-stats means nothing"),
+        (&["--save-stats", "no-statistics-of-rtn"], "--save-stats means nothing"),
         (&["--evaluation", "x.json"], "--evaluation means nothing"),
         (&["--bits", "16", "--rotate"], "--bits 16 is not quantized, so --rotate means nothing"),
         (&["--rotate", "--embedding", "int8"], "embedding and LM head stay f16"),
@@ -386,6 +386,7 @@ fn flags_that_do_not_go_together_are_refused() {
         assert_eq!(output.status.code(), Some(2), "{flags:?}: {stderr}");
         assert!(stderr.contains(expected), "{flags:?}: {stderr}");
     }
+    assert!(!Path::new("no-statistics-of-rtn").exists(), "a request that is refused makes nothing");
     let output = qonnx(&["export", MODEL, "--recipe", "int4-g32-gptq", "--method", "gptq", "-o", &out]);
     assert_eq!(output.status.code(), Some(2), "a recipe and a method are two answers to one question");
     assert_eq!(place.others(&[]), Vec::<String>::new());
