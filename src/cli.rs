@@ -379,7 +379,7 @@ fn verdict(good: bool) -> ExitCode {
 fn prompt_from_stdin() -> anyhow::Result<String> {
     let mut bytes = Vec::new();
     std::io::stdin().read_to_end(&mut bytes).context("the prompt cannot be read from stdin")?;
-    read::decode(bytes).map_err(|_| qonnx::usage::UsageError::PromptNotUtf8.into())
+    read::decode(bytes).map_err(|_| UsageError::PromptNotUtf8.into())
 }
 
 fn run_generate(args: GenerateArgs) -> anyhow::Result<ExitCode> {

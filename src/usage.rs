@@ -79,8 +79,6 @@ pub enum UsageError {
     OutputUnwritable { flag: &'static str, path: String, reason: String },
     #[error("--save-stats {folder}: lies in the artifact's own folder; give another one")]
     StatisticsOfOutput { folder: String },
-    #[error("output {path}: its name has {length} bytes, more than the 255 that a file system takes; give a shorter one")]
-    OutputNameLong { path: String, length: usize },
     #[error("{flag} {path}: lies in an artifact's folder, where nothing but the artifact may be; give another one")]
     OutputOfArtifact { flag: &'static str, path: String },
     #[error("{flag} {path}: is no file, and answers are read back from it; name a file, or leave {flag} out")]

@@ -133,7 +133,7 @@ impl Source {
 }
 
 /// Why a file of the model cannot be read: what it is, or what the disk said.
-pub fn unread(path: &Path, error: std::io::Error) -> anyhow::Error {
+fn unread(path: &Path, error: std::io::Error) -> anyhow::Error {
     let shown = path.display().to_string();
     match error.kind() {
         ErrorKind::InvalidInput | ErrorKind::InvalidData | ErrorKind::FileTooLarge => {

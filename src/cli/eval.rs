@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
 use qonnx::commands::evaluate;
+use qonnx::usage::UsageError;
 
 use super::values::{ProtocolArg, ScoringArg};
 use super::{RuntimeArgs, at_least, emit, positive};
@@ -82,7 +83,7 @@ pub struct EvalArgs {
 }
 
 /// Refuses flags of another task, which would otherwise be passed over: `--limit` would leave a perplexity as it is.
-pub fn refuse_foreign_flags(task: TaskArg, given: &ArgMatches) -> Result<(), qonnx::usage::UsageError> {
+pub fn refuse_foreign_flags(task: TaskArg, given: &ArgMatches) -> Result<(), UsageError> {
     const COQA: &[&str] = &["protocol", "data", "limit", "batch", "predictions", "official_predictions", "rescore"];
     const PERPLEXITY: &[&str] = &["text", "window", "windows"];
     const KL: &[&str] = &["text", "window", "windows", "reference", "reference_cache", "top_k"];
@@ -96,7 +97,7 @@ pub fn refuse_foreign_flags(task: TaskArg, given: &ArgMatches) -> Result<(), qon
     match foreign.into_iter().find(|id| given.value_source(id) == Some(ValueSource::CommandLine)) {
         Some(id) => {
             let takes = takes.iter().map(|id| flag(id)).collect::<Vec<_>>().join(", ");
-            Err(qonnx::usage::UsageError::ForeignFlag { flag: flag(id), task, takes })
+            Err(UsageError::ForeignFlag { flag: flag(id), task, takes })
         }
         None => Ok(()),
     }
@@ -105,7 +106,7 @@ pub fn refuse_foreign_flags(task: TaskArg, given: &ArgMatches) -> Result<(), qon
 pub fn run_eval(args: EvalArgs) -> anyhow::Result<ExitCode> {
     let runtime = args.runtime.options(args.weights.weights().weights())?;
     let windows = || -> anyhow::Result<evaluate::Windows> {
-        let text = args.text.clone().ok_or(qonnx::usage::UsageError::TextMissing)?;
+        let text = args.text.clone().ok_or(UsageError::TextMissing)?;
         Ok(evaluate::Windows { text, window: args.window, limit: args.windows })
     };
     match args.task {
@@ -130,7 +131,7 @@ pub fn run_eval(args: EvalArgs) -> anyhow::Result<ExitCode> {
         TaskArg::Perplexity => emit(&evaluate::perplexity(&args.artifact, &windows()?, &runtime)?, args.json),
         TaskArg::Kl => {
             let request = evaluate::KlRequest {
-                reference: args.reference.clone().ok_or(qonnx::usage::UsageError::ReferenceMissing)?,
+                reference: args.reference.clone().ok_or(UsageError::ReferenceMissing)?,
                 cache: args.reference_cache.clone().map(|file| (file, args.top_k)),
                 windows: windows()?,
                 artifact: args.artifact,

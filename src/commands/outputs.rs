@@ -96,21 +96,14 @@ pub fn check(outputs: &[Output<'_>], inputs: &[&Path]) -> Result<(), UsageError>
     Ok(())
 }
 
-/// What Linux's file systems take.
-const MOST_NAME_BYTES: usize = 255;
-
 /// Begins the file as it will be begun, and leaves nothing. That a disk has no room just now is said when it is written.
 fn can_be_made(flag: &'static str, path: &Path) -> Result<(), UsageError> {
     use ErrorKind::{InvalidFilename, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
-    let refused = |reason: String| Err(UsageError::OutputUnwritable { flag, path: path.display().to_string(), reason });
-    // The hidden name until then is a short one.
-    let length = path.file_name().map_or(0, |name| name.len());
-    if length > MOST_NAME_BYTES {
-        return refused(format!("its name has {length} bytes, more than the {MOST_NAME_BYTES} that a file system takes"));
-    }
     let no_place = [InvalidFilename, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem];
     match PartialFile::create(path) {
-        Err(error) if no_place.contains(&error.kind()) => refused(error.to_string()),
+        Err(error) if no_place.contains(&error.kind()) => {
+            Err(UsageError::OutputUnwritable { flag, path: path.display().to_string(), reason: error.to_string() })
+        }
         _ => Ok(()),
     }
 }

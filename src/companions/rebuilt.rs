@@ -47,7 +47,7 @@ impl Rebuilt {
         }
         let path = dir.join(TOKENIZER_FILE);
         let file = object_within(&path, read::TOKENIZER)?.unwrap_or_default();
-        // A file that the class cannot be made of is read by no other program's rules than its own.
+        // Where the class cannot be made of the file, it is the claim that falls and not the file.
         let made = built(file, family(&class), &settings)
             .and_then(|file| Tokenizer::of_bytes(&path, Value::from(file).to_string().as_bytes()).ok()?.with_declared(dir).ok());
         Ok(Some(Rebuilt { class, tokenizer: made }))
@@ -64,12 +64,12 @@ impl Rebuilt {
     /// # Errors
     /// [`CompanionError::Encode`], of `own`.
     pub fn agrees(&self, own: &Tokenizer, text: &str) -> Result<Option<bool>, CompanionError> {
-        let ids = own.encode(text, true)?;
         let Some(rebuilt) = &self.tokenizer else { return Ok(None) };
-        let Ok(others) = rebuilt.encode(text, true) else { return Ok(Some(false)) };
-        Ok(Some(
-            ids == others && rebuilt.decode(&ids, true).is_ok_and(|text| own.decode(&ids, true).is_ok_and(|own| own == text)),
-        ))
+        let ids = own.encode(text, true)?;
+        // A text that this one fails on is read otherwise.
+        let reads_alike = rebuilt.encode(text, true).is_ok_and(|others| others == ids);
+        let written = own.decode(&ids, true)?;
+        Ok(Some(reads_alike && rebuilt.decode(&ids, true).is_ok_and(|others| others == written)))
     }
 }
 

@@ -33,6 +33,21 @@ pub fn hold(path: &Path, patience: Duration) -> io::Result<Option<File>> {
     }
 }
 
+/// Locks an open file. A process that is just being started has all files of the one that starts it until it is another
+/// program, so that a lock which was let go of a moment ago may still be held.
+///
+/// # Errors
+/// As [`File::try_lock`], after `patience`.
+pub fn hold_open(file: &File, patience: Duration) -> Result<(), TryLockError> {
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if started.elapsed() < patience => thread::sleep(POLL),
+            held => return held,
+        }
+    }
+}
+
 /// Whether the file lies at `path`.
 pub fn is_at(file: &File, path: &Path) -> bool {
     let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());

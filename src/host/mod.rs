@@ -1,5 +1,6 @@
 //! What the machine is to the program: files read and written with care. Knows no models, no ONNX, no quantization.
 
+pub mod cache;
 pub mod guard;
 pub mod hidden;
 pub mod interrupt;

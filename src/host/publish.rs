@@ -46,6 +46,7 @@ impl PartialFile {
             return Ok(PartialFile { out: BufWriter::new(File::options().write(true).open(path)?), names: None });
         }
         let path = place(path);
+        fits(&path)?;
         let partial = parent(&path).join(name_beside(&path, PARTIAL));
         let busy = || Error::new(ErrorKind::ResourceBusy, "another process is writing it just now");
         let file = lock::hold(&partial, PATIENCE)?.ok_or_else(busy)?;
@@ -93,6 +94,21 @@ impl Drop for PartialFile {
     fn drop(&mut self) {
         if let Some((partial, _)) = &self.names {
             let _ = fs::remove_file(partial);
+        }
+    }
+}
+
+/// Refuses a name that Linux's file systems do not take, which the shorter hidden one until then would not show.
+///
+/// # Errors
+/// [`ErrorKind::InvalidFilename`].
+pub fn fits(path: &Path) -> Result<()> {
+    const MOST_BYTES: usize = 255;
+    match path.file_name().map_or(0, |name| name.len()) {
+        0..=MOST_BYTES => Ok(()),
+        bytes => {
+            let why = format!("its name has {bytes} bytes, more than the {MOST_BYTES} that a file system takes");
+            Err(Error::new(ErrorKind::InvalidFilename, why))
         }
     }
 }

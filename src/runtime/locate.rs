@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use ort::environment::Environment;
 
 use super::{ExecutionProvider, RuntimeError, disable_telemetry};
+use crate::host::cache;
 
 /// ONNX Runtime loads its CUDA execution provider from a library of its own.
 const CUDA_PROVIDER: &str = "libonnxruntime_providers_cuda.so";
@@ -24,13 +25,10 @@ pub(super) struct Places {
 impl Places {
     pub fn of_process() -> Places {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let cache = set("QONNX_CACHE")
-            .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("qonnx")))
-            .or_else(|| set("HOME").map(|dir| dir.join(".cache/qonnx")));
         Places {
             explicit: set("ORT_DYLIB_PATH"),
             binary: std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned)),
-            cache: cache.map(|dir| dir.join("onnxruntime")),
+            cache: cache::folder().map(|dir| dir.join("onnxruntime")),
         }
     }
 

@@ -20,9 +20,8 @@ pub fn resolved(options: &Options) -> anyhow::Result<PathBuf> {
     if options.output.to_str().is_none() {
         return Err(UsageError::OutputNotUtf8 { path: path() }.into());
     }
-    let length = options.output.file_name().map_or(0, |name| name.len());
-    if length > 255 {
-        return Err(UsageError::OutputNameLong { path: path(), length }.into());
+    if let Err(error) = publish::fits(&options.output) {
+        return Err(UsageError::OutputUnwritable { flag: "output", path: path(), reason: error.to_string() }.into());
     }
     if options.output.file_name().is_none() && !options.output.exists() {
         return Err(UsageError::OutputForeign { path: path() }.into());

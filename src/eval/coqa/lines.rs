@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Error, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::protocol::{Protocol, Question};
 use crate::eval::error::EvalError;
-use crate::host::read;
+use crate::host::{lock, read};
+
+/// A lock that was just let go of may be held a moment longer.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One question, what the model wrote, and how it scored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,7 +73,7 @@ impl AnswerLog {
             return Err(read(Error::new(ErrorKind::InvalidInput, "it is not a file")));
         }
         let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(write)?;
-        match held(&file) {
+        match lock::hold_open(&file, PATIENCE) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(EvalError::InUse { file: name }),
             Err(TryLockError::Error(source)) => return Err(write(source)),
@@ -213,19 +215,6 @@ fn is_ours(line: &[u8]) -> bool {
     let is_whole = || serde_json::from_slice::<QuestionLine>(line).is_ok();
     let is_json = || serde_json::from_slice::<serde_json::Value>(line).is_ok();
     is_whole() || begins_as_ours(line) && (checksum(line).is_some() || !is_json())
-}
-
-/// Locks a file. A process that is just being started has all files of the one that starts it until it is another program, so
-/// that a lock which was let go of is waited for a moment.
-fn held(file: &File) -> Result<(), TryLockError> {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(Duration::from_millis(10)),
-            other => return other,
-        }
-    }
 }
 
 /// The lines in which something stands, with their numbers.

@@ -1,12 +1,11 @@
 //! The embedded model, its questions and its text: a checkout's own, or those that are compiled in, unpacked into the cache once.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::host::{publish, terminal};
+use crate::host::{cache, publish, terminal};
 
 /// Where a checkout has it.
 const FIXTURE: &str = "fixtures/tiny-coqa";
@@ -46,7 +45,11 @@ impl Embedded {
         if FILES.iter().all(|(name, _)| here.join(name).is_file()) {
             return Ok(Embedded(here.to_owned()));
         }
-        let folder = cache().context("the embedded model has no place: neither XDG_CACHE_HOME nor HOME is set; give --model")?;
+        let cache = cache::folder();
+        let cache = cache
+            .context("the embedded model has no place: neither QONNX_CACHE, XDG_CACHE_HOME nor HOME is set; give --model")?;
+        // By version, so that two of them share nothing.
+        let folder = cache.join(concat!("tiny-coqa-", env!("CARGO_PKG_VERSION")));
         unpacked(&folder)
             .with_context(|| format!("{}: the embedded model cannot be unpacked; give --model", folder.display()))?;
         Ok(Embedded(folder))
@@ -63,13 +66,6 @@ impl Embedded {
     pub fn text(&self) -> PathBuf {
         self.0.join(TEXT)
     }
-}
-
-/// By version, so that two of them share nothing.
-fn cache() -> Option<PathBuf> {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
-    Some(cache.join("qonnx").join(concat!("tiny-coqa-", env!("CARGO_PKG_VERSION"))))
 }
 
 /// Writes what is not there as it is compiled in.
