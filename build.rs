@@ -1,10 +1,9 @@
 //! Tells a release build which commit it is of, where git knows.
 
-use std::env;
-use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs};
 
 /// What the program is made of.
 const PARTS: [&str; 7] = ["build.rs", "Cargo.lock", "Cargo.toml", "benches/experiments", "calibration", "graphs", "src"];

@@ -6,8 +6,7 @@ use std::path::Path;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use qonnx::checkpoint::Index;
-use qonnx::tensor::DType;
-use qonnx::tensor::convert;
+use qonnx::tensor::{DType, convert};
 
 /// One q_proj of Llama-3.2-1B: more than the second-level cache holds.
 const ELEMENTS: usize = 2048 * 2048;

@@ -15,8 +15,7 @@ use crate::checkpoint::TensorView;
 use crate::model::{Order, StoredForm, StoredWeight};
 use crate::onnx::DataFile;
 use crate::quant::{Codes, QuantError, QuantizedTensor, Rounding, Rtn, ScaleStorage, Scheme, squared_error};
-use crate::tensor::transpose_bytes;
-use crate::tensor::{self, DType};
+use crate::tensor::{self, DType, transpose_bytes};
 
 /// Elements of a chunk: 1 MiB of f32.
 const CHUNK: usize = 1 << 18;

@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::builtin;
 use super::leak::{Fingerprint, evaluation_texts};
 use super::sample::{Sample, sample};
 use super::set_file::{ExpectedHash, SetFile};
 use super::source::{Base, Document, documents, folder_of, locate};
-use super::{SetError, Vocabulary};
+use super::{SetError, Vocabulary, builtin};
 use crate::checkpoint::hub::{Hub, HubError};
 use crate::eval::coqa::Dataset;
 use crate::host::read;

@@ -6,10 +6,9 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::CheckpointError;
 use super::header::{Header, LENGTH_BYTES, StoredDtype, header_bytes, parse_header};
 use super::shards::{INDEX_FILE, Numbered, SINGLE_FILE, WeightMap};
-use super::{beside, prefix};
+use super::{CheckpointError, beside, prefix};
 use crate::host::shown;
 use crate::tensor::DType;
 

@@ -9,12 +9,10 @@ use serde::Serialize;
 use crate::bench::{Bench, Gauge, Progress, WallClock, warnings, with_bandwidth};
 use crate::commands::RuntimeChoice;
 use crate::commands::outputs::{self, Kind, Output};
-use crate::host::memory;
-use crate::host::publish;
+use crate::host::{memory, publish};
 use crate::onnx::{DATA_FILE, MODEL_FILE};
 use crate::record::{BenchPoint, BenchRecord, BenchSettings, Manifest, Outcome, PowerRecord, WeightRecord};
-use crate::runtime::{self, ExecutionProvider, GpuMeter, LoadStage};
-use crate::runtime::{Launch, Weights};
+use crate::runtime::{self, ExecutionProvider, GpuMeter, Launch, LoadStage, Weights};
 use crate::usage::UsageError;
 
 mod show;

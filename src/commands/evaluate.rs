@@ -14,15 +14,14 @@ use crate::commands::claims::{self, Asked};
 use crate::commands::outputs::{self, Kind, Output};
 use crate::eval::coqa::{self, AnswerLog, CoqaReport, EvaluateOptions, Protocol};
 use crate::eval::windows::{DEFAULT_LENGTH, load_texts};
-use crate::eval::{CacheReader, EvalError, KlReport, PerplexityReport, Windows as TokenWindows};
-use crate::eval::{kl_against_cache, kl_exact, write_cache};
+use crate::eval::{
+    CacheReader, EvalError, KlReport, PerplexityReport, Windows as TokenWindows, kl_against_cache, kl_exact, write_cache,
+};
 use crate::generate::Generate;
-use crate::host::progress;
-use crate::host::publish;
 use crate::host::table::table;
+use crate::host::{progress, publish};
 use crate::record::{MANIFEST_FILE, Manifest, WeightRecord};
-use crate::runtime::Engine;
-use crate::runtime::Weights;
+use crate::runtime::{Engine, Weights};
 use crate::usage::UsageError;
 
 /// What `qonnx eval --task coqa` was asked.

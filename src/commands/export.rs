@@ -1,12 +1,11 @@
 //! From a checkpoint to an artifact: streamed, atomic, deterministic.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::thread;
 use std::time::Instant;
+use std::{fs, thread};
 
 use anyhow::Context;
 use rayon::prelude::*;
@@ -18,14 +17,11 @@ use crate::artifact::source;
 use crate::checkpoint::{Checkpoint, WeightFile};
 use crate::compress;
 use crate::compress::budget::{self, BudgetPlan, Parts};
-use crate::compress::calibrate::StatisticsCache;
-use crate::compress::calibrate::{self, Calibrated, Job, RotatedWeights, Weights};
+use crate::compress::calibrate::{self, Calibrated, Job, RotatedWeights, StatisticsCache, Weights};
 use crate::host::hidden::parent;
 use crate::host::progress::Observe;
-use crate::host::terminal;
-use crate::host::{interrupt, memory, progress};
-use crate::model::LlamaRotation;
-use crate::model::StoredWeight;
+use crate::host::{interrupt, memory, progress, terminal};
+use crate::model::{LlamaRotation, StoredWeight};
 use crate::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
 use crate::record::{CalibratedRecord, FileRecord, MANIFEST_FILE, WeightRecord};
 use crate::runtime::{self, ExecutionProvider};

@@ -1,7 +1,6 @@
 //! Aligned tables and sizes as people read them.
 
-use comfy_table::presets;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 /// A table without frames: a header, columns two spaces apart, those in `right` aligned to the right.
 pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> String {

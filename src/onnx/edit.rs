@@ -4,8 +4,7 @@
 
 use std::collections::HashSet;
 
-use super::ir::{Attribute, Content, Dim, Domain, Node, Shape, Type, Typed, Value};
-use super::ir::{Initializer, Model};
+use super::ir::{Attribute, Content, Dim, Domain, Initializer, Model, Node, Shape, Type, Typed, Value};
 use crate::fault::Fault;
 use crate::host::shown;
 use crate::tensor::DType;

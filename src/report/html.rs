@@ -3,16 +3,13 @@
 use base64::Engine;
 use minijinja::{AutoEscape, Environment, Value, context};
 
-use super::ReportError;
 use super::figure::{self, Figure};
 use super::findings::{self, Finding};
-use super::font;
 use super::limits::limits;
-use super::method;
 use super::numbers::{self, NONE};
-use super::plot;
 use super::recommend::Recommendation;
 use super::study::{Row, Study};
+use super::{ReportError, font, method, plot};
 use crate::record::{Measured, Outcome};
 
 const TEMPLATE: &str = include_str!("html/report.html");

@@ -1,8 +1,7 @@
 //! What was asked and how it was measured, in the words that every format shows.
 
-use super::marks;
-use super::numbers;
 use super::study::{Study, short};
+use super::{marks, numbers};
 
 /// The question of the study.
 pub fn question(study: &Study) -> String {

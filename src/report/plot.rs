@@ -8,9 +8,8 @@ use plotters::prelude::DrawingBackend;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color as _, FontFamily, IntoFont, RGBColor, TextStyle as PlottersText};
 
-use super::ReportError;
-use super::font;
 use super::scene::{Anchor, Color, PAPER, Scene, Shape, TextStyle};
+use super::{ReportError, font};
 
 /// Plotters places at whole units: so many to a logical pixel keep small marks round.
 const SVG_UNITS: u32 = 10;

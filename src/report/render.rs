@@ -1,15 +1,14 @@
 //! All files of a report as bytes, before any is written.
 
-use super::ReportError;
 use super::figure::{self, Figure};
 use super::findings::{self, Finding};
 use super::html::html;
 use super::markdown::markdown;
 use super::pdf::pdf;
-use super::plot;
 use super::recommend::recommend;
 use super::selection::{MOST_DRAWN, chosen, selection};
 use super::study::Study;
+use super::{ReportError, plot};
 
 /// A finished report.
 #[derive(Debug)]

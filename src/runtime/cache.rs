@@ -2,8 +2,7 @@
 //! present.
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::IoBinding;
-use ort::session::Session;
+use ort::session::{IoBinding, Session};
 use ort::value::{DynTensor, TensorElementType, ValueType};
 
 use super::recording::Recording;

@@ -3,8 +3,7 @@
 //! Two tiny graphs on the model's own execution provider, so that the CPU and CUDA share one mechanism and nothing
 //! passes through the host.
 
-use ort::session::IoBinding;
-use ort::session::Session;
+use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
 
 use super::cache::{CacheLayout, KvCache};

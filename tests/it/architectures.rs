@@ -8,8 +8,7 @@ use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, Weights};
 use qonnx::tensor::DType;
 use serde_json::Value;
 
-use crate::support::made_up;
-use crate::support::tiny;
+use crate::support::{made_up, tiny};
 
 /// Logits at the golden's positions.
 fn logits(config: &Value, stored: DType, ids: &[u32]) -> Vec<Vec<f32>> {

@@ -14,8 +14,7 @@ use qonnx::tensor::DType;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use crate::support::made_up;
-use crate::support::tiny;
+use crate::support::{made_up, tiny};
 
 fn place() -> TempDir {
     tempfile::tempdir().expect("a temporary folder can be made")

@@ -7,9 +7,7 @@ use qonnx::recipe::FormatName;
 use qonnx::tensor::DType;
 use serde_json::Value;
 
-use crate::support::python;
-use crate::support::tiny;
-use crate::support::tools;
+use crate::support::{python, tiny, tools};
 
 fn script(arguments: &[&str]) -> Output {
     python().arg(tiny::root().join("scripts/honest_timing.py")).args(arguments).output().expect("QONNX_PYTHON can be run")

@@ -11,9 +11,7 @@ use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, Weights};
 use qonnx::tensor::DType;
 use serde_json::Value;
 
-use crate::support::python;
-use crate::support::tiny;
-use crate::support::tools;
+use crate::support::{python, tiny, tools};
 
 const NEW_TOKENS: usize = 24;
 /// Seven linears in each of six layers.

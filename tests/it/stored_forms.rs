@@ -12,8 +12,7 @@ use qonnx::model::{GraphOptions, LlamaConfig, StoredForm, StoredWeight, WeightFo
 use qonnx::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE, Model, WeightFinder, decode};
 use qonnx::quant::{Codebook, Format, Granularity, QuantizedTensor, Rtn, ScaleRule, ScaleStorage, Scheme, with_outliers};
 use qonnx::recipe::{FormatName, GranularityName};
-use qonnx::runtime::Weights;
-use qonnx::runtime::{Engine, EngineOptions, Execution, ExecutionProvider, Launch, dequantize};
+use qonnx::runtime::{Engine, EngineOptions, Execution, ExecutionProvider, Launch, Weights, dequantize};
 use qonnx::tensor::DType;
 
 use crate::support::tiny;

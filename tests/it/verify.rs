@@ -17,8 +17,7 @@ use qonnx::tensor::DType;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::made_up;
-use crate::support::tiny;
+use crate::support::{made_up, tiny};
 
 /// An artifact of one or more small layers.
 struct Made {

@@ -5,9 +5,8 @@ use std::path::Path;
 
 use super::super::header::{Header, LENGTH_BYTES, header_bytes, parse_header};
 use super::client::{Listing, content_range, text};
-use super::contents;
 use super::pace::Paced;
-use super::{CheckpointError, HubError, INDEX_FILE, Index, Known, ModelHeaders, SINGLE_FILE, Visit, WeightMap};
+use super::{CheckpointError, HubError, INDEX_FILE, Index, Known, ModelHeaders, SINGLE_FILE, Visit, WeightMap, contents};
 use crate::contract::CONFIG_FILE;
 use crate::host::shown;
 

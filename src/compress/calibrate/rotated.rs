@@ -11,8 +11,7 @@ use crate::artifact::quantize::{Written, write_prepared};
 use crate::checkpoint::TensorView;
 use crate::model::{Order, StoredForm, StoredWeight};
 use crate::onnx::DataFile;
-use crate::tensor::transpose_bytes;
-use crate::tensor::{self, DType};
+use crate::tensor::{self, DType, transpose_bytes};
 
 /// Elements that are turned at a time: 64 MB in f32.
 const BAND: usize = 1 << 24;

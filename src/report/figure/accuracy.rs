@@ -2,12 +2,10 @@
 
 use super::axis::{Axis, Scale};
 use super::{Extra, Figure, LABEL, TICK, WIDTH, legend, shown_name, titled};
-use crate::report::font;
 use crate::report::labels::{self, Care, Labelled, Obstacles};
-use crate::report::marks;
-use crate::report::numbers;
 use crate::report::scene::{Anchor, Color, GRID, INK, MUTED, Point, Rect, Scene, Spot};
 use crate::report::study::Study;
+use crate::report::{font, marks, numbers};
 
 const RADIUS: f64 = 6.0;
 /// Distance of points of equal bits that are drawn side by side, pixels.

@@ -2,10 +2,9 @@
 
 use super::axis::Axis;
 use super::{LABEL, TICK, WIDTH, shown_name};
-use crate::report::font;
-use crate::report::marks;
 use crate::report::scene::{Anchor, GRID, MUTED, Rect, Scene, Spot};
 use crate::report::study::Study;
+use crate::report::{font, marks};
 
 /// The left edge of bars: right of the longest name.
 pub fn bars_from(study: &Study, shown: &[usize]) -> f64 {

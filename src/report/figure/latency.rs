@@ -4,12 +4,10 @@ use super::axis::{Axis, Scale};
 use super::bars::{self, bars_from};
 use super::{Figure, LABEL, TICK, WIDTH, titled};
 use crate::record::Samples;
-use crate::report::font;
-use crate::report::marks;
-use crate::report::numbers;
 use crate::report::point::Point;
 use crate::report::scene::{INK, MUTED, PAPER, Rect, Scene, TextStyle};
 use crate::report::study::{Device, Row, Study};
+use crate::report::{font, marks, numbers};
 
 const ROW: f64 = 22.0;
 /// Above the rows of a device: its name, then the panels' titles.

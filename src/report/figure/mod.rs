@@ -13,10 +13,9 @@ mod tests;
 
 pub use table::{COLUMNS, quoted_at};
 
-use super::marks;
-use super::numbers;
 use super::scene::{Anchor, MUTED, Scene, TextStyle};
 use super::study::{Row, Study};
+use super::{marks, numbers};
 
 /// Width of every figure, logical pixels.
 pub const WIDTH: f64 = 780.0;

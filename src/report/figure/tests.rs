@@ -1,9 +1,8 @@
 //! What every figure must hold to, on the fixture's records and on more of them.
 
 use super::*;
-use crate::report::made_up;
-use crate::report::plot;
 use crate::report::scene::{Color, PAPER, Rect, Shape};
+use crate::report::{made_up, plot};
 
 fn all_figures(study: &Study) -> Vec<Figure> {
     let shown: Vec<usize> = (0..study.rows.len()).collect();

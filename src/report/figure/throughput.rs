@@ -2,12 +2,10 @@
 
 use super::axis::{Axis, Scale};
 use super::{Figure, LABEL, TICK, WIDTH, legend, shown_name, titled};
-use crate::report::font;
-use crate::report::marks;
-use crate::report::numbers;
 use crate::report::point::Point;
 use crate::report::scene::{Anchor, Color, GRID, INK, MUTED, Point as Place, Rect, Scene, Spot};
 use crate::report::study::{Device, Study};
+use crate::report::{font, marks, numbers};
 
 const TITLE: &str = "Throughput against batch size";
 const LABEL_STEP: f64 = 16.0;

@@ -17,11 +17,10 @@ use krilla::paint::{Fill, FillRule, LineCap, LineJoin, Stroke};
 use krilla::surface::Surface;
 use krilla::text::{Font, TextDirection};
 
-use super::ReportError;
-use super::font;
 use super::recommend::Recommendation;
 use super::scene::{Anchor, Color, Point, Rect, Shape, TextStyle, Weight};
 use super::study::Study;
+use super::{ReportError, font};
 use page::{HEIGHT, Page, WIDTH};
 
 /// The cuts of the font, embedded as far as they are used.

@@ -10,8 +10,7 @@ use crate::commands::RuntimeChoice;
 use crate::eval::coqa::Protocol;
 use crate::recipe::Recipe;
 use crate::record::BenchSettings;
-use crate::runtime::ExecutionProvider;
-use crate::runtime::{Launch, Weights};
+use crate::runtime::{ExecutionProvider, Launch, Weights};
 use crate::tensor::DType;
 
 /// One experiment on one model.

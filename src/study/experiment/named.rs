@@ -6,8 +6,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::ExperimentError;
-use super::builtin;
+use super::{ExperimentError, builtin};
 use crate::host::read;
 use crate::recipe::Recipe;
 

@@ -16,10 +16,9 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 
 use super::child::{self, TICK};
-use super::disk;
 use super::messages::{Event, Task};
 use super::work::{self, Work};
-use super::{Job, TextMeasure, blank, subject};
+use super::{Job, TextMeasure, blank, disk, subject};
 use crate::artifact::{hashing, source};
 use crate::commands::{evaluate, export, generate};
 use crate::compress;

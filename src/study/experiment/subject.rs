@@ -10,10 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Device, Experiment, Job, Measure, work};
-use crate::artifact::dataset;
-use crate::artifact::hashing;
 use crate::artifact::plan::{Facts, Plan, with_facts};
 use crate::artifact::source::{self, Source};
+use crate::artifact::{dataset, hashing};
 use crate::checkpoint::Index;
 use crate::commands::bench;
 use crate::commands::claims::{self, Asked};
