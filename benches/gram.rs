@@ -6,21 +6,21 @@ use std::ops::ControlFlow;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use qonnx::calib::{Stream, StreamOptions, TooFewTokens, Vector};
-use qonnx::model::LlamaConfig;
+use qonnx::model::DecoderConfig;
 use qonnx::runtime::ExecutionProvider;
 use serde_json::json;
 
 const TOKENS: usize = 2048;
 
 /// One layer whose first input is `hidden_size` wide.
-fn config(hidden_size: usize) -> LlamaConfig {
+fn config(hidden_size: usize) -> DecoderConfig {
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "vocab_size": 256,
         "hidden_size": hidden_size, "intermediate_size": hidden_size, "num_hidden_layers": 1, "num_attention_heads": 8,
         "num_key_value_heads": 8, "head_dim": hidden_size / 8, "max_position_embeddings": TOKENS, "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0, "tie_word_embeddings": true, "torch_dtype": "float32",
     });
-    LlamaConfig::from_json(&config.to_string()).expect("a configuration of Llama's")
+    DecoderConfig::from_json(&config.to_string()).expect("a configuration of Llama's")
 }
 
 fn gram(criterion: &mut Criterion) {

@@ -8,7 +8,7 @@ use crate::checkpoint::{self, Index, Renamed};
 use crate::fault::Fault;
 use crate::host::shown;
 use crate::model::{
-    self, DecoderGraph, ExpectedTensor, GraphOptions, LlamaConfig, LlamaRotation, StoredForm, StoredWeight, WeightForm,
+    self, DecoderConfig, DecoderGraph, ExpectedTensor, GraphOptions, ModelRotation, StoredForm, StoredWeight, WeightForm,
 };
 use crate::onnx::{DATA_FILE, GraphCause, GraphError, Layout, MODEL_FILE};
 use crate::quant::{Codebook, Format, ScaleStorage};
@@ -74,7 +74,7 @@ impl Request {
 
 /// Everything about an artifact that is known before its weights are.
 pub struct Plan {
-    pub config: LlamaConfig,
+    pub config: DecoderConfig,
     pub graph: DecoderGraph,
     /// Size of the external data file.
     pub data_bytes: u64,
@@ -123,12 +123,12 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
         return Err(Refused(disagreements).into());
     }
     let expected = config.expected_tensors();
-    let rotation = LlamaRotation::of(&config, &recipe)?;
+    let rotation = ModelRotation::of(&config, &recipe)?;
     let dense = Dense { index, activation: request.activation, is_rotated: rotation.is_some(), facts };
     let forms = Forms::resolve(&recipe, &expected, &dense)?;
     let max_context = max_context(request.max_context, &config)?;
     let copied = source.companions()?;
-    let rotated_head = rotation.as_ref().is_some_and(LlamaRotation::has_head_matrix);
+    let rotated_head = rotation.as_ref().is_some_and(ModelRotation::has_head_matrix);
     let options = GraphOptions { activation: request.activation, max_context, rotated_head };
     let graph = model::decoder(&config, &options, &|weight| forms.of(weight)).map_err(|error| forms.unstorable(error))?;
     let layout = Layout::of(&graph.model);
@@ -159,7 +159,7 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
 }
 
 /// Positions that the artifact covers: those asked for, which the model must have been made for.
-fn max_context(asked: Option<usize>, config: &LlamaConfig) -> Result<usize, Refused> {
+fn max_context(asked: Option<usize>, config: &DecoderConfig) -> Result<usize, Refused> {
     let trained = config.max_position_embeddings;
     let most = trained.min(model::most_positions(config));
     match asked {
@@ -271,7 +271,7 @@ fn modules(expected: &[ExpectedTensor]) -> Vec<Module> {
 
 /// Says what of the checkpoint the artifact will not hold, and what is read under another name; transformers does the same,
 /// and says so too.
-fn warn_of_leftovers(config: &LlamaConfig, source: &Source, index: &Index) {
+fn warn_of_leftovers(config: &DecoderConfig, source: &Source, index: &Index) {
     let expected = config.expected_tensors();
     let expected: BTreeSet<&str> = expected.iter().map(|tensor| tensor.name.as_str()).collect();
     let left_out = |name: &&str| !expected.contains(name) && !config.ignores(name);

@@ -12,7 +12,7 @@ use crate::checkpoint::hub::{self, Bars, Hub, HubConfig, HubError, ModelHeaders}
 use crate::companions::{CompanionError, Companions};
 use crate::contract::{ADDITIONAL_TEMPLATES, COMPANIONS, CONFIG_FILE, Companion};
 use crate::host::read;
-use crate::model::LlamaConfig;
+use crate::model::DecoderConfig;
 use crate::record::FileRecord;
 use crate::usage::UsageError;
 
@@ -72,14 +72,14 @@ impl Source {
     }
 
     /// Reads and checks config.json.
-    pub fn config(&self) -> anyhow::Result<LlamaConfig> {
+    pub fn config(&self) -> anyhow::Result<DecoderConfig> {
         let missing = || UsageError::ModelFileMissing { folder: self.dir.display().to_string(), file: CONFIG_FILE };
         let path = self.dir.join(CONFIG_FILE);
         let text = match read::text(&path, read::SETTINGS) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(missing().into()),
             read => read.map_err(|error| unread(&path, error))?,
         };
-        LlamaConfig::from_json(&text).with_context(|| path.display().to_string())
+        DecoderConfig::from_json(&text).with_context(|| path.display().to_string())
     }
 
     /// Reads what lies beside the weights as whoever runs the artifact will, so that nothing is made that nobody can use.

@@ -5,7 +5,7 @@ use super::activations::{Scratch, Store, batches};
 use super::statistics::Statistics;
 use super::steps::{Kinds, Tap};
 use super::stream::{Lane, Observe, Stream, StreamOptions, TooFewTokens};
-use crate::model::{LlamaConfig, stages};
+use crate::model::{DecoderConfig, stages};
 use crate::runtime::{ExecutionProvider, Operand, Resident, Stages, Target};
 use crate::tensor::DType;
 
@@ -18,7 +18,7 @@ impl<'a> Stream<'a> {
     /// # Errors
     /// The set does not fit the model, there are too few tokens, or the runtime or the scratch file cannot be had.
     pub fn start(
-        cfg: &LlamaConfig,
+        cfg: &DecoderConfig,
         options: &StreamOptions,
         sequences: &[Vec<u32>],
         embedding: &mut dyn FnMut(u32, &mut [f32]),
@@ -87,7 +87,7 @@ impl<'a> Stream<'a> {
 }
 
 /// How many tokens there are, once the set fits the model.
-fn check(cfg: &LlamaConfig, sequences: &[Vec<u32>], too_few: TooFewTokens) -> Result<usize, CalibError> {
+fn check(cfg: &DecoderConfig, sequences: &[Vec<u32>], too_few: TooFewTokens) -> Result<usize, CalibError> {
     if sequences.is_empty() {
         return Err(CalibError::NoSequences);
     }
@@ -117,7 +117,7 @@ fn check(cfg: &LlamaConfig, sequences: &[Vec<u32>], too_few: TooFewTokens) -> Re
 }
 
 /// Sequences of `length` tokens that run at once.
-fn fitting(cfg: &LlamaConfig, options: &StreamOptions, length: usize) -> usize {
+fn fitting(cfg: &DecoderConfig, options: &StreamOptions, length: usize) -> usize {
     let tokens = options.batch_tokens.unwrap_or(match options.provider {
         ExecutionProvider::Cpu => 4096,
         ExecutionProvider::Cuda => 16384,

@@ -3,7 +3,7 @@
 use super::CalibError;
 use super::activations::Batch;
 use crate::model::stages::{self, Branch};
-use crate::model::{LlamaConfig, names};
+use crate::model::{DecoderConfig, names};
 use crate::onnx::{GraphError, Model};
 use crate::runtime::{Operand, Stage, Stages};
 use crate::tensor::DType;
@@ -80,7 +80,7 @@ impl Kind {
 
 impl Kinds {
     /// `positions`: the longest sequence.
-    pub fn open(stages: &Stages, cfg: &LlamaConfig, activation: DType, positions: usize) -> Result<Kinds, CalibError> {
+    pub fn open(stages: &Stages, cfg: &DecoderConfig, activation: DType, positions: usize) -> Result<Kinds, CalibError> {
         let open = |kind: Kind, graph: Result<Model, GraphError>| {
             stages.open(&graph?, &format!("the stage {}", kind.name())).map_err(CalibError::Runtime)
         };

@@ -22,7 +22,7 @@ use super::activations::{Batch, Store};
 use super::statistics::{Statistics, Sums};
 use super::steps::{Kind, Kinds, Places, Tap};
 use super::weights::{Gathered, LayerWeights, Linear, Qkv, Vector};
-use crate::model::{LlamaConfig, stages};
+use crate::model::{DecoderConfig, stages};
 use crate::quant::InputStats;
 use crate::runtime::{ExecutionProvider, Stages, Target};
 use crate::tensor::DType;
@@ -69,7 +69,7 @@ pub type Observe<'a> = Box<dyn FnMut(Progress) -> ControlFlow<()> + 'a>;
 
 /// Activations of all sequences between two stages.
 pub struct Stream<'a> {
-    pub(super) cfg: LlamaConfig,
+    pub(super) cfg: DecoderConfig,
     pub(super) provider: ExecutionProvider,
     pub(super) activation: DType,
     pub(super) artifact: DType,

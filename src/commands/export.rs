@@ -21,7 +21,7 @@ use crate::compress::calibrate::{self, Calibrated, Job, RotatedWeights, Statisti
 use crate::host::hidden::parent;
 use crate::host::progress::Observe;
 use crate::host::{interrupt, memory, progress, terminal};
-use crate::model::{LlamaRotation, StoredWeight};
+use crate::model::{ModelRotation, StoredWeight};
 use crate::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
 use crate::record::{CalibratedRecord, FileRecord, MANIFEST_FILE, WeightRecord};
 use crate::runtime::{self, ExecutionProvider};
@@ -255,7 +255,7 @@ fn write_weights(
     layer_done: impl Fn(usize),
 ) -> anyhow::Result<Vec<(Written, Option<CalibratedRecord>)>> {
     let weights = &plan.graph.weights;
-    let rotation = LlamaRotation::of(&plan.config, &plan.manifest.recipe)?;
+    let rotation = ModelRotation::of(&plan.config, &plan.manifest.recipe)?;
     let rotated = RotatedWeights { weights: Weights { checkpoint, config: &plan.config, rotation } };
     let bytes = |name: &str| checkpoint.index().get(name).map_or(0, |info| info.bytes());
     let bar = progress::bytes(weights.iter().map(|weight| bytes(&weight.weight)).sum(), "quantize");

@@ -24,7 +24,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compress::Options;
 use crate::compress::calibrate::{Keys, StatisticsCache, Weights};
 use crate::host::progress::Observe;
-use crate::model::{LinearInput, LlamaRotation};
+use crate::model::{LinearInput, ModelRotation};
 use crate::quant::{Allocation, BudgetError, Choice, allocate};
 use crate::recipe::{BudgetRecipe, FormatName, Override, Recipe};
 use crate::record::{BudgetRecord, FileRecord};
@@ -142,7 +142,7 @@ pub fn chosen(
     let (Some(target), Some(set)) = (recipe.budget, set) else { return Ok(None) };
     let Parts { checkpoint, source, inputs, kept, beside, observe } = *parts;
     let keys = Keys { plan, inputs, options, set: Some(set) };
-    let rotation = LlamaRotation::of(&plan.config, recipe)?;
+    let rotation = ModelRotation::of(&plan.config, recipe)?;
     let task = Task {
         weights: &Weights { checkpoint, config: &plan.config, rotation },
         plan: &|recipe| plan::with_facts(request, recipe, &Facts::default(), source, checkpoint.index()),

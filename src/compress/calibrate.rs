@@ -22,7 +22,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compress::Options;
 use crate::host::interrupt;
 use crate::host::progress::{self, Observe, Step};
-use crate::model::{LinearInput, LlamaConfig, LlamaRotation, Mapping, Smooth, mappings};
+use crate::model::{DecoderConfig, LinearInput, Mapping, ModelRotation, Smooth, mappings};
 use crate::quant::InputStats;
 use crate::recipe::{AwqRecipe, Recipe, WeightRecipe};
 use crate::record::FileRecord;
@@ -70,7 +70,7 @@ pub struct Job<'a> {
 pub struct Calibrated {
     work: WorkFolder,
     recipes: BTreeMap<String, WeightRecipe>,
-    config: LlamaConfig,
+    config: DecoderConfig,
     pub facts: Facts,
 }
 
@@ -91,7 +91,12 @@ pub fn is_needed(plan: &Plan) -> bool {
 }
 
 /// The calibration set of the recipe, if it names one; refused where it shares a passage with an evaluation file.
-pub fn set(recipe: &Recipe, config: &LlamaConfig, source: &Source, options: &Options) -> anyhow::Result<Option<CalibrationSet>> {
+pub fn set(
+    recipe: &Recipe,
+    config: &DecoderConfig,
+    source: &Source,
+    options: &Options,
+) -> anyhow::Result<Option<CalibrationSet>> {
     let Some(calibration) = &recipe.calibration else {
         return match (&options.save_stats, options.evaluation.is_empty()) {
             (Some(_), _) => Err(UsageError::StatisticsFlag { flag: "--save-stats" }.into()),
@@ -111,7 +116,7 @@ pub fn set(recipe: &Recipe, config: &LlamaConfig, source: &Source, options: &Opt
 }
 
 /// Before any work: what every stage would refuse after it.
-fn refuse_too_few(set: &CalibrationSet, config: &LlamaConfig) -> Result<(), CalibError> {
+fn refuse_too_few(set: &CalibrationSet, config: &DecoderConfig) -> Result<(), CalibError> {
     let (tokens, inputs) = (set.tokens(), [("o_proj", config.q_width()), ("down_proj", config.intermediate_size)]);
     let widest = inputs.into_iter().max_by_key(|(_, in_features)| *in_features).expect("two inputs");
     match widest {
@@ -124,7 +129,7 @@ impl Job<'_> {
     /// Rounds every layer that the work folder does not have yet.
     pub fn run(&self, set: Option<&CalibrationSet>) -> anyhow::Result<Calibrated> {
         let (plan, config) = (self.plan, &self.plan.config);
-        let rotation = LlamaRotation::of(config, &plan.manifest.recipe)?;
+        let rotation = ModelRotation::of(config, &plan.manifest.recipe)?;
         let weights = Weights { checkpoint: self.checkpoint, config, rotation };
         let work = WorkFolder::open(self.output, &self.keys(set).layers())?;
         let bar = progress::count((config.num_hidden_layers * LinearInput::ALL.len()) as u64, "calibrate");
@@ -166,7 +171,7 @@ impl Job<'_> {
 }
 
 /// An interruption says what is kept; other errors stay as they are.
-fn stopped(error: anyhow::Error, work: &WorkFolder, config: &LlamaConfig) -> anyhow::Error {
+fn stopped(error: anyhow::Error, work: &WorkFolder, config: &DecoderConfig) -> anyhow::Error {
     if !error.is::<interrupt::Interrupted>() {
         return error;
     }

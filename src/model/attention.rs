@@ -1,6 +1,6 @@
 //! The one place that picks an attention operator.
 
-use super::config::LlamaConfig;
+use super::config::DecoderConfig;
 use super::module::Module;
 use super::names;
 use super::rope::rope_tables;
@@ -33,7 +33,7 @@ pub(super) struct Qkv {
 }
 
 /// Positions from the mask: a row's length is the number of its ones, the longest row is as long as the mask.
-pub(super) fn positions(m: &Module, cfg: &LlamaConfig, activation: DType, max_context: usize) -> Positions {
+pub(super) fn positions(m: &Module, cfg: &DecoderConfig, activation: DType, max_context: usize) -> Positions {
     let op = m.op();
     let graph = op.graph();
     let mask = graph.input(names::ATTENTION_MASK, Type::new(DType::I64, ["batch".into(), "total_sequence".into()]));
@@ -47,7 +47,7 @@ pub(super) fn positions(m: &Module, cfg: &LlamaConfig, activation: DType, max_co
 }
 
 /// Cosines and sines of positions `0 .. positions`, `[positions, head_dim / 2]` each.
-pub(super) fn rotary_tables(graph: &Graph, cfg: &LlamaConfig, activation: DType, positions: usize) -> (Value, Value) {
+pub(super) fn rotary_tables(graph: &Graph, cfg: &DecoderConfig, activation: DType, positions: usize) -> (Value, Value) {
     let tables = rope_tables(cfg, positions);
     let table = |name: &str, values: &[f32]| rotary_table(graph, name, activation, [positions, cfg.head_dim / 2], values);
     (table("model.rotary_emb.cos", &tables.cos), table("model.rotary_emb.sin", &tables.sin))
@@ -63,7 +63,7 @@ fn rotary_table(graph: &Graph, name: &str, dtype: DType, shape: [usize; 2], valu
 }
 
 /// The cache of one layer as it comes in.
-pub(super) fn past(graph: &Graph, cfg: &LlamaConfig, activation: DType, layer: usize) -> KvPair {
+pub(super) fn past(graph: &Graph, cfg: &DecoderConfig, activation: DType, layer: usize) -> KvPair {
     let shape = || ["batch".into(), cfg.num_key_value_heads.into(), "past_sequence".into(), cfg.head_dim.into()];
     KvPair {
         key: graph.input(&names::past_key(layer), Type::new(activation, shape())),
@@ -72,7 +72,7 @@ pub(super) fn past(graph: &Graph, cfg: &LlamaConfig, activation: DType, layer: u
 }
 
 /// Causal grouped-query attention over past and new tokens; keys enter the cache already rotated.
-pub(super) fn attention(m: &Module, cfg: &LlamaConfig, qkv: Qkv, pos: &Positions, past: Option<KvPair>) -> (Value, KvPair) {
+pub(super) fn attention(m: &Module, cfg: &DecoderConfig, qkv: Qkv, pos: &Positions, past: Option<KvPair>) -> (Value, KvPair) {
     let operands = GroupQueryAttention {
         query: qkv.q,
         key: qkv.k,

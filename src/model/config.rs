@@ -9,7 +9,7 @@ use crate::tensor::DType;
 
 /// Sizes and options of a `LlamaForCausalLM`, under their Hugging Face names.
 #[derive(Debug, Clone, PartialEq)]
-pub struct LlamaConfig {
+pub struct DecoderConfig {
     pub vocab_size: usize,
     pub hidden_size: usize,
     pub intermediate_size: usize,
@@ -83,20 +83,20 @@ impl ConfigError {
     }
 }
 
-impl LlamaConfig {
+impl DecoderConfig {
     /// Reads the text of a `config.json`.
-    pub fn from_json(text: &str) -> Result<LlamaConfig, ConfigError> {
-        LlamaConfig::from_value(&serde_json::from_str(text)?)
+    pub fn from_json(text: &str) -> Result<DecoderConfig, ConfigError> {
+        DecoderConfig::from_value(&serde_json::from_str(text)?)
     }
 
     /// Reads a parsed `config.json`.
-    pub fn from_value(json: &Json) -> Result<LlamaConfig, ConfigError> {
+    pub fn from_value(json: &Json) -> Result<DecoderConfig, ConfigError> {
         let Json::Object(object) = json else { return Err(ConfigError::NotAnObject(kind(json))) };
         let keys = Settings::of(object);
         refuse_other_models(&keys)?;
         let num_attention_heads = required_size(&keys, "num_attention_heads")?;
         let hidden_size = required_size(&keys, "hidden_size")?;
-        let config = LlamaConfig {
+        let config = DecoderConfig {
             vocab_size: required_size(&keys, "vocab_size")?,
             hidden_size,
             intermediate_size: required_size(&keys, "intermediate_size")?,
@@ -320,7 +320,7 @@ mod tests {
     use super::*;
 
     /// Llama-3.2-1B's configuration with `changes` on top; null removes a key.
-    fn read(changes: Json) -> Result<LlamaConfig, ConfigError> {
+    fn read(changes: Json) -> Result<DecoderConfig, ConfigError> {
         let mut config = json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": false, "mlp_bias": false,
             "bos_token_id": 128000, "eos_token_id": 128001, "head_dim": 64, "hidden_act": "silu", "hidden_size": 2048,
@@ -333,10 +333,10 @@ mod tests {
         for (key, value) in changes.as_object().expect("changes are an object") {
             config[key] = value.clone();
         }
-        LlamaConfig::from_json(&config.to_string())
+        DecoderConfig::from_json(&config.to_string())
     }
 
-    fn accepted(changes: Json) -> LlamaConfig {
+    fn accepted(changes: Json) -> DecoderConfig {
         read(changes).expect("this configuration is supported")
     }
 
@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn reads_llama_3_2_1b() {
-        let expected = LlamaConfig {
+        let expected = DecoderConfig {
             vocab_size: 128256,
             hidden_size: 2048,
             intermediate_size: 8192,
@@ -486,9 +486,9 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_configuration() {
-        let error = LlamaConfig::from_json("[1, 2]").expect_err("a list is no configuration");
+        let error = DecoderConfig::from_json("[1, 2]").expect_err("a list is no configuration");
         assert_eq!(error.to_string(), "config.json must hold an object, got a list");
-        let error = LlamaConfig::from_json("{\"hidden_size\": ").expect_err("the text is cut off");
+        let error = DecoderConfig::from_json("{\"hidden_size\": ").expect_err("the text is cut off");
         assert_eq!(error.to_string(), "config.json is not valid JSON: EOF while parsing a value at line 1 column 16");
     }
 

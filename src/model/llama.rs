@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use super::attention::{KvPair, Positions, Qkv, attention, past, positions};
-use super::config::LlamaConfig;
+use super::config::DecoderConfig;
 use super::module::{Build, Module, Source};
 use super::names;
 use super::rope::most_positions;
@@ -32,7 +32,7 @@ pub struct GraphOptions {
 
 impl GraphOptions {
     /// As many positions as the model was trained for, 8192 at most.
-    pub fn of(cfg: &LlamaConfig, activation: DType) -> GraphOptions {
+    pub fn of(cfg: &DecoderConfig, activation: DType) -> GraphOptions {
         GraphOptions {
             activation,
             max_context: cfg.max_position_embeddings.min(DEFAULT_MAX_CONTEXT).min(most_positions(cfg)),
@@ -51,7 +51,11 @@ pub struct DecoderGraph {
 /// The decoder with a KV cache: `input_ids`, `attention_mask`, `position_ids`, past → `logits`, present.
 ///
 /// `form` says what the planner wants of each weight, asked once for each by its name in the checkpoint.
-pub fn decoder(cfg: &LlamaConfig, options: &GraphOptions, form: &dyn Fn(&str) -> WeightForm) -> Result<DecoderGraph, GraphError> {
+pub fn decoder(
+    cfg: &DecoderConfig,
+    options: &GraphOptions,
+    form: &dyn Fn(&str) -> WeightForm,
+) -> Result<DecoderGraph, GraphError> {
     let graph = Graph::new("llama");
     let source = Source::Initializers(form);
     let build = Build { graph: &graph, activation: options.activation, source, stored: RefCell::default() };
@@ -61,7 +65,7 @@ pub fn decoder(cfg: &LlamaConfig, options: &GraphOptions, form: &dyn Fn(&str) ->
 }
 
 /// Embedding, layers, final norm, LM head (HF `LlamaForCausalLM`).
-fn causal_lm(m: &Module, cfg: &LlamaConfig, options: &GraphOptions) -> Vec<Value> {
+fn causal_lm(m: &Module, cfg: &DecoderConfig, options: &GraphOptions) -> Vec<Value> {
     let (op, model) = (m.op(), m.child("model"));
     let graph = op.graph();
     let ids = graph.input(names::INPUT_IDS, Type::new(DType::I64, ["batch".into(), "sequence".into()]));
@@ -107,7 +111,7 @@ pub(super) struct Stream {
 /// x ─┬─ input_layernorm ─ self_attn ─(+)─┬─ post_attention_layernorm ─ mlp ─(+)─ out
 ///    └──────────────────────────────┘    └─────────────────────────────────┘
 /// ```
-fn decoder_layer(m: &Module, cfg: &LlamaConfig, stream: Stream, pos: &Positions, past: KvPair) -> (Stream, KvPair) {
+fn decoder_layer(m: &Module, cfg: &DecoderConfig, stream: Stream, pos: &Positions, past: KvPair) -> (Stream, KvPair) {
     let (h, x) = norm(m, "input_layernorm", cfg, stream);
     let (attn_out, present) = self_attn(&m.child("self_attn"), cfg, h, pos, past);
     let (h, x) = norm(m, "post_attention_layernorm", cfg, Stream { x, delta: Some(attn_out) });
@@ -116,7 +120,7 @@ fn decoder_layer(m: &Module, cfg: &LlamaConfig, stream: Stream, pos: &Positions,
 }
 
 /// `(normalized, x)` with everything added to `x`.
-pub(super) fn norm(m: &Module, name: &str, cfg: &LlamaConfig, stream: Stream) -> (Value, Value) {
+pub(super) fn norm(m: &Module, name: &str, cfg: &DecoderConfig, stream: Stream) -> (Value, Value) {
     match stream.delta {
         None => (m.rms_norm(name, stream.x, cfg.rms_norm_eps), stream.x),
         Some(delta) => m.add_rms_norm(name, stream.x, delta, cfg.rms_norm_eps),
@@ -124,13 +128,13 @@ pub(super) fn norm(m: &Module, name: &str, cfg: &LlamaConfig, stream: Stream) ->
 }
 
 /// Grouped-query attention with rotary positions and a KV cache.
-fn self_attn(m: &Module, cfg: &LlamaConfig, x: Value, pos: &Positions, past: KvPair) -> (Value, KvPair) {
+fn self_attn(m: &Module, cfg: &DecoderConfig, x: Value, pos: &Positions, past: KvPair) -> (Value, KvPair) {
     let (y, present) = heads(m, cfg, x, pos, Some(past));
     (m.linear("o_proj", y, cfg.hidden_size, cfg.attention_bias), present)
 }
 
 /// What the heads make of `x`, before `o_proj` mixes them: `[batch, sequence, heads * head_dim]`.
-pub(super) fn heads(m: &Module, cfg: &LlamaConfig, x: Value, pos: &Positions, past: Option<KvPair>) -> (Value, KvPair) {
+pub(super) fn heads(m: &Module, cfg: &DecoderConfig, x: Value, pos: &Positions, past: Option<KvPair>) -> (Value, KvPair) {
     let q = m.linear("q_proj", x, cfg.q_width(), cfg.attention_bias); // [batch, sequence, heads * head_dim]
     let k = m.linear("k_proj", x, cfg.kv_width(), cfg.attention_bias); // [batch, sequence, kv_heads * head_dim]
     let v = m.linear("v_proj", x, cfg.kv_width(), cfg.attention_bias);
@@ -138,12 +142,12 @@ pub(super) fn heads(m: &Module, cfg: &LlamaConfig, x: Value, pos: &Positions, pa
 }
 
 /// SwiGLU: down( silu(gate(x)) ⊙ up(x) ).
-fn mlp(m: &Module, cfg: &LlamaConfig, x: Value) -> Value {
+fn mlp(m: &Module, cfg: &DecoderConfig, x: Value) -> Value {
     m.linear("down_proj", gated(m, cfg, x), cfg.hidden_size, cfg.mlp_bias)
 }
 
 /// silu(gate(x)) ⊙ up(x): `[batch, sequence, intermediate_size]`.
-pub(super) fn gated(m: &Module, cfg: &LlamaConfig, x: Value) -> Value {
+pub(super) fn gated(m: &Module, cfg: &DecoderConfig, x: Value) -> Value {
     let op = m.op();
     let gate = m.linear("gate_proj", x, cfg.intermediate_size, cfg.mlp_bias);
     let up = m.linear("up_proj", x, cfg.intermediate_size, cfg.mlp_bias);

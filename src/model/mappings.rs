@@ -1,6 +1,6 @@
 //! What the linears of a decoder layer read, and where a scale of their input can be folded: facts about Llama, as data.
 
-use super::LlamaConfig;
+use super::DecoderConfig;
 use crate::quant::Sharing;
 
 /// One of the four places of a decoder layer that linears read from. Linears of one input share its statistics.
@@ -37,7 +37,7 @@ impl LinearInput {
     }
 
     /// Its width: the in_features of each of the linears.
-    pub fn in_features(self, cfg: &LlamaConfig) -> usize {
+    pub fn in_features(self, cfg: &DecoderConfig) -> usize {
         match self {
             LinearInput::QueryKeyValue | LinearInput::GateUp => cfg.hidden_size,
             LinearInput::AttentionOutput => cfg.q_width(),
@@ -46,7 +46,7 @@ impl LinearInput {
     }
 
     /// Whether the linears that read it have biases.
-    pub fn has_bias(self, cfg: &LlamaConfig) -> bool {
+    pub fn has_bias(self, cfg: &DecoderConfig) -> bool {
         match self {
             LinearInput::QueryKeyValue | LinearInput::AttentionOutput => cfg.attention_bias,
             LinearInput::GateUp | LinearInput::Down => cfg.mlp_bias,
@@ -87,7 +87,7 @@ pub enum Smooth {
 /// With grouped queries each value head answers `num_attention_heads / num_key_value_heads` query heads, and o's columns of
 /// all of these must have one scale. llm-awq and llm-compressor leave the mapping out there; here the sharing says it.
 /// `down` reads `silu(gate) ⊙ up`, which is linear in `up` alone.
-pub fn mappings(cfg: &LlamaConfig) -> [Mapping; 4] {
+pub fn mappings(cfg: &DecoderConfig) -> [Mapping; 4] {
     let heads = Sharing { run: cfg.head_dim, repeats: cfg.num_attention_heads / cfg.num_key_value_heads };
     [
         Mapping { smooth: Smooth::Norm("input_layernorm"), balance: LinearInput::QueryKeyValue, sharing: Sharing::NONE },
@@ -102,13 +102,13 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn config(kv_heads: usize) -> LlamaConfig {
+    fn config(kv_heads: usize) -> DecoderConfig {
         let json = json!({
             "architectures": ["LlamaForCausalLM"], "vocab_size": 8, "hidden_size": 48, "intermediate_size": 80,
             "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": kv_heads, "head_dim": 16,
             "rope_theta": 10000.0, "tie_word_embeddings": false,
         });
-        LlamaConfig::from_value(&json).expect("a config that is supported")
+        DecoderConfig::from_value(&json).expect("a config that is supported")
     }
 
     #[test]

@@ -12,9 +12,9 @@ mod rotation;
 pub mod stages;
 mod stored;
 
-pub use config::{ConfigError, ExpectedTensor, LlamaConfig, RopeScaling};
+pub use config::{ConfigError, DecoderConfig, ExpectedTensor, RopeScaling};
 pub use llama::{DecoderGraph, GraphOptions, decoder};
 pub use mappings::{LinearInput, Mapping, Smooth, mappings};
 pub use rope::{RopeTables, most_positions, rope_tables};
-pub use rotation::{LlamaRotation, RotationOptions};
+pub use rotation::{ModelRotation, RotationOptions};
 pub use stored::{Order, StoredCodes, StoredForm, StoredOutliers, StoredScales, StoredWeight, WeightForm};

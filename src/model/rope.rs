@@ -1,6 +1,6 @@
 //! Rotary position tables.
 
-use super::config::{LlamaConfig, RopeScaling};
+use super::config::{DecoderConfig, RopeScaling};
 
 /// Cosines and sines of every rotary angle, row by row: `[positions, head_dim / 2]` each.
 pub struct RopeTables {
@@ -12,7 +12,7 @@ pub struct RopeTables {
 const MOST_BYTES: usize = 1 << 30;
 
 /// Most positions that tables are made for: four million at a head_dim of 128. Configurations claim any number.
-pub fn most_positions(cfg: &LlamaConfig) -> usize {
+pub fn most_positions(cfg: &DecoderConfig) -> usize {
     MOST_BYTES / (cfg.head_dim / 2 * size_of::<f32>())
 }
 
@@ -20,7 +20,7 @@ pub fn most_positions(cfg: &LlamaConfig) -> usize {
 ///
 /// Hugging Face's `LlamaRotaryEmbedding` computes angles in f32; the two differ by less than one part in 2²³ of the
 /// position (`tests/goldens/rope.json`).
-pub fn rope_tables(cfg: &LlamaConfig, positions: usize) -> RopeTables {
+pub fn rope_tables(cfg: &DecoderConfig, positions: usize) -> RopeTables {
     let frequencies = inverse_frequencies(cfg);
     let angles = (0..positions).flat_map(|position| frequencies.iter().map(move |frequency| position as f64 * frequency));
     let (sin, cos) = angles.map(|angle| (angle.sin() as f32, angle.cos() as f32)).unzip();
@@ -31,7 +31,7 @@ pub fn rope_tables(cfg: &LlamaConfig, positions: usize) -> RopeTables {
 ///
 /// `theta^(−2i/head_dim)`, stretched as Hugging Face's `_compute_linear_scaling_rope_parameters` and
 /// `_compute_llama3_parameters` do.
-fn inverse_frequencies(cfg: &LlamaConfig) -> Vec<f64> {
+fn inverse_frequencies(cfg: &DecoderConfig) -> Vec<f64> {
     let plain = |pair: usize| cfg.rope_theta.powf(-((2 * pair) as f64) / cfg.head_dim as f64);
     (0..cfg.head_dim / 2).map(|pair| stretched(plain(pair), cfg.rope_scaling)).collect()
 }
@@ -71,7 +71,7 @@ mod tests {
         let cases = golden.as_array().expect("a list of cases");
         assert_eq!(cases.len(), 4);
         for case in cases {
-            let cfg = LlamaConfig::from_value(&case["config"]).expect("the golden's configurations are supported");
+            let cfg = DecoderConfig::from_value(&case["config"]).expect("the golden's configurations are supported");
             let (half, tables) = (cfg.head_dim / 2, rope_tables(&cfg, 8192));
             for (index, position) in row(&case["positions"]).into_iter().enumerate() {
                 let start = position as usize * half;

@@ -17,7 +17,7 @@
 
 use ndarray::{Array2, ArrayView1, ArrayView2, CowArray, Ix2};
 
-use super::LlamaConfig;
+use super::DecoderConfig;
 use crate::quant::{Rotation, RotationError, RotationKind};
 use crate::recipe::{Recipe, RotationRecipe};
 
@@ -34,32 +34,32 @@ pub struct RotationOptions {
 
 /// How each weight of a Llama checkpoint changes under R1 and R2.
 #[derive(Debug, Clone)]
-pub struct LlamaRotation {
+pub struct ModelRotation {
     residual: Option<Rotation>,
     /// By layer; empty without R2.
     heads: Vec<Rotation>,
     tied: bool,
 }
 
-impl LlamaRotation {
+impl ModelRotation {
     /// The one that `recipe` asks for, if it asks for one: of the residual stream and of the heads.
     ///
     /// # Errors
-    /// As [`LlamaRotation::new`].
-    pub fn of(config: &LlamaConfig, recipe: &Recipe) -> Result<Option<LlamaRotation>, RotationError> {
+    /// As [`ModelRotation::new`].
+    pub fn of(config: &DecoderConfig, recipe: &Recipe) -> Result<Option<ModelRotation>, RotationError> {
         let draw = |RotationRecipe { kind, seed }| {
-            LlamaRotation::new(config, &RotationOptions { kind: kind.rotation(), seed, residual: true, heads: true })
+            ModelRotation::new(config, &RotationOptions { kind: kind.rotation(), seed, residual: true, heads: true })
         };
         recipe.rotation().map(draw).transpose()
     }
 
     /// Draws the rotations; an error where a size has no Hadamard matrix.
-    pub fn new(cfg: &LlamaConfig, options: &RotationOptions) -> Result<LlamaRotation, RotationError> {
+    pub fn new(cfg: &DecoderConfig, options: &RotationOptions) -> Result<ModelRotation, RotationError> {
         let draw = |size, index: usize| Rotation::new(options.kind, size, options.seed, index as u64);
         let residual = if options.residual { Some(draw(cfg.hidden_size, 0)?) } else { None };
         let layers = if options.heads { cfg.num_hidden_layers } else { 0 };
         let heads = (0..layers).map(|layer| draw(cfg.head_dim, layer + 1)).collect::<Result<_, _>>()?;
-        Ok(LlamaRotation { residual, heads, tied: cfg.tie_word_embeddings })
+        Ok(ModelRotation { residual, heads, tied: cfg.tie_word_embeddings })
     }
 
     /// Name of the norm whose weight [`Self::matrix`] folds into this matrix; `None` where there is none to fold.

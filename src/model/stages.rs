@@ -15,7 +15,7 @@
 use std::cell::RefCell;
 
 use super::attention::{Positions, rotary_tables};
-use super::config::LlamaConfig;
+use super::config::DecoderConfig;
 use super::llama::{Stream, gated, heads, norm};
 use super::module::{Build, Module, Source};
 use super::names;
@@ -55,7 +55,7 @@ impl Branch {
 }
 
 /// Embedded tokens in f32, [`INPUT`], as the activation type: [`RESIDUAL`]. Nothing to do where that is f32.
-pub fn embed(cfg: &LlamaConfig, activation: DType) -> Result<Model, GraphError> {
+pub fn embed(cfg: &DecoderConfig, activation: DType) -> Result<Model, GraphError> {
     stage(activation, |m| {
         let x = activations(m, INPUT, DType::F32, cfg.hidden_size);
         vec![m.op().graph().rename(m.op().cast(x, activation), RESIDUAL)]
@@ -63,7 +63,7 @@ pub fn embed(cfg: &LlamaConfig, activation: DType) -> Result<Model, GraphError> 
 }
 
 /// `input_layernorm.weight`, [`RESIDUAL`] → [`OUTPUT`].
-pub fn enter(cfg: &LlamaConfig, activation: DType) -> Result<Model, GraphError> {
+pub fn enter(cfg: &DecoderConfig, activation: DType) -> Result<Model, GraphError> {
     stage(activation, |m| {
         let x = activations(m, RESIDUAL, activation, cfg.hidden_size);
         let (h, _) = norm(m, "input_layernorm", cfg, Stream { x, delta: None });
@@ -75,7 +75,7 @@ pub fn enter(cfg: &LlamaConfig, activation: DType) -> Result<Model, GraphError> 
 ///
 /// Beside them the places of the tokens: [`names::POSITION_IDS`], [`names::SEQLENS_K`], [`names::TOTAL_SEQUENCE_LENGTH`].
 /// `positions`: the longest sequence.
-pub fn attend(cfg: &LlamaConfig, activation: DType, positions: usize) -> Result<Model, GraphError> {
+pub fn attend(cfg: &DecoderConfig, activation: DType, positions: usize) -> Result<Model, GraphError> {
     stage(activation, |m| {
         let graph = m.op().graph();
         let h = activations(m, INPUT, activation, cfg.hidden_size);
@@ -93,7 +93,7 @@ pub fn attend(cfg: &LlamaConfig, activation: DType, positions: usize) -> Result<
 }
 
 /// `{o,down}_proj.{weight,bias}`, a norm's weight, [`RESIDUAL`], [`INPUT`] → [`NEXT_RESIDUAL`], [`OUTPUT`].
-pub fn add(cfg: &LlamaConfig, activation: DType, branch: Branch) -> Result<Model, GraphError> {
+pub fn add(cfg: &DecoderConfig, activation: DType, branch: Branch) -> Result<Model, GraphError> {
     stage(activation, |m| {
         let graph = m.op().graph();
         let (linear, normalized) = branch.parts();
@@ -110,7 +110,7 @@ pub fn add(cfg: &LlamaConfig, activation: DType, branch: Branch) -> Result<Model
 }
 
 /// `{gate,up}_proj.{weight,bias}`, [`INPUT`] → [`OUTPUT`], `[batch, sequence, intermediate_size]`.
-pub fn activate(cfg: &LlamaConfig, activation: DType) -> Result<Model, GraphError> {
+pub fn activate(cfg: &DecoderConfig, activation: DType) -> Result<Model, GraphError> {
     stage(activation, |m| {
         let h = activations(m, INPUT, activation, cfg.hidden_size);
         vec![m.op().graph().rename(gated(m, cfg, h), OUTPUT)]
@@ -127,7 +127,7 @@ pub enum HeadForm {
 }
 
 /// `lm_head.weight`, [`INPUT`], [`ROWS`] → [`names::LOGITS`], f32 `[rows, vocab_size]`.
-pub fn head(cfg: &LlamaConfig, activation: DType, form: HeadForm) -> Result<Model, GraphError> {
+pub fn head(cfg: &DecoderConfig, activation: DType, form: HeadForm) -> Result<Model, GraphError> {
     stage(activation, |m| {
         let (op, graph) = (m.op(), m.op().graph());
         let h = activations(m, INPUT, activation, cfg.hidden_size);

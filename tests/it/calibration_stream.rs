@@ -14,7 +14,7 @@ use qonnx::calib::{
 use qonnx::checkpoint::Checkpoint;
 use qonnx::fault::Fault;
 use qonnx::generate::Score;
-use qonnx::model::LlamaConfig;
+use qonnx::model::DecoderConfig;
 use qonnx::quant::InputStats;
 use qonnx::recipe::FormatName;
 use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, Weights};
@@ -59,7 +59,7 @@ fn options() -> StreamOptions {
 
 /// A checkpoint's weights, widened.
 struct Model {
-    cfg: LlamaConfig,
+    cfg: DecoderConfig,
     weights: HashMap<String, Array2<f32>>,
 }
 
@@ -67,7 +67,7 @@ impl Model {
     /// The embedded model; `change` is applied to every weight of a decoder linear.
     fn tiny(change: impl Fn(f32) -> f32) -> Model {
         let text = std::fs::read_to_string(tiny::model().join("config.json")).expect("the fixture has a configuration");
-        let cfg = LlamaConfig::from_json(&text).expect("the fixture is a Llama");
+        let cfg = DecoderConfig::from_json(&text).expect("the fixture is a Llama");
         let checkpoint = Checkpoint::open(&tiny::model()).expect("the fixture is a checkpoint");
         let read = |name: &str, shape: &[usize]| {
             let mut values = vec![0f32; shape.iter().product()];
@@ -470,7 +470,7 @@ fn a_scratch_folder_that_is_not_there_is_named() {
 fn sums_of_many_tokens_keep_their_digits() {
     let tokens = 65536;
     let model = Model::tiny(same);
-    let cfg = LlamaConfig { hidden_size: 32, intermediate_size: 32, ..model.cfg.clone() };
+    let cfg = DecoderConfig { hidden_size: 32, intermediate_size: 32, ..model.cfg.clone() };
     let value = |id: u32, channel: usize| 0.5 + ((id * 31 + channel as u32 * 17) % 101) as f32 / 128.0; // exact in f16
     let mut embedding = |id: u32, row: &mut [f32]| row.iter_mut().enumerate().for_each(|(c, v)| *v = value(id, c));
     let sequences: Vec<Vec<u32>> = (0..tokens / 64).map(|s| (0..64).map(|t| (s * 64 + t) as u32 % 4096).collect()).collect();

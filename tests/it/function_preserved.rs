@@ -2,12 +2,12 @@
 
 use ndarray::Array2;
 use plain_llama::{Llama, Weights, config, weights};
-use qonnx::model::{LinearInput, LlamaConfig, LlamaRotation, RotationOptions, Smooth, mappings};
+use qonnx::model::{DecoderConfig, LinearInput, ModelRotation, RotationOptions, Smooth, mappings};
 use qonnx::quant::RotationKind;
 
 use crate::support::plain_llama;
 
-fn rotated(cfg: &LlamaConfig, rotation: &LlamaRotation, weights: &Weights) -> Weights {
+fn rotated(cfg: &DecoderConfig, rotation: &ModelRotation, weights: &Weights) -> Weights {
     let turn = |(name, weight): (&String, &Array2<f32>)| {
         if cfg.expected_tensors().iter().any(|tensor| tensor.name == *name && tensor.shape.len() == 2) {
             let norm = rotation.folded_norm(name).map(|norm| weights[&norm].row(0).to_vec());
@@ -19,9 +19,9 @@ fn rotated(cfg: &LlamaConfig, rotation: &LlamaRotation, weights: &Weights) -> We
     weights.iter().map(turn).collect()
 }
 
-fn difference(cfg: &LlamaConfig, kind: RotationKind, residual: bool, heads: bool) -> f64 {
+fn difference(cfg: &DecoderConfig, kind: RotationKind, residual: bool, heads: bool) -> f64 {
     let weights = weights(cfg);
-    let rotation = LlamaRotation::new(cfg, &RotationOptions { kind, seed: 11, residual, heads }).expect("sizes of 48 and 16");
+    let rotation = ModelRotation::new(cfg, &RotationOptions { kind, seed: 11, residual, heads }).expect("sizes of 48 and 16");
     let turned = rotated(cfg, &rotation, &weights);
     let changed = |name: &str| weights[name] != turned[name];
     assert_eq!((changed("model.embed_tokens.weight"), changed("model.layers.1.self_attn.q_proj.weight")), (residual, residual));
@@ -48,12 +48,12 @@ fn a_rotated_model_computes_what_it_did() {
 
 #[test]
 fn a_size_without_a_hadamard_matrix_is_refused() {
-    let cfg = LlamaConfig { hidden_size: 92, ..config(true) };
+    let cfg = DecoderConfig { hidden_size: 92, ..config(true) };
     let options = |kind, residual| RotationOptions { kind, seed: 1, residual, heads: true };
-    let error = LlamaRotation::new(&cfg, &options(RotationKind::Hadamard, true)).expect_err("92 is none");
+    let error = ModelRotation::new(&cfg, &options(RotationKind::Hadamard, true)).expect_err("92 is none");
     assert!(error.to_string().contains("size 92"), "{error}");
-    LlamaRotation::new(&cfg, &options(RotationKind::Random, true)).expect("any size");
-    LlamaRotation::new(&cfg, &options(RotationKind::Hadamard, false)).expect("head_dim is 16");
+    ModelRotation::new(&cfg, &options(RotationKind::Random, true)).expect("any size");
+    ModelRotation::new(&cfg, &options(RotationKind::Hadamard, false)).expect("head_dim is 16");
 }
 
 /// Grouped queries and biases included; scales from 2^-3 to 2^3, so that nothing is rounded.

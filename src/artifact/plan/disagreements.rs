@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{CheckpointError, Index};
 use crate::host::{NAMED, few, shown};
-use crate::model::{ExpectedTensor, LlamaConfig};
+use crate::model::{DecoderConfig, ExpectedTensor};
 
 /// What the checkpoint's tensors are called instead: part of a name, what that means and what to do.
 const FOREIGN: [(&str, &str); 5] = [
@@ -16,12 +16,12 @@ const FOREIGN: [(&str, &str); 5] = [
 /// Sentences about all that the architecture needs and the checkpoint lacks, stores or shapes otherwise; none where they agree.
 ///
 /// Nothing is made from what config.json claims before the checkpoint has as many layers.
-pub(super) fn between(config: &LlamaConfig, index: &Index) -> Vec<String> {
+pub(super) fn between(config: &DecoderConfig, index: &Index) -> Vec<String> {
     let (claimed, there) = (config.num_hidden_layers, index.layers());
     if claimed <= there {
         return of_tensors(&config.expected_tensors(), index);
     }
-    let some = LlamaConfig { num_hidden_layers: there.max(1), ..config.clone() }.expected_tensors();
+    let some = DecoderConfig { num_hidden_layers: there.max(1), ..config.clone() }.expected_tensors();
     let (missing, _) = split(&some, index);
     if there == 0 && !missing.is_empty() {
         return vec![names_compared(&missing, index)];

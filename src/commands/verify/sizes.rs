@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::host::shown;
-use crate::model::{LlamaConfig, WeightForm};
+use crate::model::{DecoderConfig, WeightForm};
 use crate::quant::{Codebook, Format, Granularity, ScaleRule, ScaleStorage, Scheme};
 use crate::record::{Manifest, WeightRecord};
 use crate::tensor::DType;
@@ -18,7 +18,7 @@ const FEWEST_BITS: u128 = 2;
 ///
 /// # Errors
 /// What disagrees, one sentence each.
-pub fn forms(config: &LlamaConfig, manifest: &Manifest, bytes: u64) -> Result<HashMap<String, WeightForm>, Vec<String>> {
+pub fn forms(config: &DecoderConfig, manifest: &Manifest, bytes: u64) -> Result<HashMap<String, WeightForm>, Vec<String>> {
     let most = u128::from(bytes) * 8;
     let count = manifest.weights.len();
     // Every layer has several.

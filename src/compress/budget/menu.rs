@@ -6,7 +6,7 @@ use super::outlook::WidthReport;
 use super::{BudgetRefusal, Planning};
 use crate::artifact::plan::Plan;
 use crate::host::table::size;
-use crate::model::{LinearInput, LlamaConfig};
+use crate::model::{DecoderConfig, LinearInput};
 use crate::recipe::{BudgetRecipe, FormatName, Recipe, WeightRecipe};
 
 /// Widths that are tried, ascending; symmetric with one group size is as good as a menu of twenty
@@ -70,7 +70,7 @@ impl Menu {
     }
 
     /// Every layer's four, in the order of computation.
-    pub fn decisions(&self, config: &LlamaConfig) -> Vec<Decision> {
+    pub fn decisions(&self, config: &DecoderConfig) -> Vec<Decision> {
         let inputs = (0..config.num_hidden_layers).flat_map(|layer| LinearInput::ALL.map(|input| (layer, input)));
         let decision = |(layer, input): (usize, LinearInput)| {
             let names = input.weights(layer);

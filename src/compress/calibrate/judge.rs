@@ -81,19 +81,19 @@ mod tests {
     use half::f16;
 
     use super::*;
-    use crate::model::{LlamaConfig, Smooth, mappings};
+    use crate::model::{DecoderConfig, Smooth, mappings};
     use crate::quant::{Rounding, Rtn};
     use crate::recipe::{FormatName, WeightRecipe};
 
     /// Two heads of width 16; v and o are 32 × 32.
-    fn config() -> LlamaConfig {
+    fn config() -> DecoderConfig {
         let config = serde_json::json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "vocab_size": 8, "hidden_size": 32,
             "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16,
             "max_position_embeddings": 16, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
             "torch_dtype": "float32",
         });
-        LlamaConfig::from_json(&config.to_string()).unwrap()
+        DecoderConfig::from_json(&config.to_string()).unwrap()
     }
 
     #[test]

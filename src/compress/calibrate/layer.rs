@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::weights::Weights;
 use crate::artifact::prepared::{Prepared, RoundingOutcome};
 use crate::checkpoint::{Numbers, TensorFile};
-use crate::model::{LinearInput, LlamaConfig, Mapping, Smooth, mappings};
+use crate::model::{DecoderConfig, LinearInput, Mapping, Smooth, mappings};
 use crate::quant::{Codes, NestedScales, Outliers, QuantizedTensor};
 use crate::recipe::WeightRecipe;
 
@@ -78,7 +78,7 @@ impl LayerResult {
     ///
     /// # Errors
     /// A scale is beyond f16 once its row is divided.
-    pub fn finished(mut self, config: &LlamaConfig, layer: usize) -> anyhow::Result<BTreeMap<String, Prepared>> {
+    pub fn finished(mut self, config: &DecoderConfig, layer: usize) -> anyhow::Result<BTreeMap<String, Prepared>> {
         for mapping in mappings(config) {
             let Some((name, factors)) = self.divided_rows(layer, &mapping) else { continue };
             match self.weights.get_mut(&name) {

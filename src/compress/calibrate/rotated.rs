@@ -15,7 +15,7 @@ use crate::tensor::{self, DType, transpose_bytes};
 
 /// Elements that are turned at a time: 64 MB in f32.
 const BAND: usize = 1 << 24;
-/// Name by which the graph asks for what a tied head multiplies by first; see [`crate::model::LlamaRotation::head_matrix`].
+/// Name by which the graph asks for what a tied head multiplies by first; see [`crate::model::ModelRotation::head_matrix`].
 const HEAD_MATRIX: &str = "model.norm.rotation.weight";
 
 /// The weights outside the layers of a model that may be turned.

@@ -4,14 +4,14 @@ use anyhow::Context;
 use ndarray::{Array2, ArrayView2};
 
 use crate::checkpoint::{Checkpoint, TensorView};
-use crate::model::{LinearInput, LlamaConfig, LlamaRotation};
+use crate::model::{DecoderConfig, LinearInput, ModelRotation};
 use crate::tensor;
 
 /// Where weights come from before they are rounded.
 pub struct Weights<'a> {
     pub checkpoint: &'a Checkpoint,
-    pub config: &'a LlamaConfig,
-    pub rotation: Option<LlamaRotation>,
+    pub config: &'a DecoderConfig,
+    pub rotation: Option<ModelRotation>,
 }
 
 impl Weights<'_> {

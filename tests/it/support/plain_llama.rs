@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ndarray::{Array1, Array2, ArrayView1, Axis, concatenate, s};
-use qonnx::model::LlamaConfig;
+use qonnx::model::DecoderConfig;
 use serde_json::json;
 
 const IDS: [usize; 9] = [3, 17, 0, 8, 8, 21, 1, 40, 5];
@@ -12,17 +12,17 @@ const IDS: [usize; 9] = [3, 17, 0, 8, 8, 21, 1, 40, 5];
 pub type Weights = BTreeMap<String, Array2<f32>>;
 
 /// Four query heads on two value heads, biases everywhere.
-pub fn config(tied: bool) -> LlamaConfig {
+pub fn config(tied: bool) -> DecoderConfig {
     let json = json!({
         "architectures": ["LlamaForCausalLM"], "vocab_size": 41, "hidden_size": 48, "intermediate_size": 80,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0, "tie_word_embeddings": tied, "attention_bias": true, "mlp_bias": true,
     });
-    LlamaConfig::from_value(&json).expect("a config that is supported")
+    DecoderConfig::from_value(&json).expect("a config that is supported")
 }
 
 /// xorshift64: matrices of size 0.25, norms from 0.35 to 2.8, so that a norm that is not folded shows.
-pub fn weights(cfg: &LlamaConfig) -> Weights {
+pub fn weights(cfg: &DecoderConfig) -> Weights {
     let mut state = 7u64;
     let mut next = || {
         state ^= state << 13;
@@ -43,7 +43,7 @@ pub fn weights(cfg: &LlamaConfig) -> Weights {
 
 /// The model of a checkpoint, or of its rotation when a head matrix is given.
 pub struct Llama<'a> {
-    pub cfg: &'a LlamaConfig,
+    pub cfg: &'a DecoderConfig,
     pub weights: &'a Weights,
     pub head_matrix: Option<Array2<f32>>,
 }
