@@ -5,22 +5,23 @@ use std::hint::black_box;
 use std::ops::ControlFlow;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use qonnx::calib::{Stream, StreamOptions, TooFewTokens, Vector};
-use qonnx::model::DecoderConfig;
+use ndarray::Array1;
+use qonnx::calib::{Stream, StreamOptions, TooFewTokens, Weight};
+use qonnx::model::Architecture;
 use qonnx::runtime::ExecutionProvider;
 use serde_json::json;
 
 const TOKENS: usize = 2048;
 
 /// One layer whose first input is `hidden_size` wide.
-fn config(hidden_size: usize) -> DecoderConfig {
+fn config(hidden_size: usize) -> Architecture {
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "vocab_size": 256,
         "hidden_size": hidden_size, "intermediate_size": hidden_size, "num_hidden_layers": 1, "num_attention_heads": 8,
         "num_key_value_heads": 8, "head_dim": hidden_size / 8, "max_position_embeddings": TOKENS, "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0, "tie_word_embeddings": true, "torch_dtype": "float32",
     });
-    DecoderConfig::from_json(&config.to_string()).expect("a configuration of Llama's")
+    Architecture::from_json(&config.to_string()).expect("a configuration of Llama's")
 }
 
 fn gram(criterion: &mut Criterion) {
@@ -45,7 +46,7 @@ fn gram(criterion: &mut Criterion) {
         };
         let observe = Box::new(|_| ControlFlow::Continue(()));
         let mut stream = Stream::start(&config, &options, &sequences, &mut embedding, observe).expect("ONNX Runtime is there");
-        stream.advance_enter(&Vector::same(&vec![1.0; width])).expect("a norm");
+        stream.advance(&[Weight::same(Array1::ones(width).view().into_dyn())]).expect("a norm");
         group.throughput(Throughput::Elements((TOKENS * width * width) as u64));
         group.bench_function(format!("{TOKENS} tokens of {width}"), |b| {
             b.iter(|| black_box(stream.statistics().expect("finite")))

@@ -9,7 +9,7 @@ use qonnx::checkpoint::{Index, TensorFile, parse_header};
 use qonnx::companions::{Companions, SpecialTokens, Tokenizer};
 use qonnx::eval::coqa::{self, lines};
 use qonnx::eval::{CacheReader, Windows};
-use qonnx::model::DecoderConfig;
+use qonnx::model::Architecture;
 use qonnx::onnx;
 use qonnx::recipe::Recipe;
 use qonnx::record::{Manifest, RunRecord};
@@ -81,7 +81,7 @@ fn chat_template(bytes: &[u8]) {
 }
 
 fn config(bytes: &[u8]) {
-    drop(DecoderConfig::from_json(text(bytes)));
+    drop(Architecture::from_json(text(bytes)));
 }
 
 /// The first byte chooses the file's ending; parquet files are known by their own.

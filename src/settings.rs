@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json};
 use crate::fault::Fault;
 use crate::host::shown;
 
-/// `max_position_embeddings` of a Llama whose config.json does not say it (transformers' `DecoderConfig`).
+/// `max_position_embeddings` of a Llama whose config.json does not say it (transformers' `LlamaConfig`).
 pub const DEFAULT_POSITIONS: usize = 2048;
 
 /// A value of another kind than its key has.

@@ -8,7 +8,8 @@ use crate::checkpoint::{self, Index, Renamed};
 use crate::fault::Fault;
 use crate::host::shown;
 use crate::model::{
-    self, DecoderConfig, DecoderGraph, ExpectedTensor, GraphOptions, ModelRotation, StoredForm, StoredWeight, WeightForm,
+    self, Architecture, DecoderConfig, DecoderGraph, ExpectedTensor, GraphOptions, ModelRotation, StoredForm, StoredWeight,
+    Survey, WeightForm,
 };
 use crate::onnx::{DATA_FILE, GraphCause, GraphError, Layout, MODEL_FILE};
 use crate::quant::{Codebook, Format, ScaleStorage};
@@ -74,7 +75,9 @@ impl Request {
 
 /// Everything about an artifact that is known before its weights are.
 pub struct Plan {
-    pub config: DecoderConfig,
+    pub architecture: Architecture,
+    /// What it asks of the checkpoint.
+    pub survey: Survey,
     pub graph: DecoderGraph,
     /// Size of the external data file.
     pub data_bytes: u64,
@@ -111,26 +114,22 @@ impl Refused {
 pub fn plan(request: &Request, source: &Source, index: &Index) -> anyhow::Result<Plan> {
     let plan = with_facts(request, request.recipe()?, &Facts::default(), source, index)?;
     source.check_companions()?;
-    warn_of_leftovers(&plan.config, source, index);
+    warn_of_leftovers(&plan, source, index);
     Ok(plan)
 }
 
 /// As [`plan`], by `recipe` instead of the request's own, with what calibration has found; without a word of what is left out.
 pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Source, index: &Index) -> anyhow::Result<Plan> {
-    let config = source.config()?;
-    let disagreements = disagreements::between(&config, index);
-    if !disagreements.is_empty() {
-        return Err(Refused(disagreements).into());
-    }
-    let expected = config.expected_tensors();
-    let rotation = ModelRotation::of(&config, &recipe)?;
+    let architecture = source.architecture()?;
+    let survey = disagreements::agreed(&architecture, index)?.map_err(Refused)?;
+    let rotation = ModelRotation::of(&architecture, &recipe)?;
     let dense = Dense { index, activation: request.activation, is_rotated: rotation.is_some(), facts };
-    let forms = Forms::resolve(&recipe, &expected, &dense)?;
-    let max_context = max_context(request.max_context, &config)?;
+    let forms = Forms::resolve(&recipe, &survey.tensors, &dense)?;
+    let max_context = max_context(request.max_context, &architecture)?;
     let copied = source.companions()?;
     let rotated_head = rotation.as_ref().is_some_and(ModelRotation::has_head_matrix);
     let options = GraphOptions { activation: request.activation, max_context, rotated_head };
-    let graph = model::decoder(&config, &options, &|weight| forms.of(weight)).map_err(|error| forms.unstorable(error))?;
+    let graph = model::decoder(&architecture, &options, &|weight| forms.of(weight)).map_err(|error| forms.unstorable(error))?;
     let layout = Layout::of(&graph.model);
     let (model_bytes, data_bytes) = (layout.total_bytes(), layout.data_bytes());
     let weights: Vec<WeightRecord> = graph.weights.iter().map(|weight| draft_record(weight, request.activation)).collect();
@@ -140,8 +139,8 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
         model: ModelRecord {
             source: source.name.clone(),
             revision: source.revision.clone(),
-            architecture: "LlamaForCausalLM".to_owned(),
-            parameters: expected.iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum(),
+            architecture: architecture.family.architecture().to_owned(),
+            parameters: survey.tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum(),
         },
         activation: request.activation.name().to_owned(),
         max_context,
@@ -155,7 +154,7 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
         outputs: Vec::new(),
         weights,
     };
-    Ok(Plan { config, graph, data_bytes, manifest, activation: request.activation, copied, recipes: forms.recipes })
+    Ok(Plan { architecture, survey, graph, data_bytes, manifest, activation: request.activation, copied, recipes: forms.recipes })
 }
 
 /// Positions that the artifact covers: those asked for, which the model must have been made for.
@@ -271,10 +270,9 @@ fn modules(expected: &[ExpectedTensor]) -> Vec<Module> {
 
 /// Says what of the checkpoint the artifact will not hold, and what is read under another name; transformers does the same,
 /// and says so too.
-fn warn_of_leftovers(config: &DecoderConfig, source: &Source, index: &Index) {
-    let expected = config.expected_tensors();
-    let expected: BTreeSet<&str> = expected.iter().map(|tensor| tensor.name.as_str()).collect();
-    let left_out = |name: &&str| !expected.contains(name) && !config.ignores(name);
+fn warn_of_leftovers(plan: &Plan, source: &Source, index: &Index) {
+    let expected: BTreeSet<&str> = plan.survey.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    let left_out = |name: &&str| !expected.contains(name) && !plan.architecture.ignores(name);
     let leftovers: Vec<&str> = index.iter().map(|(name, _)| name).filter(left_out).collect();
     if let Some(first) = leftovers.first() {
         let count = leftovers.len();

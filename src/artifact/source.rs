@@ -12,7 +12,7 @@ use crate::checkpoint::hub::{self, Bars, Hub, HubConfig, HubError, ModelHeaders}
 use crate::companions::{CompanionError, Companions};
 use crate::contract::{ADDITIONAL_TEMPLATES, COMPANIONS, CONFIG_FILE, Companion};
 use crate::host::read;
-use crate::model::DecoderConfig;
+use crate::model::Architecture;
 use crate::record::FileRecord;
 use crate::usage::UsageError;
 
@@ -72,14 +72,14 @@ impl Source {
     }
 
     /// Reads and checks config.json.
-    pub fn config(&self) -> anyhow::Result<DecoderConfig> {
+    pub fn architecture(&self) -> anyhow::Result<Architecture> {
         let missing = || UsageError::ModelFileMissing { folder: self.dir.display().to_string(), file: CONFIG_FILE };
         let path = self.dir.join(CONFIG_FILE);
         let text = match read::text(&path, read::SETTINGS) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(missing().into()),
             read => read.map_err(|error| unread(&path, error))?,
         };
-        DecoderConfig::from_json(&text).with_context(|| path.display().to_string())
+        Architecture::from_json(&text).with_context(|| path.display().to_string())
     }
 
     /// Reads what lies beside the weights as whoever runs the artifact will, so that nothing is made that nobody can use.

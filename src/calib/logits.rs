@@ -4,8 +4,8 @@ use ndarray::ArrayView2;
 
 use super::CalibError;
 use super::stream::{Progress, Stream, report};
-use super::weights::{Gathered, Head};
-use crate::model::stages::{self, HeadForm};
+use super::weights::{Gathered, Head, Matrix};
+use crate::model::{ExpectedTensor, FINAL_HIDDEN, HEAD_MATRIX, HEAD_WEIGHT, HeadForm, ROWS, Waiting, head as head_graph};
 use crate::runtime::{Bound, Operand, Resident, Target};
 
 /// Positions whose logits are on the host at once: 128 MB at Llama 3's vocabulary.
@@ -36,25 +36,27 @@ impl Stream<'_> {
 
     /// As [`Self::logits`], of every `step`-th position of each sequence, the first one included.
     pub fn logits_of_every(&mut self, step: usize, head: &Head<'_>, visit: &mut dyn FnMut(Logits<'_>)) -> Result<(), CalibError> {
-        self.expect("logits")?;
+        let hidden_input = self.head_input()?;
         let (hidden, vocab) = (self.cfg.hidden_size, self.cfg.vocab_size);
         let form = if head.matrix.is_some() { HeadForm::WithMatrix } else { HeadForm::Plain };
+        let (table, matrix) = (head.table.any(), head.matrix.as_ref().map(Matrix::any));
+        let expected = |name: &str, shape: [usize; 2]| ExpectedTensor { name: name.to_owned(), shape: shape.to_vec() };
         let gathered = (0..self.lanes.len()).map(|lane| {
-            let given = Gathered::new(lane).matrix("lm_head.weight", &head.table, [vocab, hidden])?;
-            match &head.matrix {
-                Some(matrix) => given.matrix(stages::HEAD_MATRIX, matrix, [hidden, hidden]),
+            let given = Gathered::new(lane).weight(HEAD_WEIGHT, &expected(HEAD_WEIGHT, [vocab, hidden]), &table)?;
+            match &matrix {
+                Some(matrix) => given.weight(HEAD_MATRIX, &expected(HEAD_MATRIX, [hidden, hidden]), matrix),
                 None => Ok(given),
             }
         });
         let gathered = gathered.collect::<Result<Vec<_>, CalibError>>()?;
-        let graph = stages::head(&self.cfg, self.activation, form)?;
+        let graph = head_graph(&self.cfg, self.activation, form)?;
         let open = |_| self.stages.open(&graph, "the LM head");
         let mut opened = (0..self.lanes.len()).map(open).collect::<Result<Vec<_>, _>>().map_err(CalibError::Runtime)?;
         let bound = opened.iter_mut().zip(&gathered).map(|(stage, given)| stage.bind(&given.operands()));
         let mut bound: Vec<Bound<'_>> = bound.collect::<Result<_, _>>().map_err(CalibError::Runtime)?;
-        let (layer, all) = (self.layer, self.batches.len());
+        let (layer, all) = (self.layer(), self.batches.len());
         for index in 0..all {
-            self.visit_batch(index, step.max(1), &mut bound, visit)?;
+            self.visit_batch((index, hidden_input), step.max(1), &mut bound, visit)?;
             report(&mut self.observe, Progress { layer, step: "logits", done: index + 1, all })?;
         }
         Ok(())
@@ -62,21 +64,21 @@ impl Stream<'_> {
 
     fn visit_batch(
         &self,
-        index: usize,
+        (index, hidden): (usize, Waiting),
         step: usize,
         bound: &mut [Bound<'_>],
         visit: &mut dyn FnMut(Logits<'_>),
     ) -> Result<(), CalibError> {
         let batch = &self.batches[index];
-        let shape = batch.shape(self.cfg.hidden_size);
+        let (shape, slot) = (batch.shape(hidden.width), self.slots.slot(hidden));
         for (row, &sequence) in batch.sequences.iter().enumerate() {
             for first in (0..batch.length).step_by(POSITIONS * step) {
                 let end = batch.length.min(first + POSITIONS * step);
                 let rows: Vec<i64> = (first..end).step_by(step).map(|position| (row * batch.length + position) as i64).collect();
                 let count = rows.len();
                 let lanes = self.lanes.iter().zip(&mut *bound).map(|(lane, bound)| {
-                    let input = (stages::INPUT, lane.input.get(index, batch, &shape));
-                    let rows = (stages::ROWS, Operand::I64 { shape: &[count], values: &rows });
+                    let input = (FINAL_HIDDEN, lane.stores[slot].get(index, batch, &shape));
+                    let rows = (ROWS, Operand::I64 { shape: &[count], values: &rows });
                     bound.run_for_one(&[input, rows], Target::Host).map_err(CalibError::ran(count))
                 });
                 let lanes = lanes.collect::<Result<Vec<Resident>, CalibError>>()?;

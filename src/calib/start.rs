@@ -2,10 +2,10 @@
 
 use super::CalibError;
 use super::activations::{Scratch, Store, batches};
+use super::slots::Slots;
 use super::statistics::Statistics;
-use super::steps::{Kinds, Tap};
 use super::stream::{Lane, Observe, Stream, StreamOptions, TooFewTokens};
-use crate::model::{DecoderConfig, stages};
+use crate::model::{Architecture, DecoderConfig, DecoderStages, EMBEDDED, LinearInput, Survey, embed};
 use crate::runtime::{ExecutionProvider, Operand, Resident, Stages, Target};
 use crate::tensor::DType;
 
@@ -16,15 +16,16 @@ impl<'a> Stream<'a> {
     /// Embeds `sequences`: `embedding(id, row)` fills `row`, `[hidden_size]`, with the embedding of a token.
     ///
     /// # Errors
-    /// The set does not fit the model, there are too few tokens, or the runtime or the scratch file cannot be had.
+    /// The set does not fit the model, no graph can be written for it, there are too few tokens, or the runtime or the scratch file cannot be had.
     pub fn start(
-        cfg: &DecoderConfig,
+        model: &Architecture,
         options: &StreamOptions,
         sequences: &[Vec<u32>],
         embedding: &mut dyn FnMut(u32, &mut [f32]),
         observe: Observe<'a>,
     ) -> Result<Stream<'a>, CalibError> {
-        let tokens = check(cfg, sequences, options.too_few_tokens)?;
+        let cfg = &model.config;
+        let tokens = check(cfg, sequences)?;
         let activation = match options.provider {
             ExecutionProvider::Cpu => DType::F32,
             ExecutionProvider::Cuda => DType::F16, // its GroupQueryAttention has no f32
@@ -32,15 +33,21 @@ impl<'a> Stream<'a> {
         let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
         let batches = batches(&lengths, |length| fitting(cfg, options, length));
         let stages = Stages::new(options.provider, options.threads).map_err(CalibError::Runtime)?;
-        let kinds = Kinds::open(&stages, cfg, activation, lengths.iter().copied().max().unwrap_or(1))?;
+        let walk = DecoderStages::of(model, activation, lengths.iter().copied().max().unwrap_or(1))?;
+        if options.too_few_tokens == TooFewTokens::Refuse {
+            refuse_too_few(&walk.survey, tokens)?;
+        }
+        let open = |graph| stages.open(graph, "a stage").map_err(CalibError::Runtime);
+        let sessions = walk.graphs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let slots = Slots::of(&walk);
         let store = |width: usize| match options.provider {
             ExecutionProvider::Cpu => Scratch::new(&options.scratch, tokens, width).map(Store::Mapped),
             ExecutionProvider::Cuda => Ok(Store::Resident(batches.iter().map(|_| None).collect())),
         };
-        let widest = cfg.hidden_size.max(cfg.q_width()).max(cfg.intermediate_size);
-        let lane = |_| Ok(Lane { residual: store(cfg.hidden_size)?, input: store(widest)? });
+        let lane = |_| Ok(Lane { stores: slots.widths.iter().map(|&width| store(width)).collect::<Result<_, _>>()? });
         let lanes = (0..if options.reference { 2 } else { 1 }).map(lane).collect::<Result<Vec<Lane>, CalibError>>()?;
         let mut stream = Stream {
+            walk,
             cfg: cfg.clone(),
             provider: options.provider,
             activation,
@@ -48,9 +55,9 @@ impl<'a> Stream<'a> {
             batches,
             lanes,
             statistics: Statistics::default(),
-            kinds,
-            layer: 0,
-            tap: Tap::Start,
+            sessions,
+            slots,
+            passed: 0,
             observe,
             stages,
         };
@@ -59,10 +66,10 @@ impl<'a> Stream<'a> {
     }
 
     fn embed(&mut self, sequences: &[Vec<u32>], embedding: &mut dyn FnMut(u32, &mut [f32])) -> Result<(), CalibError> {
-        let hidden = self.cfg.hidden_size;
+        let (hidden, slot) = (self.cfg.hidden_size, self.slots.slot(self.walk.embedded));
         let mut cast = match self.activation {
             DType::F32 => None,
-            activation => Some(self.stages.open(&stages::embed(&self.cfg, activation)?, "a stage").map_err(CalibError::Runtime)?),
+            activation => Some(self.stages.open(&embed(&self.cfg, activation)?, "a stage").map_err(CalibError::Runtime)?),
         };
         for (index, batch) in self.batches.iter().enumerate() {
             let mut rows = vec![0f32; batch.tokens() * hidden];
@@ -75,11 +82,11 @@ impl<'a> Stream<'a> {
                 let x = match &mut cast {
                     None => Resident::copied(&shape, &rows),
                     Some(cast) => {
-                        let operand = (stages::INPUT, Operand::F32 { shape: &shape, values: &rows });
+                        let operand = (EMBEDDED, Operand::F32 { shape: &shape, values: &rows });
                         cast.bind(&[]).and_then(|mut bound| bound.run_for_one(&[operand], Target::Device))
                     }
                 };
-                lane.residual.put(index, batch, x.map_err(CalibError::ran(batch.tokens()))?)?;
+                lane.stores[slot].put(index, batch, x.map_err(CalibError::ran(batch.tokens()))?)?;
             }
         }
         Ok(())
@@ -87,7 +94,7 @@ impl<'a> Stream<'a> {
 }
 
 /// How many tokens there are, once the set fits the model.
-fn check(cfg: &DecoderConfig, sequences: &[Vec<u32>], too_few: TooFewTokens) -> Result<usize, CalibError> {
+fn check(cfg: &DecoderConfig, sequences: &[Vec<u32>]) -> Result<usize, CalibError> {
     if sequences.is_empty() {
         return Err(CalibError::NoSequences);
     }
@@ -102,17 +109,21 @@ fn check(cfg: &DecoderConfig, sequences: &[Vec<u32>], too_few: TooFewTokens) -> 
             return Err(CalibError::UnknownToken { sequence, id, vocab_size });
         }
     }
-    let tokens = sequences.iter().map(Vec::len).sum();
-    let inputs = [
-        (cfg.intermediate_size, Tap::Down.input()),
-        (cfg.q_width(), Tap::Output.input()),
-        (cfg.hidden_size, Tap::Attention.input()),
-    ];
-    match inputs.into_iter().max_by_key(|(in_features, _)| *in_features) {
-        Some((in_features, input)) if tokens < in_features && too_few == TooFewTokens::Refuse => {
-            Err(CalibError::TooFewTokens { tokens, in_features, input })
+    Ok(sequences.iter().map(Vec::len).sum())
+}
+
+/// Refuses a set of fewer tokens than an input of linears has features.
+///
+/// # Errors
+/// [`CalibError::TooFewTokens`], of the widest input.
+pub fn refuse_too_few(survey: &Survey, tokens: usize) -> Result<(), CalibError> {
+    let wider = |widest: &'_ LinearInput, input: &'_ LinearInput| input.in_features > widest.in_features;
+    let widest = survey.inputs.iter().reduce(|widest, input| if wider(widest, input) { input } else { widest });
+    match widest {
+        Some(input) if tokens < input.in_features => {
+            Err(CalibError::TooFewTokens { tokens, in_features: input.in_features, input: input.sentence() })
         }
-        _ => Ok(tokens),
+        _ => Ok(()),
     }
 }
 

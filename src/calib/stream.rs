@@ -1,13 +1,12 @@
-//! Activations of a whole calibration set, pushed through the decoder stage by stage, each stage once.
+//! Activations of a whole calibration set, pushed through the model stage by stage, each stage once.
 //!
 //! ```text
-//! start ─▶ enter ─▶ ┌ attend ─▶ add_attention ─▶ activate ─▶ add_mlp ┐ ─▶ logits
-//!                   └──────────────── for each layer ◂───────────────┘
+//! start ─▶ advance ─▶ statistics ─▶ advance ─▶ statistics ─▶ … ─▶ logits
 //! ```
 //!
-//! A stage takes weights that are already rounded and returns the statistics of what the next linears read; these are then
-//! rounded and given to the next stage ("true sequential" quantization, at the price of one pass). [`Stream::replay`] passes a
-//! layer that was finished before, without statistics.
+//! A stage ([`DecoderStages`]) takes weights that are already rounded and ends at what the next linears read; these are then
+//! rounded by its statistics and given to the next stage ("true sequential" quantization, at the price of one pass). This knows
+//! no family of models: what waits between two stages, and what a stage multiplies by, the stages say.
 //!
 //! Element types are the artifact's own: f32 on the CPU; on CUDA f16, the residual stream too, so that statistics are those of
 //! the numbers that the artifact will compute. Where a model's activations exceed f16, both say so.
@@ -19,12 +18,13 @@ use half::f16;
 
 use super::CalibError;
 use super::activations::{Batch, Store};
+use super::places::Places;
+use super::slots::Slots;
 use super::statistics::{Statistics, Sums};
-use super::steps::{Kind, Kinds, Places, Tap};
-use super::weights::{Gathered, LayerWeights, Linear, Qkv, Vector};
-use crate::model::{DecoderConfig, stages};
+use super::weights::{Gathered, Weight};
+use crate::model::{DecoderConfig, DecoderStage, DecoderStages, ExpectedTensor, LinearInput, StageOperand, Waiting};
 use crate::quant::InputStats;
-use crate::runtime::{ExecutionProvider, Stages, Target};
+use crate::runtime::{ExecutionProvider, Stage, Stages, Target};
 use crate::tensor::DType;
 
 /// How activations are computed.
@@ -57,7 +57,7 @@ pub enum TooFewTokens {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     pub layer: usize,
-    /// `attend`, `statistics`, …
+    /// `forward`, `statistics` or `logits`.
     pub step: &'static str,
     /// Batches done, of `all`; a reference stream's count too.
     pub done: usize,
@@ -69,6 +69,8 @@ pub type Observe<'a> = Box<dyn FnMut(Progress) -> ControlFlow<()> + 'a>;
 
 /// Activations of all sequences between two stages.
 pub struct Stream<'a> {
+    pub(super) walk: DecoderStages,
+    /// Sizes of the model.
     pub(super) cfg: DecoderConfig,
     pub(super) provider: ExecutionProvider,
     pub(super) activation: DType,
@@ -77,9 +79,12 @@ pub struct Stream<'a> {
     /// The quantized model's, and the unquantized one's where it runs beside.
     pub(super) lanes: Vec<Lane>,
     pub(super) statistics: Statistics,
-    pub(super) kinds: Kinds,
-    pub(super) layer: usize,
-    pub(super) tap: Tap,
+    /// By graph of `walk`.
+    pub(super) sessions: Vec<Stage>,
+    /// Places in [`Lane::stores`].
+    pub(super) slots: Slots,
+    /// Stages that are passed.
+    pub(super) passed: usize,
     pub(super) observe: Observe<'a>,
     /// Last: what the others hold was allocated by its library.
     pub(super) stages: Stages,
@@ -88,60 +93,66 @@ pub struct Stream<'a> {
 /// A place that a stream was at.
 pub struct Mark {
     lanes: Vec<Lane>,
-    layer: usize,
-    tap: Tap,
+    passed: usize,
 }
 
 /// What one of the two models is at.
 pub(super) struct Lane {
-    pub residual: Store,
-    /// What the next linears read.
-    pub input: Store,
+    pub stores: Vec<Store>,
 }
 
-impl<'a> Stream<'a> {
-    /// Through the first layer's `input_layernorm`; statistics of what its q, k and v read.
-    pub fn enter(&mut self, input_layernorm: &Vector<'_>) -> Result<InputStats, CalibError> {
-        self.advance_enter(input_layernorm)?;
-        self.statistics()
+impl Stream<'_> {
+    /// What the next stage multiplies and adds by, in the order in which [`Self::advance`] wants it; nothing at the LM head.
+    pub fn wanted(&self) -> Vec<ExpectedTensor> {
+        self.walk.stages.get(self.passed).into_iter().flat_map(DecoderStage::weights).cloned().collect()
     }
 
-    /// Through the layer's heads; statistics of what its o reads.
-    pub fn attend(&mut self, qkv: &Qkv<'_>) -> Result<InputStats, CalibError> {
-        self.advance_attend(qkv)?;
-        self.statistics()
-    }
-
-    /// Through o, the addition and the next norm; statistics of what gate and up read.
-    pub fn add_attention(&mut self, o: &Linear<'_>, post_attention_layernorm: &Vector<'_>) -> Result<InputStats, CalibError> {
-        self.advance_add_attention(o, post_attention_layernorm)?;
-        self.statistics()
-    }
-
-    /// Through gate, up and their product; statistics of what down reads.
-    pub fn activate(&mut self, gate: &Linear<'_>, up: &Linear<'_>) -> Result<InputStats, CalibError> {
-        self.advance_activate(gate, up)?;
-        self.statistics()
-    }
-
-    /// Through down, the addition and the next layer's `input_layernorm`, behind the last layer the final norm; statistics of
-    /// what q, k and v, or the LM head, read.
-    pub fn add_mlp(&mut self, down: &Linear<'_>, next_norm: &Vector<'_>) -> Result<InputStats, CalibError> {
-        self.advance_add_mlp(down, next_norm)?;
-        self.statistics()
-    }
-
-    /// Through the first norm without statistics.
-    pub fn replay_enter(&mut self, input_layernorm: &Vector<'_>) -> Result<(), CalibError> {
-        self.advance_enter(input_layernorm)
-    }
-
-    /// Through a whole layer without statistics; [`Self::statistics`] gives those behind it.
-    pub fn replay(&mut self, layer: &LayerWeights<'_>) -> Result<(), CalibError> {
-        self.advance_attend(&layer.qkv)?;
-        self.advance_add_attention(&layer.o, &layer.post_attention_layernorm)?;
-        self.advance_activate(&layer.gate, &layer.up)?;
-        self.advance_add_mlp(&layer.down, &layer.next_norm)
+    /// Through a stage, to what the next linears read: input 0 of the survey after the first one. `weights` are
+    /// [`Self::wanted`].
+    ///
+    /// # Errors
+    /// A weight has another shape, an activation does not fit the artifact's type, or the runtime fails.
+    ///
+    /// # Panics
+    /// There is another number of weights than is wanted.
+    pub fn advance(&mut self, weights: &[Weight<'_>]) -> Result<(), CalibError> {
+        let Some(stage) = self.walk.stages.get(self.passed) else {
+            return Err(CalibError::Order { called: "advance", expected: "logits" });
+        };
+        let gathered = (0..self.lanes.len()).map(|lane| gather(lane, stage, weights)).collect::<Result<Vec<_>, _>>()?;
+        let (layer, all) = (self.layer(), self.batches.len() * self.lanes.len());
+        let mut done = 0;
+        for (lane, gathered) in self.lanes.iter_mut().zip(&gathered) {
+            let mut bound = self.sessions[stage.graph].bind(&gathered.operands()).map_err(CalibError::Runtime)?;
+            for (index, batch) in self.batches.iter().enumerate() {
+                let places = Places::of(batch);
+                let shapes: Vec<[usize; 3]> = stage.waiting().map(|waiting| batch.shape(waiting.width)).collect();
+                let (mut shapes, mut operands) = (shapes.iter(), Vec::with_capacity(4));
+                for input in &stage.inputs {
+                    let operand = match input.what {
+                        StageOperand::Weight(_) => continue,
+                        StageOperand::Places(place) => places.operand(place),
+                        StageOperand::Waiting(waiting) => {
+                            let shape = shapes.next().expect("a shape for each of them");
+                            lane.stores[self.slots.slot(waiting)].get(index, batch, shape)
+                        }
+                    };
+                    operands.push((input.name.as_str(), operand));
+                }
+                let outputs = bound.run(&operands, Target::Device).map_err(CalibError::ran(batch.tokens()))?;
+                for (waiting, output) in stage.outputs.iter().zip(outputs) {
+                    let largest = lane.stores[self.slots.slot(*waiting)].put(index, batch, output)?;
+                    fits(self.artifact, layer, largest, || match *waiting == stage.end {
+                        true => format!("the input of {}", reader(&self.walk, self.passed)),
+                        false => "the residual stream".to_owned(),
+                    })?;
+                }
+                done += 1;
+                report(&mut self.observe, Progress { layer, step: "forward", done, all })?;
+            }
+        }
+        self.passed += 1;
+        Ok(())
     }
 
     /// Statistics of what the next linears read, as the last stage returned them.
@@ -149,39 +160,49 @@ impl<'a> Stream<'a> {
     /// # Errors
     /// An activation is NaN or infinite.
     pub fn statistics(&mut self) -> Result<InputStats, CalibError> {
-        if self.tap == Tap::Start {
-            return Err(CalibError::Order { called: "statistics", expected: self.tap.next() });
-        }
-        let (layer, tap, all) = (self.layer, self.tap, self.batches.len());
-        let sums = Sums::new(self.width(), self.provider, self.activation, self.lanes.len() > 1);
-        let stores: Vec<&Store> = self.lanes.iter().map(|lane| &lane.input).collect();
+        let Some(end) = self.passed.checked_sub(1).map(|stage| self.walk.stages[stage].end) else {
+            return Err(CalibError::Order { called: "statistics", expected: "advance" });
+        };
+        let (layer, all, slot) = (self.layer(), self.batches.len(), self.slots.slot(end));
+        let sums = Sums::new(end.width, self.provider, self.activation, self.lanes.len() > 1);
+        let stores: Vec<&Store> = self.lanes.iter().map(|lane| &lane.stores[slot]).collect();
         let observe = &mut self.observe;
         let mut observe = |done| report(observe, Progress { layer, step: "statistics", done, all });
         let collected = self.statistics.collect(&self.stages, sums, &self.batches, &stores, &mut observe)?;
         let beyond_f16 = self.activation == DType::F16;
-        collected.map_err(|channel| CalibError::NotFinite { layer, input: tap.input(), channel, beyond_f16 })
+        let input = || reader(&self.walk, self.passed - 1);
+        collected.map_err(|channel| CalibError::NotFinite { layer, input: input(), channel, beyond_f16 })
     }
 
     /// Remembers where the stream is, to come back with [`Self::rewind`].
     pub fn mark(&self) -> Result<Mark, CalibError> {
-        let copied = |lane: &Lane| Ok(Lane { residual: lane.residual.copied()?, input: lane.input.copied()? });
+        let copied = |lane: &Lane| Ok(Lane { stores: lane.stores.iter().map(Store::copied).collect::<Result<_, CalibError>>()? });
         let lanes = self.lanes.iter().map(copied).collect::<Result<_, CalibError>>()?;
-        Ok(Mark { lanes, layer: self.layer, tap: self.tap })
+        Ok(Mark { lanes, passed: self.passed })
     }
 
     /// Back to `mark`, which this stream has made, as if the stages since had not been run.
     pub fn rewind(&mut self, mark: &Mark) -> Result<(), CalibError> {
-        for (lane, marked) in self.lanes.iter_mut().zip(&mark.lanes) {
-            lane.residual.overwrite(&marked.residual)?;
-            lane.input.overwrite(&marked.input)?;
+        let lanes = self.lanes.iter_mut().zip(&mark.lanes);
+        for (store, marked) in lanes.flat_map(|(lane, marked)| lane.stores.iter_mut().zip(&marked.stores)) {
+            store.overwrite(marked)?;
         }
-        (self.layer, self.tap) = (mark.layer, mark.tap);
+        self.passed = mark.passed;
         Ok(())
+    }
+
+    /// Stages that are passed: the stream is at input `passed − 1` of the survey, or at what the LM head reads.
+    pub fn passed(&self) -> usize {
+        self.passed
     }
 
     /// Layer that the next stage belongs to; the number of layers once all are passed.
     pub fn layer(&self) -> usize {
-        self.layer
+        let inputs = &self.walk.survey.inputs;
+        match (self.passed.checked_sub(1), inputs.last()) {
+            (None, _) => 0,
+            (Some(input), last) => inputs.get(input).map_or_else(|| last.map_or(0, |last| last.layer + 1), |input| input.layer),
+        }
     }
 
     /// Tokens of all sequences.
@@ -189,108 +210,29 @@ impl<'a> Stream<'a> {
         self.batches.iter().map(Batch::tokens).sum()
     }
 
-    /// Channels of the activations that are there.
-    fn width(&self) -> usize {
-        match self.tap {
-            Tap::Output => self.cfg.q_width(),
-            Tap::Down => self.cfg.intermediate_size,
-            Tap::Start | Tap::Attention | Tap::Mlp | Tap::Head => self.cfg.hidden_size,
+    /// What the LM head reads, once all layers are passed.
+    pub(super) fn head_input(&self) -> Result<Waiting, CalibError> {
+        match self.walk.stages.last() {
+            Some(last) if self.passed == self.walk.stages.len() => Ok(last.end),
+            _ => Err(CalibError::Order { called: "logits", expected: "advance" }),
         }
     }
+}
 
-    pub(super) fn expect(&self, called: &'static str) -> Result<(), CalibError> {
-        let expected = self.tap.next();
-        if called == expected { Ok(()) } else { Err(CalibError::Order { called, expected }) }
-    }
+/// The weights of one of the two models, under the names of the stage's graph.
+fn gather<'w>(lane: usize, stage: &'w DecoderStage, weights: &'w [Weight<'_>]) -> Result<Gathered<'w>, CalibError> {
+    assert_eq!(weights.len(), stage.weights().count(), "as many weights as are wanted");
+    let wanted = stage.inputs.iter().filter_map(|input| match &input.what {
+        StageOperand::Weight(expected) => Some((input.name.as_str(), expected)),
+        StageOperand::Waiting(_) | StageOperand::Places(_) => None,
+    });
+    let mut pairs = wanted.zip(weights);
+    pairs.try_fold(Gathered::new(lane), |gathered, ((name, expected), weight)| gathered.weight(name, expected, weight))
+}
 
-    /// As [`Self::enter`], without statistics; [`Self::statistics`] gives them later.
-    pub fn advance_enter(&mut self, norm: &Vector<'_>) -> Result<(), CalibError> {
-        let hidden = self.cfg.hidden_size;
-        self.advance(Kind::Enter, Tap::Attention, |given| given.vector("input_layernorm.weight", norm, hidden))
-    }
-
-    /// As [`Self::attend`], without statistics.
-    pub fn advance_attend(&mut self, qkv: &Qkv<'_>) -> Result<(), CalibError> {
-        let (q, kv, hidden, bias) = (self.cfg.q_width(), self.cfg.kv_width(), self.cfg.hidden_size, self.cfg.attention_bias);
-        self.advance(Kind::Attend, Tap::Output, |given| {
-            let given = given.linear(["q_proj.weight", "q_proj.bias"], &qkv.q, [q, hidden], bias)?;
-            let given = given.linear(["k_proj.weight", "k_proj.bias"], &qkv.k, [kv, hidden], bias)?;
-            given.linear(["v_proj.weight", "v_proj.bias"], &qkv.v, [kv, hidden], bias)
-        })
-    }
-
-    /// As [`Self::add_attention`], without statistics.
-    pub fn advance_add_attention(&mut self, o: &Linear<'_>, norm: &Vector<'_>) -> Result<(), CalibError> {
-        let (q, hidden, bias) = (self.cfg.q_width(), self.cfg.hidden_size, self.cfg.attention_bias);
-        self.advance(Kind::AddAttention, Tap::Mlp, |given| {
-            let given = given.linear(["o_proj.weight", "o_proj.bias"], o, [hidden, q], bias)?;
-            given.vector("post_attention_layernorm.weight", norm, hidden)
-        })
-    }
-
-    /// As [`Self::activate`], without statistics.
-    pub fn advance_activate(&mut self, gate: &Linear<'_>, up: &Linear<'_>) -> Result<(), CalibError> {
-        let (inner, hidden, bias) = (self.cfg.intermediate_size, self.cfg.hidden_size, self.cfg.mlp_bias);
-        self.advance(Kind::Activate, Tap::Down, |given| {
-            let given = given.linear(["gate_proj.weight", "gate_proj.bias"], gate, [inner, hidden], bias)?;
-            given.linear(["up_proj.weight", "up_proj.bias"], up, [inner, hidden], bias)
-        })
-    }
-
-    /// As [`Self::add_mlp`], without statistics.
-    pub fn advance_add_mlp(&mut self, down: &Linear<'_>, norm: &Vector<'_>) -> Result<(), CalibError> {
-        let (inner, hidden, bias) = (self.cfg.intermediate_size, self.cfg.hidden_size, self.cfg.mlp_bias);
-        let next = if self.layer + 1 < self.cfg.num_hidden_layers { Tap::Attention } else { Tap::Head };
-        self.advance(Kind::AddMlp, next, |given| {
-            let given = given.linear(["down_proj.weight", "down_proj.bias"], down, [hidden, inner], bias)?;
-            given.vector("input_layernorm.weight", norm, hidden)
-        })?;
-        self.layer += 1;
-        Ok(())
-    }
-
-    /// Runs a stage over all batches of both models; `gather` puts together a model's weights.
-    fn advance<'w>(
-        &mut self,
-        kind: Kind,
-        next: Tap,
-        gather: impl Fn(Gathered<'w>) -> Result<Gathered<'w>, CalibError>,
-    ) -> Result<(), CalibError> {
-        self.expect(kind.name())?;
-        let gathered = (0..self.lanes.len()).map(|lane| gather(Gathered::new(lane))).collect::<Result<Vec<_>, _>>()?;
-        let (width, layer, all) = (self.width(), self.layer, self.batches.len() * self.lanes.len());
-        let stage = self.kinds.stage(kind);
-        let mut done = 0;
-        for (lane, gathered) in self.lanes.iter_mut().zip(&gathered) {
-            let mut bound = stage.bind(&gathered.operands()).map_err(CalibError::Runtime)?;
-            for (index, batch) in self.batches.iter().enumerate() {
-                let (shape, residual_shape) = (batch.shape(width), batch.shape(self.cfg.hidden_size));
-                let places = Places::of(batch);
-                let mut operands = Vec::with_capacity(4);
-                if kind == Kind::Enter || kind.adds() {
-                    operands.push((stages::RESIDUAL, lane.residual.get(index, batch, &residual_shape)));
-                }
-                if kind != Kind::Enter {
-                    operands.push((stages::INPUT, lane.input.get(index, batch, &shape)));
-                }
-                if kind == Kind::Attend {
-                    operands.extend(places.operands());
-                }
-                let mut outputs = bound.run(&operands, Target::Device).map_err(CalibError::ran(batch.tokens()))?.into_iter();
-                let mut output = || outputs.next().expect("a stage has the outputs that its graph lists");
-                if kind.adds() {
-                    let largest = lane.residual.put(index, batch, output())?;
-                    fits(self.artifact, layer, largest, || "the residual stream".to_owned())?;
-                }
-                let largest = lane.input.put(index, batch, output())?;
-                fits(self.artifact, layer, largest, || format!("the input of {}", next.input()))?;
-                done += 1;
-                report(&mut self.observe, Progress { layer, step: kind.name(), done, all })?;
-            }
-        }
-        self.tap = next;
-        Ok(())
-    }
+/// Who reads what stage `passed` ends at.
+fn reader(walk: &DecoderStages, passed: usize) -> String {
+    walk.survey.inputs.get(passed).map_or_else(|| "lm_head".to_owned(), LinearInput::sentence)
 }
 
 /// Refuses activations that the artifact's type has no room for. What is infinite here already is refused with its channel

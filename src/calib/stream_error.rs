@@ -25,21 +25,19 @@ pub enum CalibError {
         "{tokens} calibration tokens are fewer than the {in_features} input features of {input}, so that its statistics would \
          leave directions unseen; use a set with more or longer sequences"
     )]
-    TooFewTokens { tokens: usize, in_features: usize, input: &'static str },
+    TooFewTokens { tokens: usize, in_features: usize, input: String },
     #[error(
         "layer {layer}: the input of {input} is NaN or infinite in channel {channel}; {advice}",
         advice = advice(*.beyond_f16)
     )]
-    NotFinite { layer: usize, input: &'static str, channel: usize, beyond_f16: bool },
+    NotFinite { layer: usize, input: String, channel: usize, beyond_f16: bool },
     #[error(
         "layer {layer}: {what} reaches {largest:.0} on the calibration set, and f16 ends at 65504: the artifact would answer with \
          NaN; export with --dtype f32"
     )]
     BeyondF16 { layer: usize, what: String, largest: f32 },
     #[error("{weight} must have shape {expected:?}, got {got:?}; give it as [out_features, in_features]")]
-    Shape { weight: &'static str, expected: Vec<usize>, got: Vec<usize> },
-    #[error("{weight}: the model's configuration has {expected}, got {got}")]
-    Bias { weight: &'static str, expected: &'static str, got: &'static str },
+    Shape { weight: String, expected: Vec<usize>, got: Vec<usize> },
     #[error("{called} was called where {expected} comes next")]
     Order { called: &'static str, expected: &'static str },
     #[error("interrupted while calibrating layer {layer}")]
@@ -81,8 +79,7 @@ impl CalibError {
             | CalibError::TooFewTokens { .. }
             | CalibError::NotFinite { .. }
             | CalibError::BeyondF16 { .. }
-            | CalibError::Shape { .. }
-            | CalibError::Bias { .. } => Fault::BadInput,
+            | CalibError::Shape { .. } => Fault::BadInput,
             CalibError::Order { .. }
             | CalibError::Interrupted { .. }
             | CalibError::OutOfMemory { .. }

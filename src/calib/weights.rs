@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
-use ndarray::ArrayView2;
+use ndarray::{ArrayView2, ArrayViewD};
 
 use super::CalibError;
+use crate::model::ExpectedTensor;
 use crate::runtime::Operand;
 
 /// A thing of the model as it is quantized so far, and the same of the unquantized model.
@@ -15,7 +16,7 @@ pub struct Both<T> {
     pub reference: Option<T>,
 }
 
-impl<T: Copy> Both<T> {
+impl<T> Both<T> {
     /// Where both models have the same.
     pub fn same(value: T) -> Both<T> {
         Both { quantized: value, reference: None }
@@ -26,40 +27,12 @@ impl<T: Copy> Both<T> {
     }
 }
 
+/// A weight shaped as in the checkpoint (linears `[out_features, in_features]`), of any memory layout; row-major ones are read
+/// in place.
+pub type Weight<'a> = Both<ArrayViewD<'a, f32>>;
+
 /// `[out_features, in_features]`, of any memory layout; row-major ones are read in place.
 pub type Matrix<'a> = Both<ArrayView2<'a, f32>>;
-
-/// A norm's weight or a bias.
-pub type Vector<'a> = Both<&'a [f32]>;
-
-/// `y = x Wᵀ + b`
-#[derive(Debug, Clone, Copy)]
-pub struct Linear<'a> {
-    pub weight: Matrix<'a>,
-    /// There exactly where the model's configuration says so.
-    pub bias: Option<Vector<'a>>,
-}
-
-/// The linears that read the input of attention.
-#[derive(Debug, Clone, Copy)]
-pub struct Qkv<'a> {
-    pub q: Linear<'a>,
-    pub k: Linear<'a>,
-    pub v: Linear<'a>,
-}
-
-/// Everything of a decoder layer but the norm before it, and the norm behind it.
-#[derive(Debug, Clone, Copy)]
-pub struct LayerWeights<'a> {
-    pub qkv: Qkv<'a>,
-    pub o: Linear<'a>,
-    pub post_attention_layernorm: Vector<'a>,
-    pub gate: Linear<'a>,
-    pub up: Linear<'a>,
-    pub down: Linear<'a>,
-    /// `input_layernorm` of the next layer; behind the last, the final norm.
-    pub next_norm: Vector<'a>,
-}
 
 /// The LM head: `logits = h · tableᵀ`, or `(h · matrix) · tableᵀ`.
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +45,7 @@ pub struct Head<'a> {
 
 /// An operand of a stage: name, shape, values in row-major order.
 struct Given<'a> {
-    name: &'static str,
+    name: &'a str,
     shape: Vec<usize>,
     values: Cow<'a, [f32]>,
 }
@@ -93,43 +66,25 @@ impl<'a> Gathered<'a> {
         self.all.iter().map(|given| (given.name, Operand::F32 { shape: &given.shape, values: &given.values })).collect()
     }
 
-    pub fn vector(mut self, name: &'static str, vector: &'a Vector<'_>, size: usize) -> Result<Self, CalibError> {
-        let values = vector.of(self.lane);
-        check(name, &[size], &[values.len()])?;
-        self.all.push(Given { name, shape: vec![size], values: Cow::Borrowed(values) });
-        Ok(self)
-    }
-
-    pub fn matrix(mut self, name: &'static str, matrix: &'a Matrix<'_>, shape: [usize; 2]) -> Result<Self, CalibError> {
-        let view = matrix.of(self.lane);
-        check(name, &shape, view.shape())?;
+    /// The stage's input `name` is the weight `expected`.
+    pub fn weight(mut self, name: &'a str, expected: &ExpectedTensor, weight: &'a Weight<'_>) -> Result<Self, CalibError> {
+        let view = weight.of(self.lane);
+        if view.shape() != expected.shape {
+            let (weight, expected, got) = (expected.name.clone(), expected.shape.clone(), view.shape().to_vec());
+            return Err(CalibError::Shape { weight, expected, got });
+        }
         let values = match view.as_slice() {
             Some(values) => Cow::Borrowed(values),
             None => view.iter().copied().collect(),
         };
-        self.all.push(Given { name, shape: shape.to_vec(), values });
+        self.all.push(Given { name, shape: expected.shape.clone(), values });
         Ok(self)
-    }
-
-    /// `names`: of the weight and of the bias.
-    pub fn linear(
-        self,
-        names: [&'static str; 2],
-        linear: &'a Linear<'_>,
-        shape: [usize; 2],
-        has_bias: bool,
-    ) -> Result<Self, CalibError> {
-        let [weight, bias] = names;
-        let gathered = self.matrix(weight, &linear.weight, shape)?;
-        match (&linear.bias, has_bias) {
-            (Some(vector), true) => gathered.vector(bias, vector, shape[0]),
-            (None, false) => Ok(gathered),
-            (Some(_), false) => Err(CalibError::Bias { weight, expected: "no bias", got: "one" }),
-            (None, true) => Err(CalibError::Bias { weight, expected: "a bias", got: "none" }),
-        }
     }
 }
 
-fn check(weight: &'static str, expected: &[usize], got: &[usize]) -> Result<(), CalibError> {
-    if expected == got { Ok(()) } else { Err(CalibError::Shape { weight, expected: expected.to_vec(), got: got.to_vec() }) }
+impl<'a> Both<ArrayView2<'a, f32>> {
+    /// The same, of any rank.
+    pub fn any(&self) -> Weight<'a> {
+        Both { quantized: self.quantized.into_dyn(), reference: self.reference.map(ArrayView2::into_dyn) }
+    }
 }

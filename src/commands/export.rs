@@ -80,10 +80,10 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> an
     let source = source::resolve(&request.model)?;
     let checkpoint = Checkpoint::open(&source.dir)?;
     let mut plan = plan(request, &source, checkpoint.index())?;
-    if plan.config.tie_word_embeddings {
+    if plan.architecture.tie_word_embeddings {
         check_tied_head(&checkpoint)?;
     }
-    let set = calibrate::set(&plan.manifest.recipe, &plan.config, &source, calibration)?;
+    let set = calibrate::set(&plan, &source, calibration)?;
     let kept = calibration.save_stats.as_deref().map(StatisticsCache::open).transpose()?;
     let hash = || hashed_inputs(&checkpoint, &AtomicBool::new(false));
     let is_keyed = plan.manifest.recipe.budget.is_some() && kept.is_some();
@@ -255,8 +255,9 @@ fn write_weights(
     layer_done: impl Fn(usize),
 ) -> anyhow::Result<Vec<(Written, Option<CalibratedRecord>)>> {
     let weights = &plan.graph.weights;
-    let rotation = ModelRotation::of(&plan.config, &plan.manifest.recipe)?;
-    let rotated = RotatedWeights { weights: Weights { checkpoint, config: &plan.config, rotation } };
+    let rotation = ModelRotation::of(&plan.architecture, &plan.manifest.recipe)?;
+    let rotated =
+        RotatedWeights { weights: Weights { checkpoint, architecture: &plan.architecture, survey: &plan.survey, rotation } };
     let bytes = |name: &str| checkpoint.index().get(name).map_or(0, |info| info.bytes());
     let bar = progress::bytes(weights.iter().map(|weight| bytes(&weight.weight)).sum(), "quantize");
     let mut written = Vec::with_capacity(weights.len());

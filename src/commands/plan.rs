@@ -128,7 +128,7 @@ fn report(plan: &Plan, load: Load) -> PlanReport {
 }
 
 fn vram(plan: &Plan, load: Load) -> Vram {
-    let config = &plan.config;
+    let config = &plan.architecture;
     let context = load.context(plan.manifest.max_context);
     let element = plan.activation.bytes_of(1) as u64;
     let held = |weight: &StoredWeight| (weight.memory_bits(plan.activation) as u64).div_ceil(8);

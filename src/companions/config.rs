@@ -1,4 +1,4 @@
-//! What of `config.json` whoever runs the model needs beside its graph; `model::DecoderConfig` reads the rest, and strictly.
+//! What of `config.json` whoever runs the model needs beside its graph; `model::Architecture` reads the rest, and strictly.
 
 use std::path::Path;
 

@@ -24,7 +24,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compress::Options;
 use crate::compress::calibrate::{Keys, StatisticsCache, Weights};
 use crate::host::progress::Observe;
-use crate::model::{LinearInput, ModelRotation};
+use crate::model::ModelRotation;
 use crate::quant::{Allocation, BudgetError, Choice, allocate};
 use crate::recipe::{BudgetRecipe, FormatName, Override, Recipe};
 use crate::record::{BudgetRecord, FileRecord};
@@ -95,7 +95,7 @@ pub struct BudgetPlan {
 pub struct DecisionReport {
     pub layer: usize,
     /// `qkv`, `o`, `gate+up` or `down`.
-    pub linears: &'static str,
+    pub linears: String,
     pub format: FormatName,
     /// Weights of the linears together.
     pub elements: u64,
@@ -142,9 +142,9 @@ pub fn chosen(
     let (Some(target), Some(set)) = (recipe.budget, set) else { return Ok(None) };
     let Parts { checkpoint, source, inputs, kept, beside, observe } = *parts;
     let keys = Keys { plan, inputs, options, set: Some(set) };
-    let rotation = ModelRotation::of(&plan.config, recipe)?;
+    let rotation = ModelRotation::of(&plan.architecture, recipe)?;
     let task = Task {
-        weights: &Weights { checkpoint, config: &plan.config, rotation },
+        weights: &Weights { checkpoint, architecture: &plan.architecture, survey: &plan.survey, rotation },
         plan: &|recipe| plan::with_facts(request, recipe, &Facts::default(), source, checkpoint.index()),
         sequences: &set.sequences,
         provider: options.provider,
@@ -163,14 +163,14 @@ pub fn chosen(
 /// [`BudgetRefusal`] for a target that cannot be met or means nothing; a recipe, a model or a calibration set that fails.
 pub fn resolve(recipe: &Recipe, target: BudgetRecipe, task: &Task<'_>) -> anyhow::Result<BudgetPlan> {
     let menu = Menu::of(recipe, task.plan)?;
-    let decisions = menu.decisions(task.weights.config);
+    let decisions = menu.decisions(task.weights.survey);
     let budget_bits = menu.budget_bits(&decisions, target)?;
     let measured = measure::measure(&menu, &decisions, task)?;
     let choices = choices(&decisions, &measured);
     let (allocation, plan) = within(&menu, &decisions, &choices, (target, budget_bits), task)?;
     let report = |((decision, &pick), measured): ((&Decision, &usize), &measure::Measured)| DecisionReport {
-        layer: decision.layer,
-        linears: name_of(decision.input),
+        layer: decision.input.layer,
+        linears: decision.input.short(),
         format: menu.entries[pick].format,
         elements: decision.elements,
         bits_per_weight: decision.bits[pick] as f64 / decision.elements as f64,
@@ -247,7 +247,7 @@ fn resolved(menu: &Menu, decisions: &[Decision], picks: &[usize]) -> Recipe {
     let mut recipe = Recipe { budget: None, ..menu.recipe.clone() };
     let mut chosen = Vec::new();
     for (decision, &pick) in decisions.iter().zip(picks) {
-        for name in decision.input.weights(decision.layer) {
+        for name in decision.input.weights() {
             let weight = menu.entries[pick].recipes[&name];
             chosen.push(weight);
             recipe.overrides.push(Override::exact(name.strip_suffix(".weight").unwrap_or(&name), weight));
@@ -256,14 +256,4 @@ fn resolved(menu: &Menu, decisions: &[Decision], picks: &[usize]) -> Recipe {
     // Rounding to nearest uses no statistics once the widths are known, and a recipe says nothing that means nothing.
     recipe.calibration = recipe.calibrated_part(&chosen).and_then(|_| recipe.calibration.take());
     recipe
-}
-
-/// The linears of a decision, as they are shown.
-fn name_of(input: LinearInput) -> &'static str {
-    match input {
-        LinearInput::QueryKeyValue => "qkv",
-        LinearInput::AttentionOutput => "o",
-        LinearInput::GateUp => "gate+up",
-        LinearInput::Down => "down",
-    }
 }

@@ -1,7 +1,7 @@
 //! Weights whose codes are more than the nearest ones of the checkpoint's: turned, scaled, rounded by what the model computes.
 //!
 //! ```text
-//! for each layer: for each of its four inputs:
+//! for each layer: for each input of its linears:
 //!     statistics of the input, everything before it already rounded ─▶ AWQ's scales ─▶ rounding ─▶ the next stage
 //! ```
 //!
@@ -12,19 +12,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use ndarray::Array1;
 
 use crate::artifact::dataset;
 use crate::artifact::plan::{Facts, Plan};
 use crate::artifact::prepared::Prepared;
 use crate::artifact::source::{self, Source};
-use crate::calib::{self, CalibError, CalibrationSet, StreamOptions, TooFewTokens, Vocabulary};
+use crate::calib::{self, CalibrationSet, StreamOptions, TooFewTokens, Vocabulary};
 use crate::checkpoint::Checkpoint;
 use crate::compress::Options;
 use crate::host::interrupt;
 use crate::host::progress::{self, Observe, Step};
-use crate::model::{DecoderConfig, LinearInput, Mapping, ModelRotation, Smooth, mappings};
+use crate::model::{LinearInput, ModelRotation, Smooth, Survey};
 use crate::quant::InputStats;
-use crate::recipe::{AwqRecipe, Recipe, WeightRecipe};
+use crate::recipe::{AwqRecipe, WeightRecipe};
 use crate::record::FileRecord;
 use crate::usage::UsageError;
 
@@ -45,7 +46,7 @@ pub use statistics_cache::StatisticsCache;
 pub use stream::interrupted;
 pub use weights::Weights;
 
-use activations::{Activations, StageOperands};
+use activations::{Activations, StageOperand};
 use group::Group;
 use judge::judge_divided;
 use keys::needs_reference;
@@ -70,7 +71,8 @@ pub struct Job<'a> {
 pub struct Calibrated {
     work: WorkFolder,
     recipes: BTreeMap<String, WeightRecipe>,
-    config: DecoderConfig,
+    survey: Survey,
+    layers: usize,
     pub facts: Facts,
 }
 
@@ -91,22 +93,18 @@ pub fn is_needed(plan: &Plan) -> bool {
 }
 
 /// The calibration set of the recipe, if it names one; refused where it shares a passage with an evaluation file.
-pub fn set(
-    recipe: &Recipe,
-    config: &DecoderConfig,
-    source: &Source,
-    options: &Options,
-) -> anyhow::Result<Option<CalibrationSet>> {
-    let Some(calibration) = &recipe.calibration else {
+pub fn set(plan: &Plan, source: &Source, options: &Options) -> anyhow::Result<Option<CalibrationSet>> {
+    let Some(calibration) = &plan.manifest.recipe.calibration else {
         return match (&options.save_stats, options.evaluation.is_empty()) {
             (Some(_), _) => Err(UsageError::StatisticsFlag { flag: "--save-stats" }.into()),
             (None, false) => Err(UsageError::StatisticsFlag { flag: "--evaluation" }.into()),
             (None, true) => Ok(None),
         };
     };
-    let vocabulary = Vocabulary::open(&source.dir, config.vocab_size)?;
+    let vocabulary = Vocabulary::open(&source.dir, plan.architecture.vocab_size)?;
     let set = calib::load(&calibration.set, &vocabulary, source::hub)?;
-    refuse_too_few(&set, config).with_context(|| format!("calibration set {}", calibration.set))?;
+    // Before any work: what every stage would refuse after it.
+    calib::refuse_too_few(&plan.survey, set.tokens()).with_context(|| format!("calibration set {}", calibration.set))?;
     for file in &options.evaluation {
         let shown = file.display().to_string();
         let dataset = dataset::load(&shown)?;
@@ -115,24 +113,15 @@ pub fn set(
     Ok(Some(set))
 }
 
-/// Before any work: what every stage would refuse after it.
-fn refuse_too_few(set: &CalibrationSet, config: &DecoderConfig) -> Result<(), CalibError> {
-    let (tokens, inputs) = (set.tokens(), [("o_proj", config.q_width()), ("down_proj", config.intermediate_size)]);
-    let widest = inputs.into_iter().max_by_key(|(_, in_features)| *in_features).expect("two inputs");
-    match widest {
-        (input, in_features) if tokens < in_features => Err(CalibError::TooFewTokens { tokens, in_features, input }),
-        _ => Ok(()),
-    }
-}
-
 impl Job<'_> {
     /// Rounds every layer that the work folder does not have yet.
     pub fn run(&self, set: Option<&CalibrationSet>) -> anyhow::Result<Calibrated> {
-        let (plan, config) = (self.plan, &self.plan.config);
-        let rotation = ModelRotation::of(config, &plan.manifest.recipe)?;
-        let weights = Weights { checkpoint: self.checkpoint, config, rotation };
+        let Plan { architecture, survey, .. } = self.plan;
+        let (plan, all) = (self.plan, architecture.num_hidden_layers);
+        let rotation = ModelRotation::of(architecture, &plan.manifest.recipe)?;
+        let weights = Weights { checkpoint: self.checkpoint, architecture, survey, rotation };
         let work = WorkFolder::open(self.output, &self.keys(set).layers())?;
-        let bar = progress::count((config.num_hidden_layers * LinearInput::ALL.len()) as u64, "calibrate");
+        let bar = progress::count(survey.inputs.len() as u64, "calibrate");
         let mut chain = blake3::Hasher::new();
         chain.update(self.keys(set).statistics().as_bytes());
         let sequences = set.map_or(&[][..], |set| &set.sequences);
@@ -140,17 +129,17 @@ impl Job<'_> {
             Activations::new(&weights, sequences, self.stream_options(work.path()), self.kept.cloned(), chain, bar.clone());
         let mut layers = Layers { job: self, weights: &weights, work: &work, activations, previous: LayerResult::default() };
         let mut facts = Facts::default();
-        for layer in 0..config.num_hidden_layers {
+        for layer in 0..all {
             let result = layers.finish(layer, &bar).map_err(|error| {
                 work.leave();
-                stopped(error, &work, config)
+                stopped(error, &work, all)
             })?;
             facts.add(&result);
             layers.previous = result;
         }
         drop(layers);
         bar.finish_and_clear();
-        Ok(Calibrated { work, recipes: plan.recipes.clone(), config: config.clone(), facts })
+        Ok(Calibrated { work, recipes: plan.recipes.clone(), survey: survey.clone(), layers: all, facts })
     }
 
     fn keys<'s>(&'s self, set: Option<&'s CalibrationSet>) -> Keys<'s> {
@@ -171,11 +160,10 @@ impl Job<'_> {
 }
 
 /// An interruption says what is kept; other errors stay as they are.
-fn stopped(error: anyhow::Error, work: &WorkFolder, config: &DecoderConfig) -> anyhow::Error {
+fn stopped(error: anyhow::Error, work: &WorkFolder, all: usize) -> anyhow::Error {
     if !error.is::<interrupt::Interrupted>() {
         return error;
     }
-    let all = config.num_hidden_layers;
     let done = (0..all).take_while(|&layer| work.has(layer)).count();
     if done == 0 {
         // Its folder is not left either.
@@ -198,33 +186,34 @@ impl Layers<'_> {
     /// Rounds a layer, or reads it where it is finished.
     fn finish(&mut self, layer: usize, bar: &indicatif::ProgressBar) -> anyhow::Result<LayerResult> {
         if let Some(result) = self.work.sound(layer, &self.job.plan.recipes)? {
-            for input in LinearInput::ALL {
-                self.activations.follow(|chain| result.hash_input(layer, input, chain));
+            for input in self.weights.survey.layer(layer) {
+                self.activations.follow(|chain| result.hash_input(input, chain));
                 self.passed(bar);
             }
             return Ok(result);
         }
         let mut result = self.rotated_vectors(layer)?;
-        let mut read: Vec<(LinearInput, InputStats)> = Vec::new();
-        for (place, input) in LinearInput::ALL.into_iter().enumerate() {
+        let mut read: Vec<(&LinearInput, InputStats)> = Vec::new();
+        let Weights { architecture, survey, .. } = self.weights;
+        for input in survey.layer(layer) {
             interrupt::check()?;
-            bar.set_message(format!("layer {}/{}: {input:?}", layer + 1, self.weights.config.num_hidden_layers));
-            let recipes: Vec<WeightRecipe> = input.weights(layer).iter().map(|name| self.job.plan.recipes[name]).collect();
+            bar.set_message(format!("layer {}/{}: {}", layer + 1, architecture.num_hidden_layers, input.short()));
+            let recipes: Vec<WeightRecipe> = input.weights().map(|name| self.job.plan.recipes[&name]).collect();
             let awq = self.awq();
             let stats = match Group::needs_statistics(&recipes, awq) {
                 false => None,
                 true => {
                     let fed = Before { layers: self.work, layer, result: &result, previous: &self.previous, job: self.job };
                     let weights = self.weights;
-                    let n = layer * LinearInput::ALL.len() + place;
-                    Some(self.activations.statistics(n, &|n| fed.linears(weights, n))?)
+                    let n = survey.index_of(input);
+                    Some(self.activations.statistics(n, &|name| fed.operand(weights, name))?)
                 }
             };
-            let group = Group { layer, input, recipes, awq, weights: self.weights, stats };
+            let group = Group { input, recipes, awq, weights: self.weights, stats };
             group.round_into(&mut result)?;
-            self.judge_divided(layer, input, &read, &mut result)?;
+            self.judge_divided(input, &read, &mut result)?;
             read.extend(group.stats.filter(|_| awq.is_some() && self.is_judged_again(input)).map(|stats| (input, stats)));
-            self.activations.follow(|chain| result.hash_input(layer, input, chain));
+            self.activations.follow(|chain| result.hash_input(input, chain));
             self.passed(bar);
         }
         self.work.put(layer, &result)?;
@@ -238,27 +227,24 @@ impl Layers<'_> {
     }
 
     /// Whether a linear of this input may take the scales of a later one.
-    fn is_judged_again(&self, input: LinearInput) -> bool {
-        let takes = |mapping: Mapping| matches!(mapping.smooth, Smooth::Linear(linear) if input.linears().contains(&linear));
-        mappings(self.weights.config).into_iter().any(takes)
+    fn is_judged_again(&self, input: &LinearInput) -> bool {
+        let mut scalings = self.weights.survey.scalings(input.layer);
+        scalings.any(|(scaling, _)| matches!(scaling.smooth, Smooth::Linear(linear) if input.has(linear)))
     }
 
     /// Judges the linear again that takes the scales of `input`, if there is one: v those of o, up those of down.
     fn judge_divided(
         &self,
-        layer: usize,
-        input: LinearInput,
-        read: &[(LinearInput, InputStats)],
+        input: &LinearInput,
+        read: &[(&LinearInput, InputStats)],
         result: &mut LayerResult,
     ) -> anyhow::Result<()> {
-        for mapping in mappings(self.weights.config).iter().filter(|mapping| mapping.balance == input) {
-            let Smooth::Linear(linear) = mapping.smooth else { continue };
-            let reads = |(input, _): &&(LinearInput, InputStats)| input.linears().contains(&linear);
-            if let Some((_, stats)) = read.iter().find(reads) {
-                judge_divided(result, (layer, mapping), |name| self.weights.matrix(name), stats)?;
-            }
+        let Some(scaling) = self.weights.survey.scaling(input) else { return Ok(()) };
+        let Smooth::Linear(linear) = scaling.smooth else { return Ok(()) };
+        match read.iter().find(|(own, _)| own.has(linear)) {
+            Some((own, stats)) => judge_divided(result, (scaling, input), |name| self.weights.matrix(name), (own, stats)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn awq(&self) -> Option<AwqRecipe> {
@@ -270,17 +256,17 @@ impl Layers<'_> {
         let mut result = LayerResult::default();
         if self.weights.rotation.is_some() {
             let prefix = format!("model.layers.{layer}.");
-            let vectors = self.weights.config.expected_tensors().into_iter().filter(|tensor| tensor.shape.len() == 1);
+            let vectors = self.weights.survey.tensors.iter().filter(|tensor| tensor.shape.len() == 1);
             for tensor in vectors.filter(|tensor| tensor.name.starts_with(&prefix)) {
                 let values = self.weights.vector(&tensor.name)?;
-                result.weights.insert(tensor.name, Prepared::Dense(tensor.shape, values));
+                result.weights.insert(tensor.name.clone(), Prepared::Dense(tensor.shape.clone(), values));
             }
         }
         Ok(result)
     }
 }
 
-/// The linears of inputs that are already rounded.
+/// The weights of stages whose linears are already rounded.
 struct Before<'a> {
     layers: &'a WorkFolder,
     layer: usize,
@@ -290,29 +276,30 @@ struct Before<'a> {
 }
 
 impl Before<'_> {
-    /// Those of input `n`, counted over all layers.
-    fn linears(&self, weights: &Weights<'_>, n: usize) -> anyhow::Result<StageOperands> {
-        let (layer, input) = (n / LinearInput::ALL.len(), LinearInput::ALL[n % LinearInput::ALL.len()]);
-        let quantized = match self.layer - layer {
-            0 => self.result.effective(weights, layer, input)?,
-            1 => self.previous.effective(weights, layer, input)?,
-            _ => self.layers.get(layer, &self.job.plan.recipes)?.effective(weights, layer, input)?,
+    /// The weight of this name: of a linear what it became, anything else as the checkpoint has it.
+    fn operand(&self, weights: &Weights<'_>, name: &str) -> anyhow::Result<StageOperand> {
+        let Some(input) = weights.survey.input_of(name) else {
+            return Ok(StageOperand { quantized: Array1::from(weights.vector(name)?).into_dyn(), reference: None });
         };
-        let reference = if needs_reference(self.job.plan) { weights.group(layer, input)? } else { Vec::new() };
-        let biases = weights.biases(layer, input)?;
-        Ok(StageOperands { quantized, reference, biases })
+        let quantized = match self.layer - input.layer {
+            0 => self.result.effective(weights, input, name)?,
+            1 => self.previous.effective(weights, input, name)?,
+            _ => self.layers.get(input.layer, &self.job.plan.recipes)?.effective(weights, input, name)?,
+        };
+        let reference = if needs_reference(self.job.plan) { Some(weights.matrix(name)?.into_dyn()) } else { None };
+        Ok(StageOperand { quantized: quantized.into_dyn(), reference })
     }
 }
 
 impl Calibrated {
     /// A layer's weights as the artifact holds them; those that are not among them are the checkpoint's.
     pub fn layer(&self, layer: usize) -> anyhow::Result<BTreeMap<String, Prepared>> {
-        self.work.get(layer, &self.recipes)?.finished(&self.config, layer)
+        self.work.get(layer, &self.recipes)?.finished(&self.survey, layer)
     }
 
     /// What an error while the artifact is written means for the finished layers.
     pub fn stopped(&self, error: anyhow::Error) -> anyhow::Error {
-        stopped(error, &self.work, &self.config)
+        stopped(error, &self.work, self.layers)
     }
 
     /// Takes the work folder away once the artifact is in place.

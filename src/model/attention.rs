@@ -4,7 +4,7 @@ use super::config::DecoderConfig;
 use super::module::Module;
 use super::names;
 use super::rope::rope_tables;
-use crate::onnx::{Dim, Graph, GroupQueryAttention, Type, Value};
+use crate::onnx::{Dim, Graph, GroupQueryAttention, Shape, Type, Value};
 use crate::tensor::DType;
 
 /// Where the new tokens stand: shared by all layers.
@@ -17,11 +17,28 @@ pub(super) struct Positions {
     pub sin: Value,
 }
 
+/// Where a layer stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// Counted from 0.
+    pub layer: usize,
+    pub positions: &'a Positions,
+    /// Keys and values before the new tokens; `None` where there is no cache.
+    pub past: Option<KvPair>,
+}
+
 /// Keys and values of one layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KvPair {
     pub key: Value,
     pub value: Value,
+}
+
+/// What attention differs in from family to family, and from layer to layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AttentionOptions {
+    /// Positions that a token sees, itself included; `None`: all before it.
+    pub window: Option<usize>,
 }
 
 /// Heads of the new tokens before rotation.
@@ -46,8 +63,22 @@ pub(super) fn positions(m: &Module, cfg: &DecoderConfig, activation: DType, max_
     Positions { seqlens_k, total_sequence_length, position_ids, cos, sin }
 }
 
+/// As [`positions`], fed by whoever runs the graph: every row begins at position 0 and is as long as the others.
+pub(super) fn given_positions(m: &Module, cfg: &DecoderConfig, activation: DType, max_context: usize) -> Positions {
+    let op = m.op();
+    let graph = op.graph();
+    let (cos, sin) = rotary_tables(graph, cfg, activation, max_context);
+    Positions {
+        seqlens_k: graph.input(names::SEQLENS_K, Type::new(DType::I32, ["batch".into()])),
+        total_sequence_length: graph.input(names::TOTAL_SEQUENCE_LENGTH, Type::new(DType::I32, Shape::default())),
+        position_ids: graph.input(names::POSITION_IDS, Type::new(DType::I64, ["batch".into(), "sequence".into()])),
+        cos,
+        sin,
+    }
+}
+
 /// Cosines and sines of positions `0 .. positions`, `[positions, head_dim / 2]` each.
-pub(super) fn rotary_tables(graph: &Graph, cfg: &DecoderConfig, activation: DType, positions: usize) -> (Value, Value) {
+fn rotary_tables(graph: &Graph, cfg: &DecoderConfig, activation: DType, positions: usize) -> (Value, Value) {
     let tables = rope_tables(cfg, positions);
     let table = |name: &str, values: &[f32]| rotary_table(graph, name, activation, [positions, cfg.head_dim / 2], values);
     (table("model.rotary_emb.cos", &tables.cos), table("model.rotary_emb.sin", &tables.sin))
@@ -72,12 +103,13 @@ pub(super) fn past(graph: &Graph, cfg: &DecoderConfig, activation: DType, layer:
 }
 
 /// Causal grouped-query attention over past and new tokens; keys enter the cache already rotated.
-pub(super) fn attention(m: &Module, cfg: &DecoderConfig, qkv: Qkv, pos: &Positions, past: Option<KvPair>) -> (Value, KvPair) {
+pub(super) fn attention(m: &Module, cfg: &DecoderConfig, qkv: Qkv, at: Place<'_>, options: AttentionOptions) -> (Value, KvPair) {
+    let pos = at.positions;
     let operands = GroupQueryAttention {
         query: qkv.q,
         key: qkv.k,
         value: qkv.v,
-        past: past.map(|past| [past.key, past.value]),
+        past: at.past.map(|past| [past.key, past.value]),
         seqlens_k: pos.seqlens_k,
         total_sequence_length: pos.total_sequence_length,
         cos_cache: pos.cos,
@@ -85,6 +117,7 @@ pub(super) fn attention(m: &Module, cfg: &DecoderConfig, qkv: Qkv, pos: &Positio
         position_ids: pos.position_ids,
         num_heads: cfg.num_attention_heads,
         kv_num_heads: cfg.num_key_value_heads,
+        window: options.window,
     };
     let [y, key, value] = m.op().group_query_attention(operands, Dim::from("total_sequence"));
     (y, KvPair { key, value })

@@ -1,20 +1,35 @@
-//! The Llama decoder as an ONNX graph: knows no checkpoint files and no quantization mathematics.
+//! Decoders as ONNX graphs: knows no checkpoint files and no quantization mathematics.
+//!
+//! A family of models is one file of [`families`]; everything else here is shared by all of them.
 
+mod architecture;
 mod attention;
 mod config;
-mod llama;
-mod mappings;
+mod decoder;
+mod families;
+mod family;
 mod module;
 pub mod names;
+mod parts;
 mod quantized;
 mod rope;
 mod rotation;
-pub mod stages;
+mod stages;
 mod stored;
+mod survey;
+mod transforms;
 
-pub use config::{ConfigError, DecoderConfig, ExpectedTensor, RopeScaling};
-pub use llama::{DecoderGraph, GraphOptions, decoder};
-pub use mappings::{LinearInput, Mapping, Smooth, mappings};
+pub use architecture::Architecture;
+pub use config::{ConfigError, DecoderConfig, RopeScaling};
+pub use decoder::{DecoderGraph, GraphOptions, decoder};
+pub use families::architectures;
+pub use family::Family;
 pub use rope::{RopeTables, most_positions, rope_tables};
-pub use rotation::{ModelRotation, RotationOptions};
+pub use rotation::{ModelRotation, ModelRotationError, RotationOptions};
+pub use stages::{
+    DecoderStage, DecoderStages, EMBEDDED, FINAL_HIDDEN, HEAD_MATRIX, HEAD_WEIGHT, HeadForm, ROWS, StageInput, StageOperand,
+    Waiting, embed, head,
+};
 pub use stored::{Order, StoredCodes, StoredForm, StoredOutliers, StoredScales, StoredWeight, WeightForm};
+pub use survey::{ExpectedTensor, LinearInput, Survey, SurveyedLinear};
+pub use transforms::{Scaling, Smooth};

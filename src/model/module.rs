@@ -2,7 +2,7 @@
 //!
 //! This file and [`super::quantized`] are the only ones that know how a weight lies in the artifact.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use super::stored::{Order, StoredForm, StoredWeight, WeightForm};
 use crate::onnx::{Graph, GraphCause, NBits, Ops, QuantizedOperand, Shape, Type, Value};
@@ -23,8 +23,31 @@ pub(super) struct Build<'a> {
 pub(super) enum Source<'a> {
     /// Initializers of an artifact, each in the form that the planner wants of it.
     Initializers(&'a dyn Fn(&str) -> WeightForm),
-    /// Inputs of the graph, f32, shaped as in the checkpoint: whoever runs it gives them anew for every layer.
-    Inputs,
+    /// Inputs of the graph, f32, shaped as in the checkpoint; what the model asks for is noted.
+    Survey(&'a Notes),
+}
+
+/// What a model asks for while its graph is written.
+#[derive(Default)]
+pub(super) struct Notes {
+    /// Name and shape of each weight, in the order of the graph.
+    pub weights: RefCell<Vec<(String, Vec<usize>)>>,
+    pub linears: RefCell<Vec<NotedLinear>>,
+    /// What the embedding gives.
+    pub embedded: Cell<Option<Value>>,
+}
+
+/// `y = x Wᵀ (+ b)`, noted before any of its nodes is written.
+#[derive(Debug, Clone)]
+pub(super) struct NotedLinear {
+    /// Its path in the model, `model.layers.0.self_attn.q_proj`.
+    pub path: String,
+    pub input: Value,
+    pub in_features: usize,
+    pub out_features: usize,
+    pub bias: bool,
+    /// How many nodes the graph had.
+    pub nodes_before: usize,
 }
 
 /// A part of the model, named by its Hugging Face path.
@@ -61,7 +84,9 @@ impl<'a> Module<'a> {
     pub fn linear(&self, name: &str, x: Value, out_features: usize, bias: bool) -> Value {
         let (m, op) = (self.child(name), self.op());
         let shape = [out_features, op.last_dim(x)];
-        if let Source::Inputs = self.build.source {
+        if let Source::Survey(notes) = self.build.source {
+            let (path, nodes_before, [out_features, in_features]) = (m.path.clone(), self.build.graph.nodes(), shape);
+            notes.linears.borrow_mut().push(NotedLinear { path, input: x, in_features, out_features, bias, nodes_before });
             let y = m.op().matmul_transposed(x, m.given("weight", &shape));
             return if bias { m.op().add(y, m.vector("bias", out_features)) } else { y };
         }
@@ -95,6 +120,14 @@ impl<'a> Module<'a> {
         m.op().skip_simplified_layer_normalization(x, delta, weight, epsilon as f32)
     }
 
+    /// [`Self::rms_norm`] of each head, with one weight `[head_dim]` for all: `[batch, sequence, heads · head_dim]`, shape kept.
+    #[track_caller]
+    pub fn head_norm(&self, name: &str, x: Value, head_dim: usize, epsilon: f64) -> Value {
+        let (m, width) = (self.child(name), self.op().last_dim(x));
+        let heads = m.op().reshape(x, &[0, 0, width / head_dim, head_dim]);
+        m.op().reshape(self.rms_norm(name, heads, epsilon), &[0, 0, width])
+    }
+
     /// The embedding table `[vocab_size, hidden_size]`, stored so that rows can be looked up and the LM head can share it.
     #[track_caller]
     pub fn table(&self, name: &str, vocab_size: usize, hidden_size: usize) -> Table {
@@ -112,13 +145,17 @@ impl<'a> Module<'a> {
     #[track_caller]
     pub fn rows(&self, table: Table, ids: Value) -> Value {
         let op = self.op();
-        match table {
+        let rows = match table {
             Table::Dense(table) => op.gather(table, ids),
             Table::Packed { codes, scales, shape } => {
                 let rows = op.gather_block_quantized(QuantizedOperand { codes, scales, zero_points: None }, ids, shape);
                 op.reshape(rows, &[0, 0, shape.in_features]) // [batch, sequence, groups, group_size] before
             }
+        };
+        if let Source::Survey(notes) = self.build.source {
+            notes.embedded.set(Some(rows));
         }
+        rows
     }
 
     /// The tied LM head: `x [batch, sequence, hidden_size]` → `[batch, sequence, vocab_size]`.
@@ -137,7 +174,11 @@ impl<'a> Module<'a> {
     /// A weight that is an input of the graph, as activation type.
     #[track_caller]
     fn given(&self, name: &str, shape: &[usize]) -> Value {
-        let w = self.build.graph.input(&format!("{}.{name}", self.path), Type::new(DType::F32, Shape::known(shape)));
+        let weight = format!("{}.{name}", self.path);
+        let w = self.build.graph.input(&weight, Type::new(DType::F32, Shape::known(shape)));
+        if let Source::Survey(notes) = self.build.source {
+            notes.weights.borrow_mut().push((weight, shape.to_vec()));
+        }
         self.op().cast(w, self.build.activation)
     }
 
@@ -153,14 +194,14 @@ impl<'a> Module<'a> {
     fn form(&self, name: &str) -> WeightForm {
         match self.build.source {
             Source::Initializers(form) => form(&format!("{}.{name}", self.path)),
-            Source::Inputs => WeightForm::Dense(DType::F32),
+            Source::Survey(_) => WeightForm::Dense(DType::F32),
         }
     }
 
     /// A weight stored as it is; `shape` is the checkpoint's, `order` the artifact's.
     #[track_caller]
     fn dense(&self, name: &str, shape: &[usize], dtype: DType, order: Order) -> Value {
-        if let Source::Inputs = self.build.source {
+        if let Source::Survey(_) = self.build.source {
             return self.given(name, shape);
         }
         let initializer = format!("{}.{name}", self.path);

@@ -60,6 +60,7 @@ mod tests {
     use serde_json::Value as Json;
 
     use super::*;
+    use crate::model::Architecture;
 
     fn row(json: &Json) -> Vec<f64> {
         json.as_array().expect("a list").iter().map(|value| value.as_f64().expect("a number")).collect()
@@ -71,7 +72,7 @@ mod tests {
         let cases = golden.as_array().expect("a list of cases");
         assert_eq!(cases.len(), 4);
         for case in cases {
-            let cfg = DecoderConfig::from_value(&case["config"]).expect("the golden's configurations are supported");
+            let cfg = Architecture::from_value(&case["config"]).expect("the golden's configurations are supported");
             let (half, tables) = (cfg.head_dim / 2, rope_tables(&cfg, 8192));
             for (index, position) in row(&case["positions"]).into_iter().enumerate() {
                 let start = position as usize * half;

@@ -1,4 +1,4 @@
-//! Llama's weights in a turned basis: R1 turns the residual stream, R2 each value head (SpinQuant, arXiv 2405.16406, figure 1;
+//! A decoder's weights in a turned basis: R1 turns the residual stream, R2 each value head (SpinQuant, arXiv 2405.16406, figure 1;
 //! QuaRot, arXiv 2404.00456, section 4). The model computes what it did; no operator is added, save one small matrix before a
 //! tied head.
 //!
@@ -15,9 +15,13 @@
 //!
 //! R2 stands between v and o: attention sums rows of v and never mixes the features of a head.
 
+use std::collections::HashMap;
+
 use ndarray::{Array2, ArrayView1, ArrayView2, CowArray, Ix2};
 
-use super::DecoderConfig;
+use super::architecture::Architecture;
+use super::transforms::LayerRotations;
+use crate::fault::Fault;
 use crate::quant::{Rotation, RotationError, RotationKind};
 use crate::recipe::{Recipe, RotationRecipe};
 
@@ -32,13 +36,54 @@ pub struct RotationOptions {
     pub heads: bool,
 }
 
-/// How each weight of a Llama checkpoint changes under R1 and R2.
+/// How each weight of a checkpoint changes under R1 and R2.
 #[derive(Debug, Clone)]
 pub struct ModelRotation {
     residual: Option<Rotation>,
     /// By layer; empty without R2.
     heads: Vec<Rotation>,
+    /// By module, `model.layers.0.self_attn.v_proj`; what is not among them stays as it is.
+    turns: HashMap<String, Turn>,
     tied: bool,
+}
+
+/// Why a model cannot be rotated.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelRotationError {
+    #[error(transparent)]
+    Size(#[from] RotationError),
+    #[error("a {architecture} cannot be rotated: {reason}; leave --rotate out")]
+    Family { architecture: &'static str, reason: &'static str },
+}
+
+impl ModelRotationError {
+    /// The model is what does not fit.
+    pub fn fault(&self) -> Fault {
+        match self {
+            ModelRotationError::Size(error) => error.fault(),
+            ModelRotationError::Family { .. } => Fault::BadInput,
+        }
+    }
+}
+
+/// What a rotation does to one module.
+#[derive(Debug, Clone, Default)]
+struct Turn {
+    /// It is a norm of the residual stream, whose weight moves into the linears that read it.
+    is_norm: bool,
+    /// The norm that it reads.
+    norm: Option<String>,
+    /// What turns the features it reads, and those it gives.
+    reads: Option<Basis>,
+    gives: Option<Basis>,
+}
+
+/// Whose features are turned.
+#[derive(Debug, Clone, Copy)]
+enum Basis {
+    Residual,
+    /// Of this layer's value heads.
+    Heads(usize),
 }
 
 impl ModelRotation {
@@ -46,69 +91,80 @@ impl ModelRotation {
     ///
     /// # Errors
     /// As [`ModelRotation::new`].
-    pub fn of(config: &DecoderConfig, recipe: &Recipe) -> Result<Option<ModelRotation>, RotationError> {
+    pub fn of(model: &Architecture, recipe: &Recipe) -> Result<Option<ModelRotation>, ModelRotationError> {
         let draw = |RotationRecipe { kind, seed }| {
-            ModelRotation::new(config, &RotationOptions { kind: kind.rotation(), seed, residual: true, heads: true })
+            ModelRotation::new(model, &RotationOptions { kind: kind.rotation(), seed, residual: true, heads: true })
         };
         recipe.rotation().map(draw).transpose()
     }
 
-    /// Draws the rotations; an error where a size has no Hadamard matrix.
-    pub fn new(cfg: &DecoderConfig, options: &RotationOptions) -> Result<ModelRotation, RotationError> {
+    /// Draws the rotations.
+    ///
+    /// # Errors
+    /// A size has no Hadamard matrix, or the family's layers would not compute what they did.
+    pub fn new(model: &Architecture, options: &RotationOptions) -> Result<ModelRotation, ModelRotationError> {
+        let refused = |reason| ModelRotationError::Family { architecture: model.family.architecture(), reason };
+        let of_layer = model.family.layers().rotations().map_err(refused)?;
         let draw = |size, index: usize| Rotation::new(options.kind, size, options.seed, index as u64);
-        let residual = if options.residual { Some(draw(cfg.hidden_size, 0)?) } else { None };
-        let layers = if options.heads { cfg.num_hidden_layers } else { 0 };
-        let heads = (0..layers).map(|layer| draw(cfg.head_dim, layer + 1)).collect::<Result<_, _>>()?;
-        Ok(ModelRotation { residual, heads, tied: cfg.tie_word_embeddings })
+        let residual = if options.residual { Some(draw(model.hidden_size, 0)?) } else { None };
+        let layers = if options.heads { model.num_hidden_layers } else { 0 };
+        let heads = (0..layers).map(|layer| draw(model.head_dim, layer + 1)).collect::<Result<_, _>>()?;
+        let mut turns = outside();
+        for layer in 0..model.num_hidden_layers {
+            turns_of(layer, &of_layer, &mut turns);
+        }
+        Ok(ModelRotation { residual, heads, turns, tied: model.tie_word_embeddings })
     }
 
     /// Name of the norm whose weight [`Self::matrix`] folds into this matrix; `None` where there is none to fold.
     pub fn folded_norm(&self, name: &str) -> Option<String> {
         self.residual.as_ref()?;
-        match Part::of(name) {
-            Part::Linear { layer, linear: "q_proj" | "k_proj" | "v_proj", field: "weight" } => {
-                Some(format!("model.layers.{layer}.input_layernorm.weight"))
-            }
-            Part::Linear { layer, linear: "gate_proj" | "up_proj", field: "weight" } => {
-                Some(format!("model.layers.{layer}.post_attention_layernorm.weight"))
-            }
-            Part::Head => Some("model.norm.weight".to_owned()),
-            _ => None,
-        }
+        self.turn(name.strip_suffix(".weight")?)?.norm.as_ref().map(|norm| format!("{norm}.weight"))
     }
 
     /// The matrix of this name, `[out_features, in_features]`, in the turned basis; `norm` is the weight of
-    /// [`Self::folded_norm`]. Rows depend on each other only in v, o and down: the others may come in pieces.
+    /// [`Self::folded_norm`]. Rows depend on each other only where what a linear gives is turned (v, o and down): the others may
+    /// come in pieces.
     ///
     /// # Panics
     /// Where `norm` is given and not wanted, or wanted and not given, or shapes are not those of the config.
     pub fn matrix(&self, name: &str, w: ArrayView2<'_, f32>, norm: Option<&[f32]>) -> Array2<f32> {
         assert_eq!(norm.is_some(), self.folded_norm(name).is_some(), "{name}: the norm that is folded into it");
+        let Some(turn) = name.strip_suffix(".weight").and_then(|module| self.turn(module)) else { return w.to_owned() };
         let w: CowArray<'_, f32, Ix2> = match norm {
             Some(norm) => (&w * &ArrayView1::from(norm)).into(),
             None => w.into(),
         };
-        let w = w.view();
-        let residual = self.residual.as_ref();
-        match Part::of(name) {
-            Part::Table | Part::Head => right(residual, w),
-            Part::Linear { linear: "q_proj" | "k_proj" | "gate_proj" | "up_proj", .. } => right(residual, w),
-            Part::Linear { layer, linear: "v_proj", .. } => left_transposed(self.heads.get(layer), right(residual, w).view()),
-            Part::Linear { layer, linear: "o_proj", .. } => left_transposed(residual, right(self.heads.get(layer), w).view()),
-            Part::Linear { linear: "down_proj", .. } => left_transposed(residual, w),
-            Part::Linear { .. } | Part::Norm | Part::Other => w.to_owned(),
+        let w = match self.rotation(turn.reads) {
+            Some(rotation) => rotation.right(w.view()),
+            None => w.into_owned(),
+        };
+        match self.rotation(turn.gives) {
+            Some(rotation) => rotation.left_transposed(w.view()),
+            None => w,
         }
     }
 
     /// The norm weight or bias of this name in the turned basis.
     pub fn vector(&self, name: &str, v: &[f32]) -> Vec<f32> {
-        let rotation = match Part::of(name) {
-            Part::Norm if self.residual.is_some() => return vec![1.0; v.len()],
-            Part::Linear { linear: "o_proj" | "down_proj", .. } => self.residual.as_ref(),
-            Part::Linear { layer, linear: "v_proj", .. } => self.heads.get(layer),
-            _ => None,
-        };
-        rotation.map_or_else(|| v.to_vec(), |rotation| rotation.turn(v))
+        let (module, field) = name.rsplit_once('.').unwrap_or((name, ""));
+        let Some(turn) = self.turn(module) else { return v.to_vec() };
+        match (turn.is_norm, field) {
+            (true, "weight") if self.residual.is_some() => vec![1.0; v.len()],
+            (false, "bias") => self.rotation(turn.gives).map_or_else(|| v.to_vec(), |rotation| rotation.turn(v)),
+            _ => v.to_vec(),
+        }
+    }
+
+    fn turn(&self, module: &str) -> Option<&Turn> {
+        self.turns.get(module)
+    }
+
+    fn rotation(&self, basis: Option<Basis>) -> Option<&Rotation> {
+        match basis? {
+            Basis::Residual => self.residual.as_ref(),
+            Basis::Heads(layer) => self.heads.get(layer),
+        }
     }
 
     /// Whether the artifact needs [`Self::head_matrix`].
@@ -126,36 +182,32 @@ impl ModelRotation {
     }
 }
 
-fn right(rotation: Option<&Rotation>, w: ArrayView2<'_, f32>) -> Array2<f32> {
-    rotation.map_or_else(|| w.to_owned(), |rotation| rotation.right(w))
+/// What is turned outside the layers. The embedding's rows are in the basis that a linear's columns are in; a tied head is
+/// that table, an untied one reads the final norm.
+fn outside() -> HashMap<String, Turn> {
+    let residual = Some(Basis::Residual);
+    let final_norm = || "model.norm".to_owned();
+    HashMap::from([
+        ("model.embed_tokens".to_owned(), Turn { reads: residual, ..Turn::default() }),
+        (final_norm(), Turn { is_norm: true, ..Turn::default() }),
+        ("lm_head".to_owned(), Turn { reads: residual, norm: Some(final_norm()), ..Turn::default() }),
+    ])
 }
 
-fn left_transposed(rotation: Option<&Rotation>, w: ArrayView2<'_, f32>) -> Array2<f32> {
-    rotation.map_or_else(|| w.to_owned(), |rotation| rotation.left_transposed(w))
-}
-
-/// What a weight is, by its name in the checkpoint.
-enum Part<'a> {
-    Table,
-    Norm,
-    Head,
-    Linear { layer: usize, linear: &'a str, field: &'a str },
-    Other,
-}
-
-impl Part<'_> {
-    fn of(name: &str) -> Part<'_> {
-        match name {
-            "model.embed_tokens.weight" => return Part::Table,
-            "lm_head.weight" => return Part::Head,
-            _ if name.ends_with("norm.weight") => return Part::Norm,
-            _ => {}
-        }
-        let mut path = name.strip_prefix("model.layers.").unwrap_or_default().split('.');
-        let layer = path.next().and_then(|layer| layer.parse().ok());
-        match (layer, path.next(), path.next(), path.next(), path.next()) {
-            (Some(layer), Some(_), Some(linear), Some(field), None) => Part::Linear { layer, linear, field },
-            _ => Part::Other,
+/// Adds what is turned in one layer.
+fn turns_of(layer: usize, rotations: &LayerRotations, turns: &mut HashMap<String, Turn>) {
+    let at = |path: &str| format!("model.layers.{layer}.{path}");
+    let mut change = |path: &str, change: &dyn Fn(&mut Turn)| change(turns.entry(at(path)).or_default());
+    for (norm, linears) in rotations.reads {
+        change(norm, &|turn| turn.is_norm = true);
+        for linear in *linears {
+            change(linear, &|turn| (turn.norm, turn.reads) = (Some(at(norm)), Some(Basis::Residual)));
         }
     }
+    for linear in rotations.writes {
+        change(linear, &|turn| turn.gives = Some(Basis::Residual));
+    }
+    let [makes, mixes] = rotations.heads;
+    change(makes, &|turn| turn.gives = Some(Basis::Heads(layer)));
+    change(mixes, &|turn| turn.reads = Some(Basis::Heads(layer)));
 }

@@ -1,119 +1,176 @@
-//! A decoder layer cut where a linear reads its input: five graphs that, run in turn, are the layer.
+//! A decoder cut where linears read their inputs: graphs that, run in turn, are the model.
 //!
 //! ```text
-//! enter      x, input_layernorm                        → h          what q, k and v read
-//! attend     h; q, k, v                                → y          what o reads
-//! add        x, y; o, post_attention_layernorm         → x, h       what gate and up read
-//! activate   h; gate, up                               → a          what down reads
-//! add        x, a; down, the next layer's norm         → x, h       what the next q, k and v (or the LM head) read
+//! embedded tokens ─▶ stage 0 ─▶ what the first linears read ─▶ stage 1 ─▶ what the next ones read ─▶ … ─▶ what the LM head reads
 //! ```
 //!
-//! They are made of the decoder's own parts ([`llama`](super::llama)), so what calibration sees is what the artifact computes.
-//! Weights are inputs: f32, `[out_features, in_features]`, named as in a layer (`self_attn.q_proj.weight`). Sequences begin at
-//! position 0 and are equally long in a batch; there is no cache.
+//! Stages are cut from the decoder's own graph ([`Cutter`]), so what calibration sees is what the artifact computes: nothing is
+//! said twice of what a layer is. What is alive at a cut, like the residual stream, waits beside the input. Weights are inputs:
+//! f32, `[out_features, in_features]`. Sequences begin at position 0 and are equally long in a batch; there is no cache.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 
-use super::attention::{Positions, rotary_tables};
+use super::architecture::Architecture;
 use super::config::DecoderConfig;
-use super::llama::{Stream, gated, heads, norm};
-use super::module::{Build, Module, Source};
+use super::module::{Build, Module, Notes, Source};
 use super::names;
-use crate::onnx::{Graph, GraphError, Model, Shape, Type, Value};
+use super::survey::{ExpectedTensor, Survey, Surveyed};
+use crate::onnx::{Cutter, Dim, Graph, GraphError, Model, Piece, Shape, Type, Value};
 use crate::tensor::DType;
 
-/// The residual stream, `[batch, sequence, hidden_size]`: input and output of the stages that add to it.
-pub const RESIDUAL: &str = "x";
-/// What a stage reads beside the residual stream, `[batch, sequence, width]`.
-pub const INPUT: &str = "input";
-/// What the next linear reads, `[batch, sequence, width]`.
-pub const OUTPUT: &str = "output";
-/// The residual stream after an addition.
-pub const NEXT_RESIDUAL: &str = "x.next";
+/// Embedded tokens in f32, `[batch, sequence, hidden_size]`.
+pub const EMBEDDED: &str = "embedded";
+/// What the LM head reads, `[batch, sequence, hidden_size]`.
+pub const FINAL_HIDDEN: &str = "hidden";
 /// int64 `[rows]`: tokens whose logits are wanted, counted over the whole batch.
 pub const ROWS: &str = "rows";
+/// f32 `[vocab_size, hidden_size]`: the LM head.
+pub const HEAD_WEIGHT: &str = "lm_head.weight";
 /// f32 `[hidden_size, hidden_size]`: what the LM head's input is multiplied by first, where a head has it.
 pub const HEAD_MATRIX: &str = "head.matrix";
 
-/// Which part of a layer ends in an addition to the residual stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Branch {
-    /// `self_attn.o_proj` and the norm before the MLP.
-    Attention,
-    /// `mlp.down_proj` and the norm before the next layer's attention.
-    Mlp,
+/// Activations `[batch, sequence, width]` that wait between two stages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Waiting {
+    value: Value,
+    pub width: usize,
 }
 
-impl Branch {
-    /// Names of the linear and of the norm in this stage.
-    fn parts(self) -> (&'static str, &'static str) {
-        match self {
-            Branch::Attention => ("o_proj", "post_attention_layernorm"),
-            Branch::Mlp => ("down_proj", "input_layernorm"),
+/// All stages of a model.
+#[derive(Debug, Clone)]
+pub struct DecoderStages {
+    pub survey: Survey,
+    /// What the first stage begins with.
+    pub embedded: Waiting,
+    /// In the order in which they run: one before each input of the survey, and one more to what the LM head reads.
+    pub stages: Vec<DecoderStage>,
+    /// The graphs that differ: layers repeat each other.
+    pub graphs: Vec<Model>,
+}
+
+/// The part of a model from what linears read to what the next ones read.
+#[derive(Debug, Clone)]
+pub struct DecoderStage {
+    /// Place among [`DecoderStages::graphs`].
+    pub graph: usize,
+    /// In the order of the graph's inputs.
+    pub inputs: Vec<StageInput>,
+    /// In the order of the graph's outputs.
+    pub outputs: Vec<Waiting>,
+    /// What it ends at: the next linears' input. One of its outputs, or what an earlier stage has computed already.
+    pub end: Waiting,
+}
+
+/// An input of a stage's graph, by its name there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageInput {
+    pub name: String,
+    pub what: StageOperand,
+}
+
+/// What a stage reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StageOperand {
+    /// A weight of the checkpoint.
+    Weight(ExpectedTensor),
+    /// What an earlier stage has computed.
+    Waiting(Waiting),
+    /// Where the tokens stand: [`names::POSITION_IDS`], [`names::SEQLENS_K`] or [`names::TOTAL_SEQUENCE_LENGTH`].
+    Places(&'static str),
+}
+
+impl DecoderStages {
+    /// `positions`: the longest sequence.
+    ///
+    /// # Errors
+    /// Sizes of the configuration that no graph can be written for.
+    pub fn of(architecture: &Architecture, activation: DType, positions: usize) -> Result<DecoderStages, GraphError> {
+        let Surveyed { survey, model, embedded, cuts } = Surveyed::of(architecture, activation, positions)?;
+        let last = model.find(names::FINAL_HIDDEN).expect("every decoder names what its head reads");
+        let cuts: Vec<(Value, usize)> = cuts.into_iter().chain([(last, after(&model, last))]).collect();
+        let starts = [after(&model, embedded)].into_iter().chain(cuts.iter().map(|(_, nodes)| *nodes));
+        let reader = Reader::of(&model, &survey);
+        let (cutter, mut graphs) = (Cutter::of(&model), Vec::new());
+        let stages = starts.zip(&cuts).map(|(start, &(end, stop))| {
+            let Piece { model: graph, inputs, outputs } = cutter.piece(start..stop);
+            let names = graph.inputs().iter().map(|&input| graph.name_of(input).to_owned());
+            let inputs = names.zip(inputs).map(|(name, value)| StageInput { name, what: reader.operand(value) }).collect();
+            let outputs = outputs.into_iter().map(|value| reader.waiting(value)).collect();
+            let known = graphs.iter().position(|known| *known == graph);
+            let graph = known.unwrap_or_else(|| {
+                graphs.push(graph);
+                graphs.len() - 1
+            });
+            DecoderStage { graph, inputs, outputs, end: reader.waiting(end) }
+        });
+        let stages = stages.collect();
+        Ok(DecoderStages { embedded: reader.waiting(embedded), stages, graphs, survey })
+    }
+}
+
+impl DecoderStage {
+    /// The weights that it multiplies and adds by, in the order in which they are given.
+    pub fn weights(&self) -> impl Iterator<Item = &ExpectedTensor> {
+        self.inputs.iter().filter_map(|input| match &input.what {
+            StageOperand::Weight(weight) => Some(weight),
+            StageOperand::Waiting(_) | StageOperand::Places(_) => None,
+        })
+    }
+
+    /// What it reads of earlier stages.
+    pub fn waiting(&self) -> impl Iterator<Item = Waiting> {
+        self.inputs.iter().filter_map(|input| match input.what {
+            StageOperand::Waiting(waiting) => Some(waiting),
+            StageOperand::Weight(_) | StageOperand::Places(_) => None,
+        })
+    }
+}
+
+/// How many nodes there are up to the one that computes `value`, itself included.
+fn after(model: &Model, value: Value) -> usize {
+    let place = model.nodes().iter().position(|node| node.outputs.contains(&Some(value)));
+    place.map_or(0, |place| place + 1)
+}
+
+/// What the values of a surveyed model are.
+struct Reader<'m> {
+    model: &'m Model,
+    weights: HashMap<&'m str, &'m ExpectedTensor>,
+}
+
+impl<'m> Reader<'m> {
+    fn of(model: &'m Model, survey: &'m Survey) -> Reader<'m> {
+        Reader { model, weights: survey.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect() }
+    }
+
+    fn operand(&self, value: Value) -> StageOperand {
+        let name = self.model.name_of(value);
+        if let Some(&weight) = self.weights.get(name) {
+            return StageOperand::Weight(weight.clone());
+        }
+        let places = [names::POSITION_IDS, names::SEQLENS_K, names::TOTAL_SEQUENCE_LENGTH];
+        match places.into_iter().find(|place| *place == name) {
+            Some(place) => StageOperand::Places(place),
+            None => StageOperand::Waiting(self.waiting(value)),
+        }
+    }
+
+    /// # Panics
+    /// Where a family lets something else than activations be alive at a cut; the tests of families look at each.
+    fn waiting(&self, value: Value) -> Waiting {
+        match self.model.type_of(value).shape.0.as_slice() {
+            [_, _, Dim::Known(width)] => Waiting { value, width: *width },
+            _ => panic!("{} waits between two stages and is no activations", self.model.name_of(value)),
         }
     }
 }
 
-/// Embedded tokens in f32, [`INPUT`], as the activation type: [`RESIDUAL`]. Nothing to do where that is f32.
+/// [`EMBEDDED`] as the activation type. Nothing to do where that is f32.
 pub fn embed(cfg: &DecoderConfig, activation: DType) -> Result<Model, GraphError> {
     stage(activation, |m| {
-        let x = activations(m, INPUT, DType::F32, cfg.hidden_size);
-        vec![m.op().graph().rename(m.op().cast(x, activation), RESIDUAL)]
-    })
-}
-
-/// `input_layernorm.weight`, [`RESIDUAL`] → [`OUTPUT`].
-pub fn enter(cfg: &DecoderConfig, activation: DType) -> Result<Model, GraphError> {
-    stage(activation, |m| {
-        let x = activations(m, RESIDUAL, activation, cfg.hidden_size);
-        let (h, _) = norm(m, "input_layernorm", cfg, Stream { x, delta: None });
-        vec![m.op().graph().rename(h, OUTPUT)]
-    })
-}
-
-/// `{q,k,v}_proj.{weight,bias}`, [`INPUT`] → [`OUTPUT`], `[batch, sequence, heads · head_dim]`.
-///
-/// Beside them the places of the tokens: [`names::POSITION_IDS`], [`names::SEQLENS_K`], [`names::TOTAL_SEQUENCE_LENGTH`].
-/// `positions`: the longest sequence.
-pub fn attend(cfg: &DecoderConfig, activation: DType, positions: usize) -> Result<Model, GraphError> {
-    stage(activation, |m| {
-        let graph = m.op().graph();
-        let h = activations(m, INPUT, activation, cfg.hidden_size);
-        let (cos, sin) = rotary_tables(graph, cfg, activation, positions);
-        let pos = Positions {
-            seqlens_k: graph.input(names::SEQLENS_K, Type::new(DType::I32, ["batch".into()])),
-            total_sequence_length: graph.input(names::TOTAL_SEQUENCE_LENGTH, Type::new(DType::I32, Shape::default())),
-            position_ids: graph.input(names::POSITION_IDS, Type::new(DType::I64, ["batch".into(), "sequence".into()])),
-            cos,
-            sin,
-        };
-        let (y, _) = heads(m, cfg, h, &pos, None);
-        vec![graph.rename(y, OUTPUT)]
-    })
-}
-
-/// `{o,down}_proj.{weight,bias}`, a norm's weight, [`RESIDUAL`], [`INPUT`] → [`NEXT_RESIDUAL`], [`OUTPUT`].
-pub fn add(cfg: &DecoderConfig, activation: DType, branch: Branch) -> Result<Model, GraphError> {
-    stage(activation, |m| {
-        let graph = m.op().graph();
-        let (linear, normalized) = branch.parts();
-        let (width, bias) = match branch {
-            Branch::Attention => (cfg.q_width(), cfg.attention_bias),
-            Branch::Mlp => (cfg.intermediate_size, cfg.mlp_bias),
-        };
-        let x = activations(m, RESIDUAL, activation, cfg.hidden_size);
-        let y = activations(m, INPUT, activation, width);
-        let delta = m.linear(linear, y, cfg.hidden_size, bias);
-        let (h, x) = norm(m, normalized, cfg, Stream { x, delta: Some(delta) });
-        vec![graph.rename(x, NEXT_RESIDUAL), graph.rename(h, OUTPUT)]
-    })
-}
-
-/// `{gate,up}_proj.{weight,bias}`, [`INPUT`] → [`OUTPUT`], `[batch, sequence, intermediate_size]`.
-pub fn activate(cfg: &DecoderConfig, activation: DType) -> Result<Model, GraphError> {
-    stage(activation, |m| {
-        let h = activations(m, INPUT, activation, cfg.hidden_size);
-        vec![m.op().graph().rename(gated(m, cfg, h), OUTPUT)]
+        let x = activations(m, EMBEDDED, DType::F32, cfg.hidden_size);
+        vec![m.op().cast(x, activation)]
     })
 }
 
@@ -126,11 +183,11 @@ pub enum HeadForm {
     WithMatrix,
 }
 
-/// `lm_head.weight`, [`INPUT`], [`ROWS`] → [`names::LOGITS`], f32 `[rows, vocab_size]`.
+/// [`HEAD_WEIGHT`], [`FINAL_HIDDEN`], [`ROWS`] → [`names::LOGITS`], f32 `[rows, vocab_size]`.
 pub fn head(cfg: &DecoderConfig, activation: DType, form: HeadForm) -> Result<Model, GraphError> {
     stage(activation, |m| {
         let (op, graph) = (m.op(), m.op().graph());
-        let h = activations(m, INPUT, activation, cfg.hidden_size);
+        let h = activations(m, FINAL_HIDDEN, activation, cfg.hidden_size);
         let rows = graph.input(ROWS, Type::new(DType::I64, ["rows".into()]));
         let h = op.gather(op.flatten(h, "tokens"), rows);
         let h = match form {
@@ -146,13 +203,46 @@ pub fn head(cfg: &DecoderConfig, activation: DType, form: HeadForm) -> Result<Mo
 }
 
 fn stage(activation: DType, write: impl FnOnce(&Module) -> Vec<Value>) -> Result<Model, GraphError> {
-    let graph = Graph::new("stage");
-    let build = Build { graph: &graph, activation, source: Source::Inputs, stored: RefCell::default() };
+    let (graph, notes) = (Graph::new("stage"), Notes::default());
+    let build = Build { graph: &graph, activation, source: Source::Survey(&notes), stored: RefCell::default() };
     let outputs = write(&Module::root(&build));
-    drop(build);
     graph.finish(&outputs)
 }
 
 fn activations(m: &Module, name: &str, dtype: DType, width: usize) -> Value {
     m.op().graph().input(name, Type::new(dtype, ["batch".into(), "sequence".into(), width.into()]))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn layers_share_their_graphs_and_the_residual_stream_waits_beside() {
+        let json = json!({
+            "architectures": ["LlamaForCausalLM"], "vocab_size": 8, "hidden_size": 48, "intermediate_size": 80,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+            "rope_theta": 10000.0, "tie_word_embeddings": true, "attention_bias": true,
+        });
+        let architecture = Architecture::from_value(&json).expect("a config that is supported");
+        let stages = DecoderStages::of(&architecture, DType::F16, 32).expect("sizes that fit");
+        assert_eq!(stages.stages.len(), 3 * 4 + 1);
+        // The first norm, heads, o and a norm, gate and up, down and a norm; behind the last layer nobody reads the residual stream.
+        assert_eq!(stages.stages.iter().map(|stage| stage.graph).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 5]);
+        let names = |stage: usize| stages.stages[stage].weights().map(|weight| weight.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(0), ["model.layers.0.input_layernorm.weight"]);
+        assert_eq!(names(8), ["model.layers.1.mlp.down_proj.weight", "model.layers.2.input_layernorm.weight"]);
+        assert_eq!(names(12), ["model.layers.2.mlp.down_proj.weight", "model.norm.weight"]);
+        assert_eq!(names(5).len(), 6, "q, k and v with their biases");
+        let widths = |waiting: &mut dyn Iterator<Item = Waiting>| waiting.map(|waiting| waiting.width).collect::<Vec<_>>();
+        for (stage, reads, writes) in [(0, vec![48], vec![48]), (1, vec![48], vec![64]), (4, vec![80, 48], vec![48, 48])] {
+            let stage = &stages.stages[stage];
+            assert_eq!((widths(&mut stage.waiting()), widths(&mut stage.outputs.iter().copied())), (reads, writes));
+        }
+        // What the residual stream adds to is what the stage before last has left.
+        let residual = stages.stages[4].waiting().last().expect("two");
+        assert!(stages.stages[2].outputs.contains(&residual) && residual != stages.stages[4].end);
+    }
 }

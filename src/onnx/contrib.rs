@@ -33,6 +33,8 @@ pub struct GroupQueryAttention {
     pub position_ids: Value,
     pub num_heads: usize,
     pub kv_num_heads: usize,
+    /// Positions that a token sees, itself included; `None`: all before it.
+    pub window: Option<usize>,
 }
 
 /// Shape of a MatMulNBits weight.
@@ -78,13 +80,14 @@ impl Ops<'_> {
         let past = a.past.map_or([None; 2], |past| past.map(Some));
         let places = [a.seqlens_k, a.total_sequence_length, a.cos_cache, a.sin_cache, a.position_ids].map(Some);
         let inputs = [a.query, a.key, a.value].map(Some).into_iter().chain(past).chain(places).collect();
-        let attributes = [
+        let mut attributes = vec![
             ("num_heads", Attribute::Int(a.num_heads as i64)),
             ("kv_num_heads", Attribute::Int(a.kv_num_heads as i64)),
             ("do_rotary", Attribute::Int(1)),
             ("rotary_interleaved", Attribute::Int(0)),
         ];
-        let op = NewNode { op_type: "GroupQueryAttention", domain: Domain::Microsoft, inputs, attributes: attributes.into() };
+        attributes.extend(a.window.map(|window| ("local_window_size", Attribute::Int(window as i64))));
+        let op = NewNode { op_type: "GroupQueryAttention", domain: Domain::Microsoft, inputs, attributes };
         self.graph.insert(self.path, op, Location::caller(), |types| attended(types, &a, present_axis))
     }
 

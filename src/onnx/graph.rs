@@ -142,6 +142,11 @@ impl Graph {
         if state.error.is_some() { None } else { Some(state.model.type_of(value).clone()) }
     }
 
+    /// How many nodes there are by now.
+    pub fn nodes(&self) -> usize {
+        self.state.borrow().model.nodes.len()
+    }
+
     /// Gives a computed value a name by which users of the artifact find it.
     #[track_caller]
     pub fn rename(&self, value: Value, name: &str) -> Value {
@@ -414,6 +419,7 @@ mod tests {
                     position_ids,
                     num_heads,
                     kv_num_heads,
+                    window: None,
                 };
                 op.group_query_attention(operands, "total".into())[1]
             })

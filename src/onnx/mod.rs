@@ -2,6 +2,7 @@
 
 pub mod bnb4;
 mod contrib;
+mod cut;
 mod edit;
 mod external_data;
 mod extract;
@@ -18,6 +19,7 @@ mod text;
 
 pub use bnb4::{Bnb4, Bnb4Levels, NestedOperand};
 pub use contrib::{GroupQueryAttention, NBits};
+pub use cut::{Cutter, Piece};
 pub use edit::EditError;
 pub use external_data::{DATA_FILE, DataError, DataFile, Layout, MODEL_FILE};
 pub use extract::{IDENTITY, Reading, WeightFinder, WeightModel};

@@ -7,14 +7,12 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use ndarray::{Array2, ArrayView2};
-use qonnx::calib::{
-    Both, CalibError, Head, LayerWeights, Linear, Matrix, Observe, Progress, Qkv, Stream, StreamOptions, TooFewTokens, Vector,
-};
+use ndarray::{Array2, ArrayD, ArrayView2, Axis, Ix2};
+use qonnx::calib::{Both, CalibError, Head, Matrix, Observe, Progress, Stream, StreamOptions, TooFewTokens, Weight};
 use qonnx::checkpoint::Checkpoint;
 use qonnx::fault::Fault;
 use qonnx::generate::Score;
-use qonnx::model::DecoderConfig;
+use qonnx::model::Architecture;
 use qonnx::quant::InputStats;
 use qonnx::recipe::FormatName;
 use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, Weights};
@@ -59,15 +57,15 @@ fn options() -> StreamOptions {
 
 /// A checkpoint's weights, widened.
 struct Model {
-    cfg: DecoderConfig,
-    weights: HashMap<String, Array2<f32>>,
+    cfg: Architecture,
+    weights: HashMap<String, ArrayD<f32>>,
 }
 
 impl Model {
     /// The embedded model; `change` is applied to every weight of a decoder linear.
     fn tiny(change: impl Fn(f32) -> f32) -> Model {
         let text = std::fs::read_to_string(tiny::model().join("config.json")).expect("the fixture has a configuration");
-        let cfg = DecoderConfig::from_json(&text).expect("the fixture is a Llama");
+        let cfg = Architecture::from_json(&text).expect("the fixture is a Llama");
         let checkpoint = Checkpoint::open(&tiny::model()).expect("the fixture is a checkpoint");
         let read = |name: &str, shape: &[usize]| {
             let mut values = vec![0f32; shape.iter().product()];
@@ -76,47 +74,35 @@ impl Model {
             if name.ends_with("_proj.weight") {
                 values.iter_mut().for_each(|w| *w = change(*w));
             }
-            let rows = if shape.len() == 2 { shape[0] } else { 1 };
-            Array2::from_shape_vec((rows, values.len() / rows), values).expect("the shape is the weight's")
+            ArrayD::from_shape_vec(shape, values).expect("the shape is the weight's")
         };
-        let weights = cfg.expected_tensors().into_iter().map(|t| (t.name.clone(), read(&t.name, &t.shape))).collect();
+        let tensors = cfg.expected_tensors().expect("sizes that fit");
+        let weights = tensors.into_iter().map(|t| (t.name.clone(), read(&t.name, &t.shape))).collect();
         Model { cfg, weights }
     }
 
-    fn matrix<'a>(&'a self, beside: Option<&'a Model>, name: &str) -> Matrix<'a> {
-        Both { quantized: self.weights[name].view(), reference: beside.map(|model| model.weights[name].view()) }
+    fn table(&self) -> Matrix<'_> {
+        let table = self.weights["model.embed_tokens.weight"].view();
+        Both::same(table.into_dimensionality::<Ix2>().expect("a table is a matrix"))
     }
 
-    fn vector(&self, name: &str) -> Vector<'_> {
-        Both::same(self.weights[name].as_slice().expect("a vector is contiguous"))
-    }
-
-    /// Layer `layer`, with `beside` as the unquantized model.
-    fn layer<'a>(&'a self, beside: Option<&'a Model>, layer: usize) -> LayerWeights<'a> {
-        let at = |part: &str| format!("model.layers.{layer}.{part}.weight");
-        let linear = |part: &str| Linear { weight: self.matrix(beside, &at(part)), bias: None };
-        let next = match layer + 1 {
-            next if next < self.cfg.num_hidden_layers => format!("model.layers.{next}.input_layernorm.weight"),
-            _ => "model.norm.weight".to_owned(),
+    /// What the stream wants next, with `beside` as the unquantized model.
+    fn wanted<'a>(&'a self, beside: Option<&'a Model>, stream: &Stream<'_>) -> Vec<Weight<'a>> {
+        let of = |name: &str| Weight {
+            quantized: self.weights[name].view(),
+            reference: beside.map(|model| model.weights[name].view()),
         };
-        LayerWeights {
-            qkv: Qkv { q: linear("self_attn.q_proj"), k: linear("self_attn.k_proj"), v: linear("self_attn.v_proj") },
-            o: linear("self_attn.o_proj"),
-            post_attention_layernorm: self.vector(&at("post_attention_layernorm")),
-            gate: linear("mlp.gate_proj"),
-            up: linear("mlp.up_proj"),
-            down: linear("mlp.down_proj"),
-            next_norm: self.vector(&next),
-        }
+        stream.wanted().iter().map(|wanted| of(&wanted.name)).collect()
     }
 
-    fn first_norm(&self) -> Vector<'_> {
-        self.vector("model.layers.0.input_layernorm.weight")
+    /// Through so many stages.
+    fn advance(&self, stream: &mut Stream<'_>, beside: Option<&Model>, stages: usize) -> Result<(), CalibError> {
+        (0..stages).try_for_each(|_| stream.advance(&self.wanted(beside, stream)))
     }
 
     fn embed(&self, id: u32, row: &mut [f32]) {
         let table = &self.weights["model.embed_tokens.weight"];
-        row.copy_from_slice(table.row(id as usize).as_slice().expect("rows are contiguous"));
+        row.copy_from_slice(table.index_axis(Axis(0), id as usize).as_slice().expect("rows are contiguous"));
     }
 
     fn start<'a>(&self, options: &StreamOptions, sequences: &[Vec<u32>], observe: Observe<'a>) -> Result<Stream<'a>, CalibError> {
@@ -131,15 +117,11 @@ impl Model {
     }
 
     fn pass(&self, stream: &mut Stream<'_>, beside: Option<&Model>) -> Result<Vec<InputStats>, CalibError> {
-        let mut all = vec![stream.enter(&self.first_norm())?];
-        for layer in 0..self.cfg.num_hidden_layers {
-            let w = self.layer(beside, layer);
-            all.push(stream.attend(&w.qkv)?);
-            all.push(stream.add_attention(&w.o, &w.post_attention_layernorm)?);
-            all.push(stream.activate(&w.gate, &w.up)?);
-            all.push(stream.add_mlp(&w.down, &w.next_norm)?);
-        }
-        Ok(all)
+        let mut statistics_of_next = || {
+            self.advance(stream, beside, 1)?;
+            stream.statistics()
+        };
+        (0..4 * self.cfg.num_hidden_layers + 1).map(|_| statistics_of_next()).collect()
     }
 }
 
@@ -253,20 +235,21 @@ fn batches_do_not_change_results() {
 }
 
 #[test]
-fn replay_leads_to_what_the_first_pass_saw() {
+fn statistics_that_nobody_asks_for_change_nothing() {
     let (model, beside, sequences) = (Model::tiny(rounded), Model::tiny(same), sequences(&golden()));
     let first = model.statistics(Some(&beside), &options(), &sequences);
     // CUDA adds up |x| in no certain order.
     let tolerance = if bar().provider == ExecutionProvider::Cpu { 0.0 } else { 1e-5 };
     let options = StreamOptions { reference: true, ..options() };
     let mut stream = model.start(&options, &sequences, silent()).unwrap_or_else(|error| panic!("{error}"));
-    stream.replay_enter(&model.first_norm()).unwrap_or_else(|error| panic!("{error}"));
+    model.advance(&mut stream, Some(&beside), 1).unwrap_or_else(|error| panic!("{error}"));
     for layer in 0..model.cfg.num_hidden_layers {
         assert_eq!(stream.layer(), layer);
         let again = stream.statistics().unwrap_or_else(|error| panic!("{error}"));
         assert!(difference(&again, &first[4 * layer]) <= tolerance && again.tokens == 869, "layer {layer}");
-        stream.replay(&model.layer(Some(&beside), layer)).unwrap_or_else(|error| panic!("{error}"));
+        model.advance(&mut stream, Some(&beside), 4).unwrap_or_else(|error| panic!("{error}"));
     }
+    assert_eq!(stream.layer(), model.cfg.num_hidden_layers);
     let last = stream.statistics().unwrap_or_else(|error| panic!("{error}"));
     assert!(difference(&last, &first[24]) <= tolerance);
 }
@@ -275,18 +258,14 @@ fn replay_leads_to_what_the_first_pass_saw() {
 fn a_stream_that_is_rewound_goes_on_as_if_nothing_had_been() {
     let (model, other, sequences) = (Model::tiny(same), Model::tiny(rounded), sequences(&golden()));
     let mut stream = model.start(&options(), &sequences, silent()).unwrap_or_else(|error| panic!("{error}"));
-    let (layer, elsewhere) = (model.layer(None, 0), other.layer(None, 0));
     let tolerance = if bar().provider == ExecutionProvider::Cpu { 0.0 } else { 1e-5 };
-    stream.replay_enter(&model.first_norm()).unwrap_or_else(|error| panic!("{error}"));
-    stream.advance_attend(&layer.qkv).unwrap_or_else(|error| panic!("{error}"));
+    model.advance(&mut stream, None, 2).unwrap_or_else(|error| panic!("{error}"));
     let mark = stream.mark().unwrap_or_else(|error| panic!("{error}"));
-    let ends = [&layer, &elsewhere, &layer].map(|weights| {
+    let ends = [&model, &other, &model].map(|model| {
         stream.rewind(&mark).unwrap_or_else(|error| panic!("{error}"));
-        stream.advance_add_attention(&weights.o, &weights.post_attention_layernorm).unwrap_or_else(|error| panic!("{error}"));
-        stream.advance_activate(&weights.gate, &weights.up).unwrap_or_else(|error| panic!("{error}"));
-        let end = stream.add_mlp(&weights.down, &weights.next_norm).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(stream.layer(), 1);
-        end
+        model.advance(&mut stream, None, 3).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((stream.layer(), stream.passed()), (1, 5));
+        stream.statistics().unwrap_or_else(|error| panic!("{error}"))
     });
     let straight = model.statistics(None, &options(), &sequences).swap_remove(4);
     for index in [0, 2] {
@@ -308,9 +287,8 @@ fn logits_are_those_of_the_artifact() {
     let (bar, sequences) = (bar(), sequences(&golden()));
     let model = Model::tiny(|w| half::f16::from_f32(w).to_f32());
     let mut stream = model.start(&options(), &sequences, silent()).unwrap_or_else(|error| panic!("{error}"));
-    stream.replay_enter(&model.first_norm()).unwrap_or_else(|error| panic!("{error}"));
-    (0..6).try_for_each(|layer| stream.replay(&model.layer(None, layer))).unwrap_or_else(|error| panic!("{error}"));
-    let table = model.matrix(None, "model.embed_tokens.weight");
+    model.advance(&mut stream, None, 25).unwrap_or_else(|error| panic!("{error}"));
+    let table = model.table();
     let mut ours: Vec<Vec<Vec<f32>>> = vec![Vec::new(); sequences.len()];
     let identity = Array2::eye(model.cfg.hidden_size);
     for matrix in [None, Some(Both::same(identity.view()))] {
@@ -342,10 +320,9 @@ fn a_reference_stream_has_logits_of_its_own() {
     let logits = |model: &Model, beside: Option<&Model>| {
         let options = StreamOptions { reference: beside.is_some(), ..options() };
         let mut stream = model.start(&options, &sequences, silent()).unwrap_or_else(|error| panic!("{error}"));
-        stream.replay_enter(&model.first_norm()).unwrap_or_else(|error| panic!("{error}"));
-        (0..6).try_for_each(|layer| stream.replay(&model.layer(beside, layer))).unwrap_or_else(|error| panic!("{error}"));
+        model.advance(&mut stream, beside, 25).unwrap_or_else(|error| panic!("{error}"));
         let (mut quantized, mut reference) = (Vec::new(), Vec::new());
-        let head = Head { table: model.matrix(None, "model.embed_tokens.weight"), matrix: None };
+        let head = Head { table: model.table(), matrix: None };
         let visit = &mut |logits: qonnx::calib::Logits<'_>| {
             quantized.extend(logits.quantized.iter().copied());
             reference.extend(logits.reference.iter().flatten().copied());
@@ -393,7 +370,7 @@ fn few_tokens_are_enough_where_they_are_allowed() {
 fn activations_that_are_not_finite_name_layer_and_input() {
     let mut model = Model::tiny(same);
     let up = model.weights.get_mut("model.layers.2.mlp.up_proj.weight").expect("the model has six layers");
-    up.row_mut(41).fill(f32::INFINITY);
+    up.index_axis_mut(Axis(0), 41).fill(f32::INFINITY);
     let mut stream = model.start(&options(), &sequences(&golden()), silent()).unwrap_or_else(|error| panic!("{error}"));
     let error = model.pass(&mut stream, None).map(drop).expect_err("infinity is refused");
     let advice = match bar().provider {
@@ -410,24 +387,29 @@ fn activations_that_are_not_finite_name_layer_and_input() {
 fn stages_are_called_in_turn_with_weights_that_fit() {
     let model = Model::tiny(same);
     let mut stream = model.start(&options(), &sequences(&golden()), silent()).unwrap_or_else(|error| panic!("{error}"));
-    let layer = model.layer(None, 0);
-    let said = |result: Result<InputStats, CalibError>| result.map(drop).expect_err("it is refused").to_string();
-    assert_eq!(said(stream.statistics()), "statistics was called where enter comes next");
-    assert_eq!(said(stream.attend(&layer.qkv)), "attend was called where enter comes next");
-    let expected = "input_layernorm.weight must have shape [256], got [255]; give it as [out_features, in_features]";
-    assert_eq!(said(stream.enter(&Both::same(&[1.0; 255]))), expected);
-    stream.replay_enter(&model.first_norm()).unwrap_or_else(|error| panic!("{error}"));
-    let expected = "k_proj.weight must have shape [128, 256], got [256, 256]; give it as [out_features, in_features]";
-    assert_eq!(said(stream.attend(&Qkv { k: layer.qkv.q, ..layer.qkv })), expected);
-    let bias = [0.0; 256];
-    let q = Linear { bias: Some(Both::same(&bias)), ..layer.qkv.q };
-    let expected = "q_proj.weight: the model's configuration has no bias, got one";
-    assert_eq!(said(stream.attend(&Qkv { q, ..layer.qkv })), expected);
-    let head = Head { table: model.matrix(None, "model.embed_tokens.weight"), matrix: None };
+    fn said<T>(result: Result<T, CalibError>) -> String {
+        result.map(drop).expect_err("it is refused").to_string()
+    }
+    assert_eq!(said(stream.statistics()), "statistics was called where advance comes next");
+    let short = ArrayD::ones(vec![255]);
+    let expected =
+        "model.layers.0.input_layernorm.weight must have shape [256], got [255]; give it as [out_features, in_features]";
+    assert_eq!(said(stream.advance(&[Weight::same(short.view())])), expected);
+    model.advance(&mut stream, None, 1).unwrap_or_else(|error| panic!("{error}"));
+    let names: Vec<String> = stream.wanted().into_iter().map(|wanted| wanted.name).collect();
+    assert_eq!(names, ["q", "k", "v"].map(|linear| format!("model.layers.0.self_attn.{linear}_proj.weight")));
+    let mut swapped = model.wanted(None, &stream);
+    swapped.swap(0, 1);
+    let expected = "model.layers.0.self_attn.q_proj.weight must have shape [256, 256], got [128, 256]; give it as \
+                    [out_features, in_features]";
+    assert_eq!(said(stream.advance(&swapped)), expected);
+    let head = Head { table: model.table(), matrix: None };
     let error = stream.logits(&head, &mut |_| {}).expect_err("layers are still to come").to_string();
-    assert_eq!(error, "logits was called where attend comes next");
+    assert_eq!(error, "logits was called where advance comes next");
     // What was refused changed nothing.
-    assert!(stream.attend(&layer.qkv).is_ok());
+    model.advance(&mut stream, None, 24).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(said(stream.advance(&[])), "advance was called where logits comes next");
+    assert!(stream.wanted().is_empty());
 }
 
 #[test]
@@ -441,13 +423,13 @@ fn progress_counts_batches_and_can_stop_the_stage() {
     // Four sequences of 160 tokens in two batches, two of 96 in one, one of 37.
     let options = StreamOptions { batch_tokens: Some(320), ..options() };
     let mut stream = model.start(&options, &sequences, observe).unwrap_or_else(|error| panic!("{error}"));
-    stream.enter(&model.first_norm()).unwrap_or_else(|error| panic!("{error}"));
+    model.advance(&mut stream, None, 1).and_then(|()| stream.statistics()).unwrap_or_else(|error| panic!("{error}"));
     let each = |step: &'static str| (1..=4).map(move |done| (step, done, 4));
-    assert_eq!(*seen.borrow(), each("enter").chain(each("statistics")).collect::<Vec<_>>());
+    assert_eq!(*seen.borrow(), each("forward").chain(each("statistics")).collect::<Vec<_>>());
     stop_at.set(10);
-    let error = stream.attend(&model.layer(None, 0).qkv).map(drop).expect_err("it was stopped");
+    let error = model.advance(&mut stream, None, 1).expect_err("it was stopped");
     assert_eq!((error.to_string().as_str(), error.fault()), ("interrupted while calibrating layer 0", Fault::Failed));
-    assert_eq!(seen.borrow().last(), Some(&("attend", 2, 4)));
+    assert_eq!(seen.borrow().last(), Some(&("forward", 2, 4)));
 }
 
 #[test]
@@ -470,12 +452,14 @@ fn a_scratch_folder_that_is_not_there_is_named() {
 fn sums_of_many_tokens_keep_their_digits() {
     let tokens = 65536;
     let model = Model::tiny(same);
-    let cfg = DecoderConfig { hidden_size: 32, intermediate_size: 32, ..model.cfg.clone() };
+    let mut cfg = model.cfg.clone();
+    (cfg.config.hidden_size, cfg.config.intermediate_size) = (32, 32);
     let value = |id: u32, channel: usize| 0.5 + ((id * 31 + channel as u32 * 17) % 101) as f32 / 128.0; // exact in f16
     let mut embedding = |id: u32, row: &mut [f32]| row.iter_mut().enumerate().for_each(|(c, v)| *v = value(id, c));
     let sequences: Vec<Vec<u32>> = (0..tokens / 64).map(|s| (0..64).map(|t| (s * 64 + t) as u32 % 4096).collect()).collect();
     let mut stream = Stream::start(&cfg, &options(), &sequences, &mut embedding, silent()).unwrap_or_else(|e| panic!("{e}"));
-    let ours = stream.enter(&Both::same(&[1.0; 32])).unwrap_or_else(|error| panic!("{error}"));
+    stream.advance(&[Weight::same(ArrayD::ones(vec![32]).view())]).unwrap_or_else(|error| panic!("{error}"));
+    let ours = stream.statistics().unwrap_or_else(|error| panic!("{error}"));
     let rows: Vec<Vec<f64>> = (0..4096u32)
         .map(|id| {
             let x: Vec<f64> = (0..32).map(|channel| f64::from(value(id, channel))).collect();

@@ -3,7 +3,7 @@
 //!
 //! Goldens come from scripts/golden_config.py.
 
-use qonnx::model::{DecoderConfig, RopeScaling};
+use qonnx::model::{Architecture, RopeScaling};
 use serde_json::Value;
 
 fn number(value: &Value, key: &str) -> f64 {
@@ -39,7 +39,7 @@ fn config_json_says_what_it_says_to_transformers() {
     assert_eq!(cases.iter().filter(|case| case["says"].is_null()).count(), 6, "those that transformers refuses");
     for case in &cases {
         let (name, says) = (case["name"].as_str().expect("a name"), &case["says"]);
-        let read = DecoderConfig::from_json(case["text"].as_str().expect("a text"));
+        let read = Architecture::from_json(case["text"].as_str().expect("a text"));
         if says.is_null() {
             assert!(read.is_err(), "{name}: transformers refuses it");
             continue;

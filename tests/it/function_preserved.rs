@@ -1,15 +1,16 @@
-//! Weights that are rotated, or scaled along a mapping, make a model that computes what it did.
+//! Weights that are rotated, or scaled where a scale can move, make a model that computes what it did.
 
 use ndarray::Array2;
 use plain_llama::{Llama, Weights, config, weights};
-use qonnx::model::{DecoderConfig, LinearInput, ModelRotation, RotationOptions, Smooth, mappings};
+use qonnx::model::{Architecture, ModelRotation, RotationOptions, Smooth};
 use qonnx::quant::RotationKind;
 
 use crate::support::plain_llama;
 
-fn rotated(cfg: &DecoderConfig, rotation: &ModelRotation, weights: &Weights) -> Weights {
+fn rotated(cfg: &Architecture, rotation: &ModelRotation, weights: &Weights) -> Weights {
+    let tensors = cfg.expected_tensors().expect("sizes that fit");
     let turn = |(name, weight): (&String, &Array2<f32>)| {
-        if cfg.expected_tensors().iter().any(|tensor| tensor.name == *name && tensor.shape.len() == 2) {
+        if tensors.iter().any(|tensor| tensor.name == *name && tensor.shape.len() == 2) {
             let norm = rotation.folded_norm(name).map(|norm| weights[&norm].row(0).to_vec());
             return (name.clone(), rotation.matrix(name, weight.view(), norm.as_deref()));
         }
@@ -19,7 +20,7 @@ fn rotated(cfg: &DecoderConfig, rotation: &ModelRotation, weights: &Weights) -> 
     weights.iter().map(turn).collect()
 }
 
-fn difference(cfg: &DecoderConfig, kind: RotationKind, residual: bool, heads: bool) -> f64 {
+fn difference(cfg: &Architecture, kind: RotationKind, residual: bool, heads: bool) -> f64 {
     let weights = weights(cfg);
     let rotation = ModelRotation::new(cfg, &RotationOptions { kind, seed: 11, residual, heads }).expect("sizes of 48 and 16");
     let turned = rotated(cfg, &rotation, &weights);
@@ -48,7 +49,8 @@ fn a_rotated_model_computes_what_it_did() {
 
 #[test]
 fn a_size_without_a_hadamard_matrix_is_refused() {
-    let cfg = DecoderConfig { hidden_size: 92, ..config(true) };
+    let mut cfg = config(true);
+    cfg.config.hidden_size = 92;
     let options = |kind, residual| RotationOptions { kind, seed: 1, residual, heads: true };
     let error = ModelRotation::new(&cfg, &options(RotationKind::Hadamard, true)).expect_err("92 is none");
     assert!(error.to_string().contains("size 92"), "{error}");
@@ -58,14 +60,17 @@ fn a_size_without_a_hadamard_matrix_is_refused() {
 
 /// Grouped queries and biases included; scales from 2^-3 to 2^3, so that nothing is rounded.
 #[test]
-fn scales_along_a_mapping_leave_the_function() {
+fn scales_that_move_leave_the_function() {
     let cfg = config(false);
     let before = weights(&cfg);
-    for mapping in mappings(&cfg) {
-        let scale = |source: usize| ((source * 5 % 7) as f32 - 3.0).exp2();
+    let survey = cfg.survey().expect("sizes that fit");
+    assert_eq!(survey.scalings(0).count(), 4);
+    for place in 0..4 {
         let mut after = before.clone();
+        let scale = |source: usize| ((source * 5 % 7) as f32 - 3.0).exp2();
         for layer in 0..cfg.num_hidden_layers {
-            let smooth = match mapping.smooth {
+            let (scaling, input) = survey.scalings(layer).nth(place).expect("every input has one");
+            let smooth = match scaling.smooth {
                 Smooth::Norm(norm) => vec![format!("model.layers.{layer}.{norm}.weight")],
                 Smooth::Linear(linear) => {
                     ["weight", "bias"].map(|field| format!("model.layers.{layer}.{linear}.{field}")).to_vec()
@@ -78,17 +83,16 @@ fn scales_along_a_mapping_leave_the_function() {
                     _ => weight.rows_mut().into_iter().enumerate().for_each(|(feature, mut row)| row /= scale(feature)),
                 }
             }
-            for name in mapping.balance.weights(layer) {
+            for name in input.weights() {
                 let weight = after.get_mut(&name).expect("a weight of the layer");
                 let columns = weight.columns_mut().into_iter().enumerate();
-                columns.for_each(|(feature, mut column)| column *= scale(mapping.sharing.source(feature)));
+                columns.for_each(|(feature, mut column)| column *= scale(scaling.sharing.source(feature)));
             }
         }
         assert_ne!(before, after);
         let (before, after) = (&before, &after);
         let llama = |weights| Llama { cfg: &cfg, weights, head_matrix: None };
         let difference = plain_llama::difference(&llama(before), &llama(after));
-        assert!(difference < 1e-13, "{mapping:?}: {difference:e}");
+        assert!(difference < 1e-13, "scaling {place}: {difference:e}");
     }
-    assert_eq!(mappings(&cfg).map(|mapping| mapping.balance), LinearInput::ALL);
 }

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use qonnx::model::{DecoderConfig, GraphOptions, WeightForm, decoder};
+use qonnx::model::{Architecture, GraphOptions, WeightForm, decoder};
 use qonnx::onnx::Layout;
 use qonnx::quant::{Codebook, Format, Granularity, ScaleRule, ScaleStorage, Scheme};
 use qonnx::tensor::DType;
@@ -44,7 +44,7 @@ fn check(name: &str, activation: DType, linears: WeightForm, table: WeightForm) 
 
 #[track_caller]
 fn check_with(name: &str, activation: DType, linears: WeightForm, table: WeightForm, options: fn(GraphOptions) -> GraphOptions) {
-    let cfg = DecoderConfig::from_json(TINY).expect("the tiny configuration is supported");
+    let cfg = Architecture::from_json(TINY).expect("the tiny configuration is supported");
     let form = |weight: &str| match weight {
         "model.embed_tokens.weight" => table,
         weight if weight.ends_with("_proj.weight") => linears,

@@ -8,7 +8,7 @@ use qonnx::artifact::plan::{Method, RecipeFlags};
 use qonnx::artifact::{packing, quantize};
 use qonnx::commands::{RuntimeChoice, inspect, verify};
 use qonnx::generate::Score;
-use qonnx::model::{DecoderConfig, GraphOptions, StoredForm, StoredWeight, WeightForm, decoder};
+use qonnx::model::{Architecture, GraphOptions, StoredForm, StoredWeight, WeightForm, decoder};
 use qonnx::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE, Model, WeightFinder, decode};
 use qonnx::quant::{Codebook, Format, Granularity, QuantizedTensor, Rtn, ScaleRule, ScaleStorage, Scheme, with_outliers};
 use qonnx::recipe::{FormatName, GranularityName};
@@ -73,7 +73,7 @@ fn write(
     form: &dyn Fn(&str) -> WeightForm,
     dense: &BTreeMap<String, Array2<f32>>,
 ) -> (BTreeMap<String, QuantizedTensor>, Vec<StoredWeight>) {
-    let cfg = DecoderConfig::from_json(config).expect("the configuration is supported");
+    let cfg = Architecture::from_json(config).expect("the configuration is supported");
     let graph = decoder(&cfg, &options(GraphOptions::of(&cfg, DType::F32)), form).unwrap_or_else(|error| panic!("{error}"));
     let layout = Layout::of(&graph.model);
     let data = DataFile::create(&dir.join(DATA_FILE), &layout).expect("the folder is writable");
@@ -229,7 +229,7 @@ fn a_rotated_head_multiplies_before_the_tied_table() {
 
 #[test]
 fn what_was_not_planned_is_not_written() {
-    let (dir, cfg) = (tempfile::tempdir().expect("a temporary folder"), DecoderConfig::from_json(&config(false)));
+    let (dir, cfg) = (tempfile::tempdir().expect("a temporary folder"), Architecture::from_json(&config(false)));
     let form = |weight: &str| match weight.strip_suffix("_proj.weight") {
         Some(_) => WeightForm::Outliers { scheme: int(4, true, 32), outliers: 1 },
         None => WeightForm::Dense(DType::F32),

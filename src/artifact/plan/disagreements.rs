@@ -2,7 +2,8 @@
 
 use crate::checkpoint::{CheckpointError, Index};
 use crate::host::{NAMED, few, shown};
-use crate::model::{DecoderConfig, ExpectedTensor};
+use crate::model::{Architecture, DecoderConfig, ExpectedTensor, Survey};
+use crate::onnx::GraphError;
 
 /// What the checkpoint's tensors are called instead: part of a name, what that means and what to do.
 const FOREIGN: [(&str, &str); 5] = [
@@ -13,24 +14,27 @@ const FOREIGN: [(&str, &str); 5] = [
     (".lora_A.", "they are an adapter (peft); merge it into its base model with merge_and_unload and give that one"),
 ];
 
-/// Sentences about all that the architecture needs and the checkpoint lacks, stores or shapes otherwise; none where they agree.
+/// What the architecture asks of the checkpoint, or sentences about all that this lacks, stores or shapes otherwise.
 ///
 /// Nothing is made from what config.json claims before the checkpoint has as many layers.
-pub(super) fn between(config: &DecoderConfig, index: &Index) -> Vec<String> {
-    let (claimed, there) = (config.num_hidden_layers, index.layers());
+pub(super) fn agreed(architecture: &Architecture, index: &Index) -> Result<Result<Survey, Vec<String>>, GraphError> {
+    let (claimed, there) = (architecture.num_hidden_layers, index.layers());
     if claimed <= there {
-        return of_tensors(&config.expected_tensors(), index);
+        let survey = architecture.survey()?;
+        let sentences = of_tensors(&survey.tensors, index);
+        return Ok(if sentences.is_empty() { Ok(survey) } else { Err(sentences) });
     }
-    let some = DecoderConfig { num_hidden_layers: there.max(1), ..config.clone() }.expected_tensors();
+    let config = DecoderConfig { num_hidden_layers: there.max(1), ..architecture.config.clone() };
+    let some = Architecture { config, family: architecture.family.clone() }.expected_tensors()?;
     let (missing, _) = split(&some, index);
     if there == 0 && !missing.is_empty() {
-        return vec![names_compared(&missing, index)];
+        return Ok(Err(vec![names_compared(&missing, index)]));
     }
-    vec![format!(
+    Ok(Err(vec![format!(
         "config.json says {claimed} layers, the checkpoint has {there}: no tensor in {} begins with model.layers.{there}.; take both \
          from the same model",
         index.dir().display()
-    )]
+    )]))
 }
 
 fn of_tensors(expected: &[ExpectedTensor], index: &Index) -> Vec<String> {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::host::shown;
-use crate::model::{DecoderConfig, WeightForm};
+use crate::model::{Architecture, WeightForm};
 use crate::quant::{Codebook, Format, Granularity, ScaleRule, ScaleStorage, Scheme};
 use crate::record::{Manifest, WeightRecord};
 use crate::tensor::DType;
@@ -18,7 +18,7 @@ const FEWEST_BITS: u128 = 2;
 ///
 /// # Errors
 /// What disagrees, one sentence each.
-pub fn forms(config: &DecoderConfig, manifest: &Manifest, bytes: u64) -> Result<HashMap<String, WeightForm>, Vec<String>> {
+pub fn forms(config: &Architecture, manifest: &Manifest, bytes: u64) -> Result<HashMap<String, WeightForm>, Vec<String>> {
     let most = u128::from(bytes) * 8;
     let count = manifest.weights.len();
     // Every layer has several.
@@ -34,7 +34,8 @@ pub fn forms(config: &DecoderConfig, manifest: &Manifest, bytes: u64) -> Result<
     if !["f16", "f32"].contains(&manifest.activation.as_str()) {
         failures.push(format!("activation is {}, expected f16 or f32", shown(&manifest.activation)));
     }
-    let expected = config.expected_tensors().into_iter().map(|tensor| (tensor.name, tensor.shape));
+    let tensors = config.expected_tensors().map_err(|error| vec![format!("config.json: {error}")])?;
+    let expected = tensors.into_iter().map(|tensor| (tensor.name, tensor.shape));
     let rotated = (ROTATED_HEAD.to_owned(), vec![config.hidden_size; 2]);
     let shapes: HashMap<String, Vec<usize>> = expected.chain([rotated]).collect();
     let mut forms = HashMap::new();

@@ -12,7 +12,7 @@ use super::{Check, check as checked, sizes};
 use crate::artifact::packing;
 use crate::artifact::plan::draft_record;
 use crate::host::{progress, read, shown};
-use crate::model::{self, DecoderConfig, DecoderGraph, GraphOptions, StoredCodes, StoredForm, StoredWeight, WeightForm};
+use crate::model::{self, Architecture, DecoderGraph, GraphOptions, StoredCodes, StoredForm, StoredWeight, WeightForm};
 use crate::onnx::{self, Content, DATA_FILE, Layout, MODEL_FILE, WeightFinder};
 use crate::quant::{Granularity, QuantizedTensor};
 use crate::record::{Manifest, WeightRecord};
@@ -46,7 +46,7 @@ pub fn check(artifact: &Path, manifest: &Manifest) -> anyhow::Result<Vec<Check>>
 fn made_again(artifact: &Path, manifest: &Manifest, bytes: u64) -> Result<DecoderGraph, Vec<String>> {
     let path = artifact.join("config.json");
     let text = read::text(&path, read::SETTINGS).map_err(|error| vec![format!("config.json: {error}")])?;
-    let config = DecoderConfig::from_json(&text).map_err(|error| vec![format!("config.json: {error}")])?;
+    let config = Architecture::from_json(&text).map_err(|error| vec![format!("config.json: {error}")])?;
     let forms = sizes::forms(&config, manifest, bytes)?;
     let form = |name: &str| forms.get(name).copied().unwrap_or(WeightForm::Dense(DType::F32));
     let rotated_head = forms.contains_key(sizes::ROTATED_HEAD);

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::menu::{Decision, Menu};
 use super::statistics_walk::StatisticsWalk;
 use super::walk::Walk;
-use super::{BudgetRefusal, Task, name_of};
+use super::{BudgetRefusal, Task};
 use crate::calib::{Head, Logits, Matrix, StreamOptions, TooFewTokens};
 use crate::compress::calibrate::Weights;
 use crate::eval::kl_of_logits;
@@ -56,7 +56,7 @@ pub fn measure(menu: &Menu, decisions: &[Decision], task: &Task<'_>) -> anyhow::
     for (index, decision) in decisions.iter().enumerate() {
         interrupt::check()?;
         bar.at(decision);
-        let weights = task.weights.group(decision.layer, decision.input)?;
+        let weights = task.weights.group(&decision.input)?;
         let recipes = recipes(menu, decision);
         let stats = seen.statistics(index)?;
         let losses = losses(&weights, &recipes, &stats);
@@ -73,7 +73,7 @@ pub fn measure(menu: &Menu, decisions: &[Decision], task: &Task<'_>) -> anyhow::
 
 /// How each weight of the decision is stored, by entry of the menu.
 fn recipes(menu: &Menu, decision: &Decision) -> Vec<Vec<WeightRecipe>> {
-    let names = decision.input.weights(decision.layer);
+    let names: Vec<String> = decision.input.weights().collect();
     menu.entries.iter().map(|entry| names.iter().map(|name| entry.recipes[name]).collect()).collect()
 }
 
@@ -133,7 +133,7 @@ impl HeadWeights {
 impl<'a> Probe<'a> {
     /// Runs the unquantized model to its end and comes back.
     fn start(weights: &'a Weights<'a>, mut walk: Walk<'a>, tokens: usize) -> anyhow::Result<Probe<'a>> {
-        let positions = PROBE_POSITIONS.min(PROBE_LOGITS / weights.config.vocab_size).max(1);
+        let positions = PROBE_POSITIONS.min(PROBE_LOGITS / weights.architecture.vocab_size).max(1);
         let head = HeadWeights { table: weights.head_table()?, matrix: weights.head_matrix()? };
         let start = walk.place()?;
         walk.finish()?;
@@ -166,7 +166,7 @@ impl<'a> Probe<'a> {
         self.walk.finish()?;
         let kl = self.divergence()?;
         self.walk.back(&here)?;
-        let (layer, linears) = (decision.layer, name_of(decision.input));
+        let (layer, linears) = (decision.input.layer, decision.input.short());
         let kl = kl.ok_or(BudgetRefusal::NotFinite { layer, linears })?;
         Ok(kl / loss)
     }
@@ -231,7 +231,7 @@ impl<'a> Work<'a> {
     }
 
     fn at(&self, decision: &Decision) {
-        self.bar.set_message(format!("layer {}: {}", decision.layer, name_of(decision.input)));
+        self.bar.set_message(format!("layer {}: {}", decision.input.layer, decision.input.short()));
     }
 }
 

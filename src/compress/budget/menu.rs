@@ -6,7 +6,7 @@ use super::outlook::WidthReport;
 use super::{BudgetRefusal, Planning};
 use crate::artifact::plan::Plan;
 use crate::host::table::size;
-use crate::model::{DecoderConfig, LinearInput};
+use crate::model::{LinearInput, StoredWeight, Survey};
 use crate::recipe::{BudgetRecipe, FormatName, Recipe, WeightRecipe};
 
 /// Widths that are tried, ascending; symmetric with one group size is as good as a menu of twenty
@@ -31,12 +31,13 @@ pub struct Entry {
     pub recipes: BTreeMap<String, WeightRecipe>,
     /// Bits and elements of each weight.
     stored: BTreeMap<String, (u64, u64)>,
+    /// Bits and elements of the layers' linears together.
+    linears: (u64, u64),
     pub model_bytes: u64,
 }
 
 /// Weights that are chosen together.
 pub struct Decision {
-    pub layer: usize,
     pub input: LinearInput,
     pub elements: u64,
     /// By entry of the menu.
@@ -69,16 +70,15 @@ impl Menu {
         }
     }
 
-    /// Every layer's four, in the order of computation.
-    pub fn decisions(&self, config: &DecoderConfig) -> Vec<Decision> {
-        let inputs = (0..config.num_hidden_layers).flat_map(|layer| LinearInput::ALL.map(|input| (layer, input)));
-        let decision = |(layer, input): (usize, LinearInput)| {
-            let names = input.weights(layer);
+    /// One for each input of linears, in the order of computation.
+    pub fn decisions(&self, survey: &Survey) -> Vec<Decision> {
+        let decision = |input: &LinearInput| {
+            let names: Vec<String> = input.weights().collect();
             let sum = |entry: &Entry, of: fn(&(u64, u64)) -> u64| names.iter().map(|name| of(&entry.stored[name])).sum();
             let bits = self.entries.iter().map(|entry| sum(entry, |(bits, _)| *bits)).collect();
-            Decision { layer, input, elements: sum(&self.entries[0], |(_, elements)| *elements), bits }
+            Decision { input: input.clone(), elements: sum(&self.entries[0], |(_, elements)| *elements), bits }
         };
-        inputs.map(decision).collect()
+        survey.inputs.iter().map(decision).collect()
     }
 
     /// What each entry takes when it is chosen everywhere.
@@ -121,8 +121,7 @@ impl Menu {
     /// The refusal of a target that not even the smallest width meets.
     pub fn too_small(&self, target: BudgetRecipe) -> BudgetRefusal {
         let smallest = &self.entries[0];
-        let linears = smallest.stored.iter().filter(|(name, _)| LinearInput::of(name).is_some());
-        let (bits, elements) = linears.fold((0, 0), |sum, (_, stored)| (sum.0 + stored.0, sum.1 + stored.1));
+        let (bits, elements) = smallest.linears;
         let least = match target {
             BudgetRecipe::Bpw(_) => format!("{:.4} bits a weight", bits as f64 / elements as f64),
             BudgetRecipe::Size(_) => format!("{} bytes", smallest.model_bytes),
@@ -137,9 +136,11 @@ impl Menu {
 
 impl Entry {
     fn of(format: FormatName, plan: Plan) -> Entry {
-        let stored = plan.graph.weights.iter();
-        let stored = stored.map(|weight| (weight.weight.clone(), (weight.stored_bits() as u64, weight.elements() as u64)));
-        Entry { format, recipes: plan.recipes, stored: stored.collect(), model_bytes: plan.manifest.sizes.model_bytes }
+        let of = |weight: &StoredWeight| (weight.stored_bits() as u64, weight.elements() as u64);
+        let stored = plan.graph.weights.iter().map(|weight| (weight.weight.clone(), of(weight))).collect();
+        let linears = plan.graph.weights.iter().filter(|weight| weight.is_decoder_linear()).map(of);
+        let linears = linears.fold((0, 0), |sum, stored| (sum.0 + stored.0, sum.1 + stored.1));
+        Entry { format, recipes: plan.recipes, stored, linears, model_bytes: plan.manifest.sizes.model_bytes }
     }
 }
 

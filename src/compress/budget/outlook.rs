@@ -32,7 +32,7 @@ pub struct WidthReport {
 /// [`BudgetRefusal`](super::BudgetRefusal) for a target that no choice meets or every choice does.
 pub fn outlook(recipe: &Recipe, target: BudgetRecipe, plan: Planning<'_>, layers: &Plan) -> anyhow::Result<(Outlook, Plan)> {
     let menu = Menu::of(recipe, plan)?;
-    let decisions = menu.decisions(&layers.config);
+    let decisions = menu.decisions(&layers.survey);
     menu.budget_bits(&decisions, target)?;
     let widths = menu.uniform(&decisions);
     let fits = |width: &&WidthReport| match target {

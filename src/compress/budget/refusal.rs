@@ -19,7 +19,7 @@ pub enum BudgetRefusal {
     )]
     Codebook { format: &'static str },
     #[error("the logits are not finite with {linears} of layer {layer} in 3 bits; leave these in f16 with an override")]
-    NotFinite { layer: usize, linears: &'static str },
+    NotFinite { layer: usize, linears: String },
     #[error("the unquantized model's own logits are not finite on the calibration set; check the checkpoint")]
     ReferenceNotFinite,
 }

@@ -3,7 +3,6 @@
 use super::Task;
 use super::walk::Walk;
 use crate::calib::StreamOptions;
-use crate::model::LinearInput;
 use crate::quant::InputStats;
 
 /// What judges roundings.
@@ -37,8 +36,7 @@ impl<'a> StatisticsWalk<'a> {
             None => self.walk.insert(Walk::start(self.task.weights, self.options, &self.sequences)?),
         };
         while walk.at() < n {
-            let (layer, input) = (walk.at() / LinearInput::ALL.len(), LinearInput::ALL[walk.at() % LinearInput::ALL.len()]);
-            walk.pass(&self.task.weights.group(layer, input)?)?;
+            walk.pass(&self.task.weights.group(&self.task.weights.survey.inputs[walk.at()])?)?;
         }
         let stats = walk.statistics()?;
         if let Some((kept, key)) = kept {

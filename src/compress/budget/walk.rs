@@ -1,41 +1,30 @@
 //! The unquantized model on a few sequences, one linear input after the other, with other weights where they are wanted.
 
-use ndarray::Array2;
+use std::collections::BTreeMap;
 
-use crate::calib::{Head, Linear, Logits, Mark, Matrix, Qkv, Stream, StreamOptions, Vector};
+use ndarray::{Array1, Array2, ArrayD, ArrayView2, CowArray};
+
+use crate::calib::{Head, Logits, Mark, Stream, StreamOptions, Weight};
 use crate::compress::calibrate::{Weights, interrupted};
-use crate::model::LinearInput;
 use crate::quant::InputStats;
-
-/// Linear inputs of a decoder layer.
-const INPUTS: usize = LinearInput::ALL.len();
 
 /// A stream and the weights that it is fed with.
 pub struct Walk<'a> {
     weights: &'a Weights<'a>,
     stream: Stream<'a>,
-    /// Index of the input that the stream is at, counted over all layers; as many as there are at the LM head.
-    at: usize,
-}
-
-/// A place in a walk.
-pub struct Place {
-    mark: Mark,
-    at: usize,
 }
 
 impl<'a> Walk<'a> {
-    /// At the input of the first layer's q, k and v.
+    /// At what the first linears read.
     pub fn start(weights: &'a Weights<'a>, options: &StreamOptions, sequences: &[Vec<u32>]) -> anyhow::Result<Walk<'a>> {
-        let mut walk = Walk { weights, stream: weights.stream(options, sequences, |_| {})?, at: 0 };
-        let norm = weights.vector("model.layers.0.input_layernorm.weight")?;
-        walk.stream.advance_enter(&Vector::same(&norm)).map_err(interrupted)?;
+        let mut walk = Walk { weights, stream: weights.stream(options, sequences, |_| {})? };
+        walk.advance(&BTreeMap::new())?;
         Ok(walk)
     }
 
-    /// The input that the walk is at, counted over all layers.
+    /// The input that the walk is at, counted over all layers; as many as there are at the LM head.
     pub fn at(&self) -> usize {
-        self.at
+        self.stream.passed() - 1
     }
 
     /// Statistics of the input that the walk is at.
@@ -43,38 +32,34 @@ impl<'a> Walk<'a> {
         self.stream.statistics().map_err(interrupted)
     }
 
-    /// Through the linears of the input that the walk is at, to the next input.
+    /// Through the linears of the input that the walk is at, to the next input; `linears` are their weights, in their order.
     pub fn pass(&mut self, linears: &[Array2<f32>]) -> anyhow::Result<()> {
-        let (layer, input) = (self.at / INPUTS, LinearInput::ALL[self.at % INPUTS]);
-        let biases = self.weights.biases(layer, input)?;
-        let linear = |index: usize| Linear {
-            weight: Matrix::same(linears[index].view()),
-            bias: biases[index].as_deref().map(Vector::same),
+        let input = &self.weights.survey.inputs[self.at()];
+        self.advance(&input.weights().zip(linears.iter().map(|w| w.view())).collect())
+    }
+
+    /// Through a stage, with some weights instead of the model's own.
+    fn advance(&mut self, instead: &BTreeMap<String, ArrayView2<'_, f32>>) -> anyhow::Result<()> {
+        let wanted = self.stream.wanted();
+        let own = |name: &str| -> anyhow::Result<ArrayD<f32>> {
+            Ok(match self.weights.survey.input_of(name) {
+                Some(_) => self.weights.matrix(name)?.into_dyn(),
+                None => Array1::from(self.weights.vector(name)?).into_dyn(),
+            })
         };
-        let norm = match input {
-            LinearInput::AttentionOutput => Some(format!("model.layers.{layer}.post_attention_layernorm.weight")),
-            LinearInput::Down if layer + 1 == self.weights.config.num_hidden_layers => Some("model.norm.weight".to_owned()),
-            LinearInput::Down => Some(format!("model.layers.{}.input_layernorm.weight", layer + 1)),
-            LinearInput::QueryKeyValue | LinearInput::GateUp => None,
+        let given = |name: &String| match instead.get(name) {
+            Some(w) => Ok(CowArray::from(w.view().into_dyn())),
+            None => own(name).map(CowArray::from),
         };
-        let norm = norm.map(|name| self.weights.vector(&name)).transpose()?.unwrap_or_default();
-        let norm = Vector::same(norm.as_slice());
-        let stream = &mut self.stream;
-        let passed = match input {
-            LinearInput::QueryKeyValue => stream.advance_attend(&Qkv { q: linear(0), k: linear(1), v: linear(2) }),
-            LinearInput::AttentionOutput => stream.advance_add_attention(&linear(0), &norm),
-            LinearInput::GateUp => stream.advance_activate(&linear(0), &linear(1)),
-            LinearInput::Down => stream.advance_add_mlp(&linear(0), &norm),
-        };
-        self.at += 1;
-        passed.map_err(interrupted)
+        let given = wanted.iter().map(|wanted| given(&wanted.name)).collect::<anyhow::Result<Vec<_>>>()?;
+        let weights: Vec<Weight<'_>> = given.iter().map(|w| Weight::same(w.view())).collect();
+        self.stream.advance(&weights).map_err(interrupted)
     }
 
     /// Through all that is left, to the LM head.
     pub fn finish(&mut self) -> anyhow::Result<()> {
-        for at in self.at..INPUTS * self.weights.config.num_hidden_layers {
-            let linears = self.weights.group(at / INPUTS, LinearInput::ALL[at % INPUTS])?;
-            self.pass(&linears)?;
+        while self.at() < self.weights.survey.inputs.len() {
+            self.advance(&BTreeMap::new())?;
         }
         Ok(())
     }
@@ -85,13 +70,11 @@ impl<'a> Walk<'a> {
     }
 
     /// Where the walk is, to come back with [`Self::back`].
-    pub fn place(&self) -> anyhow::Result<Place> {
-        Ok(Place { mark: self.stream.mark()?, at: self.at })
+    pub fn place(&self) -> anyhow::Result<Mark> {
+        Ok(self.stream.mark()?)
     }
 
-    pub fn back(&mut self, place: &Place) -> anyhow::Result<()> {
-        self.stream.rewind(&place.mark)?;
-        self.at = place.at;
-        Ok(())
+    pub fn back(&mut self, place: &Mark) -> anyhow::Result<()> {
+        Ok(self.stream.rewind(place)?)
     }
 }

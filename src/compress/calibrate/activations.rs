@@ -1,25 +1,20 @@
 //! Statistics of a layer's inputs: from the files of an earlier export, or from the model, run only as far as it must be.
 
 use indicatif::ProgressBar;
-use ndarray::Array2;
+use ndarray::ArrayD;
 
 use super::statistics_cache::StatisticsCache;
 use super::stream::interrupted;
 use super::weights::Weights;
-use crate::calib::{Both, Linear, Matrix, Progress, Qkv, Stream, StreamOptions, Vector};
+use crate::calib::{Both, Progress, Stream, StreamOptions, Weight};
 use crate::host::interrupt;
-use crate::model::LinearInput;
 use crate::quant::InputStats;
 
-/// Inputs of a decoder layer.
-const INPUTS: usize = LinearInput::ALL.len();
-
-/// The linears of one input as a stage multiplies by them.
-pub struct StageOperands {
-    pub quantized: Vec<Array2<f32>>,
-    /// Of the unquantized model, where it runs beside; empty otherwise.
-    pub reference: Vec<Array2<f32>>,
-    pub biases: Vec<Option<Vec<f32>>>,
+/// A weight as a stage multiplies by it.
+pub struct StageOperand {
+    pub quantized: ArrayD<f32>,
+    /// Of the unquantized model, where that is another one and runs beside.
+    pub reference: Option<ArrayD<f32>>,
 }
 
 /// The model's activations on the calibration set, one input after the other.
@@ -29,8 +24,6 @@ pub struct Activations<'a> {
     options: StreamOptions,
     bar: ProgressBar,
     stream: Option<Stream<'a>>,
-    /// Inputs that the stream has come to.
-    reached: usize,
     kept: Option<StatisticsCache>,
     /// Of everything that determines the next input's statistics.
     chain: blake3::Hasher,
@@ -46,7 +39,7 @@ impl<'a> Activations<'a> {
         chain: blake3::Hasher,
         bar: ProgressBar,
     ) -> Activations<'a> {
-        Activations { weights, sequences, options, bar, stream: None, reached: 0, kept, chain }
+        Activations { weights, sequences, options, bar, stream: None, kept, chain }
     }
 
     /// Tells what the linears of the input before the next one became.
@@ -54,30 +47,32 @@ impl<'a> Activations<'a> {
         rounded(&mut self.chain);
     }
 
-    /// Statistics of input `n`, counted over all layers. `fed` gives the rounded linears of an input before it.
-    pub fn statistics(&mut self, n: usize, fed: &dyn Fn(usize) -> anyhow::Result<StageOperands>) -> anyhow::Result<InputStats> {
+    /// Statistics of input `n`, counted over all layers. `fed` gives a weight of a stage before it.
+    pub fn statistics(&mut self, n: usize, fed: &dyn Fn(&str) -> anyhow::Result<StageOperand>) -> anyhow::Result<InputStats> {
         let key = self.chain.clone().update(&(n as u64).to_le_bytes()).finalize();
         if let Some(stats) = self.kept.as_ref().map_or(Ok(None), |kept| kept.read(&key))? {
             return Ok(stats);
         }
-        if self.stream.is_none() {
-            self.stream = Some(self.start()?);
-        }
-        while self.reached <= n {
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => self.start()?,
+        };
+        while stream.passed() <= n {
             interrupt::check()?;
-            self.advance(fed)?;
+            let operands = stream.wanted().iter().map(|wanted| fed(&wanted.name)).collect::<anyhow::Result<Vec<_>>>()?;
+            stream.advance(&operands.iter().map(StageOperand::weight).collect::<Vec<_>>()).map_err(interrupted)?;
         }
-        let stream = self.stream.as_mut().expect("it was started above");
         let stats = stream.statistics().map_err(interrupted)?;
         if let Some(kept) = &self.kept {
             kept.write(&key, &stats)?;
         }
+        self.stream = Some(stream);
         Ok(stats)
     }
 
     fn start(&self) -> anyhow::Result<Stream<'a>> {
         let bar = self.bar.clone();
-        let layers = self.weights.config.num_hidden_layers;
+        let layers = self.weights.architecture.num_hidden_layers;
         let observe = move |progress: Progress| {
             let (layer, step) = ((progress.layer + 1).min(layers), progress.step);
             bar.set_message(format!("layer {layer}/{layers}: {step} {}/{}", progress.done, progress.all));
@@ -86,35 +81,10 @@ impl<'a> Activations<'a> {
         self.weights.checkpoint.release("model.embed_tokens.weight")?;
         started
     }
-
-    /// Through one stage: the linears of the input that was reached last.
-    fn advance(&mut self, fed: &dyn Fn(usize) -> anyhow::Result<StageOperands>) -> anyhow::Result<()> {
-        let (layer, input) = (self.reached / INPUTS, LinearInput::ALL[self.reached % INPUTS]);
-        let norm = |name: &str| self.weights.vector(&format!("model.layers.{layer}.{name}.weight"));
-        let stream = self.stream.as_mut().expect("statistics starts it");
-        let before = if self.reached == 0 { None } else { Some(fed(self.reached - 1)?) };
-        let linears = before.as_ref().map(StageOperands::linears).unwrap_or_default();
-        let done = match (input, linears.as_slice()) {
-            (LinearInput::QueryKeyValue, []) => stream.advance_enter(&Vector::same(&norm("input_layernorm")?)),
-            (LinearInput::QueryKeyValue, [down]) => stream.advance_add_mlp(down, &Vector::same(&norm("input_layernorm")?)),
-            (LinearInput::AttentionOutput, &[q, k, v]) => stream.advance_attend(&Qkv { q, k, v }),
-            (LinearInput::GateUp, [o]) => stream.advance_add_attention(o, &Vector::same(&norm("post_attention_layernorm")?)),
-            (LinearInput::Down, [gate, up]) => stream.advance_activate(gate, up),
-            (_, other) => unreachable!("{input:?} does not come behind {} linears", other.len()),
-        };
-        done.map_err(interrupted)?;
-        self.reached += 1;
-        Ok(())
-    }
 }
 
-impl StageOperands {
-    fn linears(&self) -> Vec<Linear<'_>> {
-        let linear = |index: usize| {
-            let quantized = &self.quantized[index];
-            let weight: Matrix<'_> = Both { quantized: quantized.view(), reference: self.reference.get(index).map(|w| w.view()) };
-            Linear { weight, bias: self.biases[index].as_deref().map(Vector::same) }
-        };
-        (0..self.quantized.len()).map(linear).collect()
+impl StageOperand {
+    fn weight(&self) -> Weight<'_> {
+        Both { quantized: self.quantized.view(), reference: self.reference.as_ref().map(|w| w.view()) }
     }
 }

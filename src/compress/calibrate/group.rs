@@ -7,11 +7,11 @@ use half::f16;
 use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use super::judge::{judge, judged_by_report};
-use super::layer::{LayerResult, place, scale_rows};
+use super::layer::{LayerResult, scale_rows};
 use super::weights::Weights;
 use crate::artifact::prepared::{Prepared, RoundingOutcome};
 use crate::artifact::quantize::refuse_lost_weights;
-use crate::model::{LinearInput, Mapping, Smooth, mappings};
+use crate::model::{LinearInput, Scaling, Smooth};
 use crate::quant::{
     AwqOptions, ClipOptions, InputStats, Rounded, Rounding, Rtn, ScaleBasis, Scheme, awq_clip, awq_scales, outlier_features,
     squared_distance, with_outliers,
@@ -24,8 +24,7 @@ const JUDGED_ROWS: usize = 512;
 
 /// One input of one layer and the linears that read it.
 pub struct Group<'a> {
-    pub layer: usize,
-    pub input: LinearInput,
+    pub input: &'a LinearInput,
     /// How each linear is stored.
     pub recipes: Vec<WeightRecipe>,
     pub awq: Option<AwqRecipe>,
@@ -35,7 +34,7 @@ pub struct Group<'a> {
 }
 
 /// AWQ's scales as they can be stored.
-struct Scaling {
+struct StoredScales {
     scales: Vec<f32>,
     ratio: f64,
 }
@@ -49,17 +48,17 @@ impl Group<'_> {
 
     /// Rounds every linear of the group into `result`.
     pub fn round_into(&self, result: &mut LayerResult) -> anyhow::Result<()> {
-        let weights = self.weights.group(self.layer, self.input)?;
+        let weights = self.weights.group(self.input)?;
         let scaling = self.scale(&weights, result)?;
         if let Some(scaling) = &scaling {
-            result.scales.insert(place(self.input), scaling.scales.clone());
+            result.scales.insert(self.input.place, scaling.scales.clone());
         }
         let rescaled = match (&self.stats, &scaling) {
             (Some(stats), Some(scaling)) => Some(stats.rescaled(&scaling.scales)),
             _ => None,
         };
         let stats = rescaled.as_ref().or(self.stats.as_ref());
-        for ((name, w), recipe) in self.input.weights(self.layer).into_iter().zip(weights).zip(&self.recipes) {
+        for ((name, w), recipe) in self.input.weights().zip(weights).zip(&self.recipes) {
             let prepared = self.round(&name, w, recipe, stats, scaling.as_ref()).with_context(|| format!("weight {name}"))?;
             if let Some(prepared) = prepared {
                 result.weights.insert(name, prepared);
@@ -69,56 +68,55 @@ impl Group<'_> {
     }
 
     /// Scales of the input's features, if AWQ finds any; what comes before is divided by them.
-    fn scale(&self, weights: &[Array2<f32>], result: &mut LayerResult) -> anyhow::Result<Option<Scaling>> {
+    fn scale(&self, weights: &[Array2<f32>], result: &mut LayerResult) -> anyhow::Result<Option<StoredScales>> {
         let (Some(awq), Some(stats)) = (self.awq, &self.stats) else { return Ok(None) };
-        let Some(mapping) = mappings(self.weights.config).into_iter().find(|mapping| mapping.balance == self.input) else {
-            return Ok(None);
-        };
+        let Some(scaling) = self.weights.survey.scaling(self.input) else { return Ok(None) };
         let quantized = weights.iter().zip(&self.recipes);
         let balance: Vec<(ArrayView2<'_, f32>, Scheme)> =
             quantized.filter_map(|(w, recipe)| Some((w.view(), recipe.scheme()?))).collect();
-        if balance.is_empty() || !self.can_take_scales(&mapping, result) {
+        if balance.is_empty() || !self.can_take_scales(scaling, result) {
             return Ok(None);
         }
         let options =
             AwqOptions { basis: ScaleBasis::ActivationAndWeight, ratio_steps: awq.ratio_steps, judged_rows: JUDGED_ROWS };
-        let found = awq_scales(&balance, stats, mapping.sharing, &options);
+        let found = awq_scales(&balance, stats, scaling.sharing, &options);
         let Some(ratio) = found.ratio else { return Ok(None) };
-        let scales = match mapping.smooth {
+        let scales = match scaling.smooth {
             Smooth::Norm(norm) => {
-                let name = format!("model.layers.{}.{norm}.weight", self.layer);
+                let name = format!("model.layers.{}.{norm}.weight", self.input.layer);
                 let (folded, scales) = folded_norm(&self.weights.vector(&name)?, &found.scales);
                 result.weights.insert(name, Prepared::Dense(vec![folded.len()], folded));
                 scales
             }
             Smooth::Linear(linear) => {
-                self.divide_before(linear, &mapping, &found.scales, result)?;
+                self.divide_before(linear, scaling, &found.scales, result)?;
                 found.scales
             }
         };
-        Ok(Some(Scaling { scales, ratio: f64::from(ratio) }))
+        Ok(Some(StoredScales { scales, ratio: f64::from(ratio) }))
     }
 
     /// Nested scales are quantized together, so that dividing a row would change them all.
-    fn can_take_scales(&self, mapping: &Mapping, result: &LayerResult) -> bool {
-        let Smooth::Linear(linear) = mapping.smooth else { return true };
-        let name = format!("model.layers.{}.{linear}.weight", self.layer);
+    fn can_take_scales(&self, scaling: &Scaling, result: &LayerResult) -> bool {
+        let Smooth::Linear(linear) = scaling.smooth else { return true };
+        let name = format!("model.layers.{}.{linear}.weight", self.input.layer);
         !matches!(result.weights.get(&name), Some(Prepared::Quantized(tensor, _)) if tensor.nested.is_some())
     }
 
     /// Puts down what a linear before the group needs to take scales: its bias divided, its weight where it is not quantized.
     /// The rows themselves are divided when the layer is finished.
-    fn divide_before(&self, linear: &str, mapping: &Mapping, scales: &[f32], result: &mut LayerResult) -> anyhow::Result<()> {
-        let module = format!("model.layers.{}.{linear}", self.layer);
+    fn divide_before(&self, linear: &str, scaling: &Scaling, scales: &[f32], result: &mut LayerResult) -> anyhow::Result<()> {
+        let module = format!("model.layers.{}.{linear}", self.input.layer);
         let weight = format!("{module}.weight");
         if let Entry::Vacant(vacant) = result.weights.entry(weight) {
             let w = self.weights.matrix(vacant.key())?;
             vacant.insert(Prepared::Dense(w.shape().to_vec(), w.into_raw_vec_and_offset().0));
         }
-        if LinearInput::of(&format!("{module}.weight")).is_some_and(|input| input.has_bias(self.weights.config)) {
+        let mut linears = self.weights.survey.layer(self.input.layer).iter().flat_map(|input| &input.linears);
+        if linears.any(|of_layer| of_layer.path == linear && of_layer.bias) {
             let name = format!("{module}.bias");
             let mut bias = self.weights.vector(&name)?;
-            scale_rows(&mut bias, &mapping.sharing.divisors(scales));
+            scale_rows(&mut bias, &scaling.sharing.divisors(scales));
             result.weights.insert(name, Prepared::Dense(vec![bias.len()], bias));
         }
         Ok(())
@@ -131,7 +129,7 @@ impl Group<'_> {
         w: Array2<f32>,
         recipe: &WeightRecipe,
         stats: Option<&InputStats>,
-        scaling: Option<&Scaling>,
+        scaling: Option<&StoredScales>,
     ) -> anyhow::Result<Option<Prepared>> {
         let scaled = match scaling {
             Some(scaling) => &w * &ArrayView1::from(scaling.scales.as_slice()),
@@ -173,7 +171,7 @@ impl Group<'_> {
         w: &Array2<f32>,
         rounded: &Rounded,
         recipe: &WeightRecipe,
-        scaling: Option<&Scaling>,
+        scaling: Option<&StoredScales>,
     ) -> anyhow::Result<RoundingOutcome> {
         let mut effective = rounded.tensor.dequantize();
         if let Some(scaling) = scaling {
@@ -202,8 +200,9 @@ impl Group<'_> {
     /// Whether AWQ's clipping is searched for: not for q and k, whose product is what counts, and not under GPTQ, which would
     /// aim at the clipped weights.
     fn clips(&self, name: &str, recipe: &WeightRecipe) -> bool {
-        let is_product = name.contains(".q_proj.") || name.contains(".k_proj.");
-        self.awq.is_some_and(|awq| awq.clip) && recipe.rounding == RoundingRecipe::Rtn && !is_product
+        let path = name.splitn(4, '.').nth(3).and_then(|path| path.strip_suffix(".weight"));
+        let is_of_scores = path.is_some_and(|path| self.weights.architecture.family.is_of_scores(path));
+        self.awq.is_some_and(|awq| awq.clip) && recipe.rounding == RoundingRecipe::Rtn && !is_of_scores
     }
 }
 

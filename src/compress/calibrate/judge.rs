@@ -3,9 +3,9 @@
 use anyhow::Context;
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
 
-use super::layer::{LayerResult, place};
+use super::layer::LayerResult;
 use crate::artifact::prepared::{Prepared, RoundingOutcome};
-use crate::model::{LinearInput, Mapping};
+use crate::model::{LinearInput, Scaling};
 use crate::quant::{InputStats, QuantizedTensor, RoundingReport, Scheme, fake_quantize, output_error, squared_distance};
 use crate::record::CalibratedRecord;
 
@@ -41,18 +41,18 @@ fn relative_output_error(w: ArrayView2<'_, f32>, effective: Array2<f32>, stats: 
 }
 
 /// Judges a linear again whose rows are divided by the scales that AWQ found for a later input, as its own scales are rounded once
-/// more with them: `w` is the linear's weight, `stats` of what it reads.
+/// more with them: `w` is the linear's weight, `stats` of `own`, what it reads.
 ///
 /// # Errors
 /// A scale is beyond f16 once its row is divided.
 pub fn judge_divided(
     result: &mut LayerResult,
-    (layer, mapping): (usize, &Mapping),
+    (scaling, input): (&Scaling, &LinearInput),
     w: impl FnOnce(&str) -> anyhow::Result<Array2<f32>>,
-    stats: &InputStats,
+    (own, stats): (&LinearInput, &InputStats),
 ) -> anyhow::Result<()> {
-    let Some((name, factors)) = result.divided_rows(layer, mapping) else { return Ok(()) };
-    let columns = LinearInput::of(&name).and_then(|input| result.scales.get(&place(input))).cloned();
+    let Some((name, factors)) = result.divided_rows(scaling, input) else { return Ok(()) };
+    let columns = result.scales.get(&own.place).cloned();
     let Some(Prepared::Quantized(tensor, found)) = result.weights.get_mut(&name) else { return Ok(()) };
     let effective = effective(tensor, &factors, columns.as_deref()).with_context(|| format!("weight {name}"))?;
     let w = w(&name)?;
@@ -81,26 +81,27 @@ mod tests {
     use half::f16;
 
     use super::*;
-    use crate::model::{DecoderConfig, Smooth, mappings};
+    use crate::model::{Architecture, Smooth, Survey};
     use crate::quant::{Rounding, Rtn};
     use crate::recipe::{FormatName, WeightRecipe};
 
     /// Two heads of width 16; v and o are 32 × 32.
-    fn config() -> DecoderConfig {
+    fn survey() -> Survey {
         let config = serde_json::json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "vocab_size": 8, "hidden_size": 32,
             "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16,
             "max_position_embeddings": 16, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
             "torch_dtype": "float32",
         });
-        DecoderConfig::from_json(&config.to_string()).unwrap()
+        Architecture::from_json(&config.to_string()).unwrap().survey().unwrap()
     }
 
     #[test]
     fn a_divided_linear_is_judged_by_the_scales_that_are_written() {
         const NAME: &str = "model.layers.0.self_attn.v_proj.weight";
-        let mapping = |config| mappings(config).into_iter().find(|mapping| mapping.smooth == Smooth::Linear("self_attn.v_proj"));
-        let mapping = mapping(&config()).expect("v takes scales where heads are not shared");
+        let survey = survey();
+        let of_v = survey.scalings(0).find(|(scaling, _)| scaling.smooth == Smooth::Linear("self_attn.v_proj"));
+        let (of_v, own) = (of_v.expect("v takes scales where heads are not shared"), &survey.layer(0)[0]);
         // Four bits hold these exactly: codes down to −8, scale 1.
         let w = Array2::from_shape_fn((32, 32), |(i, j)| if j == 0 { -8.0 } else { ((i * 5 + j * 3) % 8) as f32 });
         let scheme = WeightRecipe::of(FormatName::Int4).scheme().unwrap();
@@ -114,7 +115,7 @@ mod tests {
         result.weights.insert(NAME.to_owned(), Prepared::Quantized(Box::new(tensor), found));
         let stats = InputStats { tokens: 1, gram: Array2::eye(32), mean_abs: vec![1.0; 32], max_abs: vec![1.0; 32], cross: None };
         let again = |result: &mut LayerResult| {
-            judge_divided(result, (0, &mapping), |_| Ok(w.clone()), &stats).unwrap();
+            judge_divided(result, of_v, |_| Ok(w.clone()), (own, &stats)).unwrap();
             let Prepared::Quantized(_, found) = &result.weights[NAME] else { panic!("it was quantized") };
             found.clone()
         };
@@ -135,7 +136,7 @@ mod tests {
         }
         assert_eq!((calibrated.rtn_output_error, calibrated.awq_ratio), (0.25, Some(0.5)));
         // The layer's file holds those scales.
-        let Prepared::Quantized(written, _) = &result.finished(&config(), 0).unwrap()[NAME] else { panic!("it was quantized") };
+        let Prepared::Quantized(written, _) = &result.finished(&survey, 0).unwrap()[NAME] else { panic!("it was quantized") };
         assert_eq!(written.scales[0], f16::from_f32(1.0 / 3.0).to_f32().copysign(written.scales[0]));
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::weights::Weights;
 use crate::artifact::prepared::{Prepared, RoundingOutcome};
 use crate::checkpoint::{Numbers, TensorFile};
-use crate::model::{DecoderConfig, LinearInput, Mapping, Smooth, mappings};
+use crate::model::{LinearInput, Scaling, Smooth, Survey};
 use crate::quant::{Codes, NestedScales, Outliers, QuantizedTensor};
 use crate::recipe::WeightRecipe;
 
@@ -21,7 +21,7 @@ use crate::recipe::WeightRecipe;
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct LayerResult {
     pub weights: BTreeMap<String, Prepared>,
-    /// AWQ's scales of each input that has some, by its place in [`LinearInput::ALL`]: columns of its linears hold them.
+    /// AWQ's scales of each input that has some, by its place in the layer: columns of its linears hold them.
     pub scales: BTreeMap<usize, Vec<f32>>,
 }
 
@@ -32,25 +32,21 @@ struct Note {
 }
 
 impl LayerResult {
-    /// The weights of one input's linears as the stream multiplies by them: dequantized, AWQ's scales taken out.
-    pub fn effective(&self, weights: &Weights<'_>, layer: usize, input: LinearInput) -> anyhow::Result<Vec<Array2<f32>>> {
-        let scales = self.scales.get(&place(input));
-        let effective = |name: &String| {
-            let mut w = match self.weights.get(name) {
-                Some(Prepared::Quantized(tensor, _)) => tensor.dequantize(),
-                Some(Prepared::Dense(..)) | None => return weights.matrix(name),
-            };
-            if let Some(scales) = scales {
-                w /= &ArrayView1::from(scales.as_slice());
-            }
-            Ok(w)
+    /// The weight of a linear that reads `input`, as the stream multiplies by it: dequantized, AWQ's scales taken out.
+    pub fn effective(&self, weights: &Weights<'_>, input: &LinearInput, name: &str) -> anyhow::Result<Array2<f32>> {
+        let mut w = match self.weights.get(name) {
+            Some(Prepared::Quantized(tensor, _)) => tensor.dequantize(),
+            Some(Prepared::Dense(..)) | None => return weights.matrix(name),
         };
-        input.weights(layer).iter().map(effective).collect()
+        if let Some(scales) = self.scales.get(&input.place) {
+            w /= &ArrayView1::from(scales.as_slice());
+        }
+        Ok(w)
     }
 
     /// BLAKE3 of everything that decides [`Self::effective`] beside the checkpoint.
-    pub fn hash_input(&self, layer: usize, input: LinearInput, hash: &mut blake3::Hasher) {
-        for name in input.weights(layer) {
+    pub fn hash_input(&self, input: &LinearInput, hash: &mut blake3::Hasher) {
+        for name in input.weights() {
             let Some(Prepared::Quantized(tensor, _)) = self.weights.get(&name) else { continue };
             hash.update(name.as_bytes()).update(&tensor.codes);
             update_f32(hash, &tensor.scales);
@@ -61,26 +57,26 @@ impl LayerResult {
                 update_f32(hash, &outliers.weights);
             }
         }
-        if let Some(scales) = self.scales.get(&place(input)) {
+        if let Some(scales) = self.scales.get(&input.place) {
             update_f32(hash, scales);
         }
     }
 
     /// The weight whose rows AWQ's scales of a later input divide, if there are any, and what its rows are multiplied by.
-    pub fn divided_rows(&self, layer: usize, mapping: &Mapping) -> Option<(String, Vec<f32>)> {
-        let (Smooth::Linear(linear), Some(scales)) = (mapping.smooth, self.scales.get(&place(mapping.balance))) else {
+    pub fn divided_rows(&self, scaling: &Scaling, input: &LinearInput) -> Option<(String, Vec<f32>)> {
+        let (Smooth::Linear(linear), Some(scales)) = (scaling.smooth, self.scales.get(&input.place)) else {
             return None;
         };
-        Some((format!("model.layers.{layer}.{linear}.weight"), mapping.sharing.divisors(scales)))
+        Some((format!("model.layers.{}.{linear}.weight", input.layer), scaling.sharing.divisors(scales)))
     }
 
     /// The weights as the artifact holds them.
     ///
     /// # Errors
     /// A scale is beyond f16 once its row is divided.
-    pub fn finished(mut self, config: &DecoderConfig, layer: usize) -> anyhow::Result<BTreeMap<String, Prepared>> {
-        for mapping in mappings(config) {
-            let Some((name, factors)) = self.divided_rows(layer, &mapping) else { continue };
+    pub fn finished(mut self, survey: &Survey, layer: usize) -> anyhow::Result<BTreeMap<String, Prepared>> {
+        for (scaling, input) in survey.scalings(layer) {
+            let Some((name, factors)) = self.divided_rows(scaling, input) else { continue };
             match self.weights.get_mut(&name) {
                 Some(Prepared::Quantized(tensor, _)) => {
                     tensor.scale_rows(&factors).with_context(|| format!("weight {name}"))?;
@@ -141,11 +137,6 @@ impl LayerResult {
         }
         Ok(result)
     }
-}
-
-/// Place of an input in [`LinearInput::ALL`].
-pub fn place(input: LinearInput) -> usize {
-    LinearInput::ALL.iter().position(|&other| other == input).expect("ALL holds every input")
 }
 
 /// Rows of a row-major matrix, or elements of a vector, times their factors.

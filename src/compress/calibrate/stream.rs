@@ -28,7 +28,7 @@ impl Weights<'_> {
                 failed.get_or_insert(error);
             }
         };
-        let started = Stream::start(self.config, options, sequences, &mut embedding, Box::new(observe));
+        let started = Stream::start(self.architecture, options, sequences, &mut embedding, Box::new(observe));
         match failed {
             Some(error) => Err(error),
             None => started.map_err(interrupted),

@@ -4,13 +4,15 @@ use anyhow::Context;
 use ndarray::{Array2, ArrayView2};
 
 use crate::checkpoint::{Checkpoint, TensorView};
-use crate::model::{DecoderConfig, LinearInput, ModelRotation};
+use crate::model::{Architecture, LinearInput, ModelRotation, Survey};
 use crate::tensor;
 
 /// Where weights come from before they are rounded.
 pub struct Weights<'a> {
     pub checkpoint: &'a Checkpoint,
-    pub config: &'a DecoderConfig,
+    pub architecture: &'a Architecture,
+    /// What the architecture asks of the checkpoint.
+    pub survey: &'a Survey,
     pub rotation: Option<ModelRotation>,
 }
 
@@ -30,8 +32,8 @@ impl Weights<'_> {
     }
 
     /// The weights of the linears that read `input`.
-    pub fn group(&self, layer: usize, input: LinearInput) -> anyhow::Result<Vec<Array2<f32>>> {
-        input.weights(layer).iter().map(|name| self.matrix(name)).collect()
+    pub fn group(&self, input: &LinearInput) -> anyhow::Result<Vec<Array2<f32>>> {
+        input.weights().map(|name| self.matrix(&name)).collect()
     }
 
     /// A norm's weight or a bias.
@@ -50,7 +52,7 @@ impl Weights<'_> {
 
     /// The LM head's weight, `[vocab_size, hidden_size]`; the embedding where they are tied.
     pub fn head_table(&self) -> anyhow::Result<Array2<f32>> {
-        self.matrix(if self.config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" })
+        self.matrix(if self.architecture.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" })
     }
 
     /// What the head's input is multiplied by before, if by anything.
@@ -65,16 +67,6 @@ impl Weights<'_> {
     pub fn folded_norm(&self, name: &str) -> anyhow::Result<Option<Vec<f32>>> {
         let norm = self.rotation.as_ref().and_then(|rotation| rotation.folded_norm(name));
         norm.map(|norm| Ok(self.read(&norm)?.1)).transpose()
-    }
-
-    /// The bias of each linear that reads `input`, `[out_features]`; `None` where it has none.
-    ///
-    /// # Errors
-    /// A bias is not a number or infinite.
-    pub fn biases(&self, layer: usize, input: LinearInput) -> anyhow::Result<Vec<Option<Vec<f32>>>> {
-        let has_bias = input.has_bias(self.config);
-        let bias = |linear: &&str| self.vector(&format!("model.layers.{layer}.{linear}.bias"));
-        input.linears().iter().map(|linear| has_bias.then(|| bias(linear)).transpose()).collect()
     }
 
     /// Row `id` of the embedding, `[hidden_size]`.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use qonnx::model::DecoderConfig;
+use qonnx::model::Architecture;
 use qonnx::tensor::DType;
 use serde_json::{Map, Value, json};
 
@@ -13,13 +13,13 @@ pub fn write_checkpoint(folder: &Path, config: &Value, dtype: DType) {
     fs::write(folder.join("config.json"), config.to_string()).expect("the place is ours");
     let tokenizer = super::tiny::model().join("tokenizer.json");
     fs::copy(tokenizer, folder.join("tokenizer.json")).expect("the fixture is readable");
-    let config = DecoderConfig::from_value(config).unwrap_or_else(|error| panic!("{error}"));
+    let config = Architecture::from_value(config).unwrap_or_else(|error| panic!("{error}"));
     fs::write(folder.join("model.safetensors"), safetensors(&config, dtype)).expect("the place is ours");
 }
 
 /// One xorshift64 stream over the tensors in the order of their names: weights of size 1/8 to 1/2, norms of 1 to 1.5.
-fn safetensors(config: &DecoderConfig, dtype: DType) -> Vec<u8> {
-    let mut tensors = config.expected_tensors();
+fn safetensors(config: &Architecture, dtype: DType) -> Vec<u8> {
+    let mut tensors = config.expected_tensors().expect("sizes that fit");
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     let (mut header, mut data, mut state) = (Map::new(), Vec::new(), 1u64);
     for tensor in tensors {

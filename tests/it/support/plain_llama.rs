@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ndarray::{Array1, Array2, ArrayView1, Axis, concatenate, s};
-use qonnx::model::DecoderConfig;
+use qonnx::model::Architecture;
 use serde_json::json;
 
 const IDS: [usize; 9] = [3, 17, 0, 8, 8, 21, 1, 40, 5];
@@ -12,17 +12,17 @@ const IDS: [usize; 9] = [3, 17, 0, 8, 8, 21, 1, 40, 5];
 pub type Weights = BTreeMap<String, Array2<f32>>;
 
 /// Four query heads on two value heads, biases everywhere.
-pub fn config(tied: bool) -> DecoderConfig {
+pub fn config(tied: bool) -> Architecture {
     let json = json!({
         "architectures": ["LlamaForCausalLM"], "vocab_size": 41, "hidden_size": 48, "intermediate_size": 80,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0, "tie_word_embeddings": tied, "attention_bias": true, "mlp_bias": true,
     });
-    DecoderConfig::from_value(&json).expect("a config that is supported")
+    Architecture::from_value(&json).expect("a config that is supported")
 }
 
 /// xorshift64: matrices of size 0.25, norms from 0.35 to 2.8, so that a norm that is not folded shows.
-pub fn weights(cfg: &DecoderConfig) -> Weights {
+pub fn weights(cfg: &Architecture) -> Weights {
     let mut state = 7u64;
     let mut next = || {
         state ^= state << 13;
@@ -30,8 +30,14 @@ pub fn weights(cfg: &DecoderConfig) -> Weights {
         state ^= state << 17;
         (state >> 40) as f32 / (1 << 23) as f32 - 1.0
     };
-    let tensors = cfg.expected_tensors().into_iter();
+    let mut tensors = cfg.expected_tensors().expect("sizes that fit");
+    // A layer's norms are drawn behind its linears.
+    let layer = |name: &str| name.strip_prefix("model.layers.").map(|rest| rest[..1].to_owned());
+    for of_layer in tensors.chunk_by_mut(|a, b| layer(&a.name) == layer(&b.name)) {
+        of_layer.sort_by_key(|tensor| layer(&tensor.name).is_some() && tensor.name.ends_with("norm.weight"));
+    }
     tensors
+        .into_iter()
         .map(|tensor| {
             let shape = if let [rows, columns] = tensor.shape[..] { (rows, columns) } else { (1, tensor.shape[0]) };
             let norm = tensor.name.ends_with("norm.weight");
@@ -43,7 +49,7 @@ pub fn weights(cfg: &DecoderConfig) -> Weights {
 
 /// The model of a checkpoint, or of its rotation when a head matrix is given.
 pub struct Llama<'a> {
-    pub cfg: &'a DecoderConfig,
+    pub cfg: &'a Architecture,
     pub weights: &'a Weights,
     pub head_matrix: Option<Array2<f32>>,
 }

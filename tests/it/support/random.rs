@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use qonnx::model::{DecoderConfig, GraphOptions, StoredCodes, StoredForm, StoredScales, StoredWeight, WeightForm, decoder};
+use qonnx::model::{Architecture, GraphOptions, StoredCodes, StoredForm, StoredScales, StoredWeight, WeightForm, decoder};
 use qonnx::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
 use qonnx::quant::{Format, Granularity, ScaleRule, ScaleStorage, Scheme};
 use qonnx::tensor::DType;
@@ -40,7 +40,7 @@ pub fn write_artifact(dir: &Path, activation: DType, form: &dyn Fn(&str) -> Weig
     });
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
     std::fs::write(dir.join("tokenizer.json"), tokenizer().to_string()).unwrap();
-    let cfg = DecoderConfig::from_json(&config.to_string()).unwrap();
+    let cfg = Architecture::from_json(&config.to_string()).unwrap();
     let graph = decoder(&cfg, &GraphOptions::of(&cfg, activation), form).unwrap();
     let layout = Layout::of(&graph.model);
     let file = DataFile::create(&dir.join(DATA_FILE), &layout).unwrap();

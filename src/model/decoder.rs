@@ -1,11 +1,13 @@
-//! `LlamaForCausalLM`, reading like the model.
+//! A whole decoder, reading like the model; what a layer is, its family says.
 
 use std::cell::RefCell;
 
-use super::attention::{KvPair, Positions, Qkv, attention, past, positions};
+use super::architecture::Architecture;
+use super::attention::{KvPair, Place, Positions, given_positions, past, positions};
 use super::config::DecoderConfig;
 use super::module::{Build, Module, Source};
 use super::names;
+use super::parts::{Stream, norm};
 use super::rope::most_positions;
 use super::stored::{StoredWeight, WeightForm};
 use crate::onnx::{Graph, GraphError, Model, Type, Value};
@@ -52,28 +54,33 @@ pub struct DecoderGraph {
 ///
 /// `form` says what the planner wants of each weight, asked once for each by its name in the checkpoint.
 pub fn decoder(
-    cfg: &DecoderConfig,
+    cfg: &Architecture,
     options: &GraphOptions,
     form: &dyn Fn(&str) -> WeightForm,
 ) -> Result<DecoderGraph, GraphError> {
-    let graph = Graph::new("llama");
+    let graph = Graph::new(cfg.family.layers().model_type());
     let source = Source::Initializers(form);
     let build = Build { graph: &graph, activation: options.activation, source, stored: RefCell::default() };
-    let outputs = causal_lm(&Module::root(&build), cfg, options);
+    let outputs = causal_lm(&Module::root(&build), cfg, options, Cache::Grows);
     let weights = build.stored.into_inner();
     Ok(DecoderGraph { model: graph.finish(&outputs)?, weights })
 }
 
-/// Embedding, layers, final norm, LM head (HF `LlamaForCausalLM`).
-fn causal_lm(m: &Module, cfg: &DecoderConfig, options: &GraphOptions) -> Vec<Value> {
+/// Whether there are keys and values of tokens before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cache {
+    /// They come in, and go out with those of the new tokens.
+    Grows,
+    /// Every row begins at position 0 and is as long as the others.
+    None,
+}
+
+/// Embedding, layers, final norm, LM head (HF `…ForCausalLM`).
+pub(super) fn causal_lm(m: &Module, cfg: &Architecture, options: &GraphOptions, cache: Cache) -> Vec<Value> {
     let (op, model) = (m.op(), m.child("model"));
     let graph = op.graph();
     let ids = graph.input(names::INPUT_IDS, Type::new(DType::I64, ["batch".into(), "sequence".into()]));
-    let most = most_positions(cfg);
-    if options.max_context > most {
-        model.refuse("rotary_emb", "max_context", &format!("at most {most}"), &options.max_context.to_string());
-    }
-    let pos = positions(&model, cfg, options.activation, options.max_context.min(most));
+    let pos = checked_positions(&model, cfg, options, cache);
 
     let table = model.table("embed_tokens", cfg.vocab_size, cfg.hidden_size);
     let mut stream = Stream { x: model.child("embed_tokens").rows(table, ids), delta: None };
@@ -82,9 +89,10 @@ fn causal_lm(m: &Module, cfg: &DecoderConfig, options: &GraphOptions) -> Vec<Val
         model.refuse("layers", "num_hidden_layers", &format!("at most {MOST_LAYERS}"), &cfg.num_hidden_layers.to_string());
     }
     for layer in 0..cfg.num_hidden_layers.min(MOST_LAYERS) {
-        let past = past(graph, cfg, options.activation, layer);
-        let present;
-        (stream, present) = decoder_layer(&model.child(&format!("layers.{layer}")), cfg, stream, &pos, past);
+        let past = (cache == Cache::Grows).then(|| past(graph, cfg, options.activation, layer));
+        let place = Place { layer, positions: &pos, past };
+        let present: KvPair;
+        (stream, present) = cfg.family.layers().layer(&model.child(&format!("layers.{layer}")), cfg, stream, place);
         presents.push(graph.rename(present.key, &names::present_key(layer)));
         presents.push(graph.rename(present.value, &names::present_value(layer)));
     }
@@ -98,58 +106,14 @@ fn causal_lm(m: &Module, cfg: &DecoderConfig, options: &GraphOptions) -> Vec<Val
     [graph.rename(logits, names::LOGITS)].into_iter().chain(presents).collect()
 }
 
-/// The residual stream: `x`, and what the last part adds to it, left to the next norm that adds and normalizes at once.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Stream {
-    pub x: Value,
-    pub delta: Option<Value>,
-}
-
-/// One pre-norm decoder layer (HF `LlamaDecoderLayer`).
-///
-/// ```text
-/// x ─┬─ input_layernorm ─ self_attn ─(+)─┬─ post_attention_layernorm ─ mlp ─(+)─ out
-///    └──────────────────────────────┘    └─────────────────────────────────┘
-/// ```
-fn decoder_layer(m: &Module, cfg: &DecoderConfig, stream: Stream, pos: &Positions, past: KvPair) -> (Stream, KvPair) {
-    let (h, x) = norm(m, "input_layernorm", cfg, stream);
-    let (attn_out, present) = self_attn(&m.child("self_attn"), cfg, h, pos, past);
-    let (h, x) = norm(m, "post_attention_layernorm", cfg, Stream { x, delta: Some(attn_out) });
-    let mlp_out = mlp(&m.child("mlp"), cfg, h);
-    (Stream { x, delta: Some(mlp_out) }, present)
-}
-
-/// `(normalized, x)` with everything added to `x`.
-pub(super) fn norm(m: &Module, name: &str, cfg: &DecoderConfig, stream: Stream) -> (Value, Value) {
-    match stream.delta {
-        None => (m.rms_norm(name, stream.x, cfg.rms_norm_eps), stream.x),
-        Some(delta) => m.add_rms_norm(name, stream.x, delta, cfg.rms_norm_eps),
+fn checked_positions(model: &Module, cfg: &DecoderConfig, options: &GraphOptions, cache: Cache) -> Positions {
+    let most = most_positions(cfg);
+    if options.max_context > most {
+        model.refuse("rotary_emb", "max_context", &format!("at most {most}"), &options.max_context.to_string());
     }
-}
-
-/// Grouped-query attention with rotary positions and a KV cache.
-fn self_attn(m: &Module, cfg: &DecoderConfig, x: Value, pos: &Positions, past: KvPair) -> (Value, KvPair) {
-    let (y, present) = heads(m, cfg, x, pos, Some(past));
-    (m.linear("o_proj", y, cfg.hidden_size, cfg.attention_bias), present)
-}
-
-/// What the heads make of `x`, before `o_proj` mixes them: `[batch, sequence, heads * head_dim]`.
-pub(super) fn heads(m: &Module, cfg: &DecoderConfig, x: Value, pos: &Positions, past: Option<KvPair>) -> (Value, KvPair) {
-    let q = m.linear("q_proj", x, cfg.q_width(), cfg.attention_bias); // [batch, sequence, heads * head_dim]
-    let k = m.linear("k_proj", x, cfg.kv_width(), cfg.attention_bias); // [batch, sequence, kv_heads * head_dim]
-    let v = m.linear("v_proj", x, cfg.kv_width(), cfg.attention_bias);
-    attention(m, cfg, Qkv { q, k, v }, pos, past)
-}
-
-/// SwiGLU: down( silu(gate(x)) ⊙ up(x) ).
-fn mlp(m: &Module, cfg: &DecoderConfig, x: Value) -> Value {
-    m.linear("down_proj", gated(m, cfg, x), cfg.hidden_size, cfg.mlp_bias)
-}
-
-/// silu(gate(x)) ⊙ up(x): `[batch, sequence, intermediate_size]`.
-pub(super) fn gated(m: &Module, cfg: &DecoderConfig, x: Value) -> Value {
-    let op = m.op();
-    let gate = m.linear("gate_proj", x, cfg.intermediate_size, cfg.mlp_bias);
-    let up = m.linear("up_proj", x, cfg.intermediate_size, cfg.mlp_bias);
-    op.mul(op.silu(gate), up)
+    let positions = match cache {
+        Cache::Grows => positions,
+        Cache::None => given_positions,
+    };
+    positions(model, cfg, options.activation, options.max_context.min(most))
 }

@@ -1,0 +1,21 @@
+//! A model before its weights: sizes and options, and the family that writes its layers.
+
+use std::ops::Deref;
+
+use super::config::DecoderConfig;
+use super::family::Family;
+
+/// What a `config.json` says, whatever the family: everything that a graph needs but the weights.
+#[derive(Debug, Clone)]
+pub struct Architecture {
+    pub config: DecoderConfig,
+    pub family: Family,
+}
+
+impl Deref for Architecture {
+    type Target = DecoderConfig;
+
+    fn deref(&self) -> &DecoderConfig {
+        &self.config
+    }
+}
