@@ -13,7 +13,7 @@ use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 /// A module uses lower rows only, never its own row or a higher one.
 const ROWS: &[&[&str]] = &[
     &["fault"],
-    &["contract", "host", "tensor"],
+    &["contract", "features", "host", "tensor"],
     &["usage"],
     &["checkpoint", "companions", "quant", "onnx", "recipe", "record", "generate", "settings"],
     &["model", "eval", "runtime", "calib", "bench", "report"],
