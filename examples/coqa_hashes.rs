@@ -1,5 +1,5 @@
 //! Prints `id turn_id sha256(prompt) sha256(json of references)` of every turn of a CoQA file, to compare with what
-//! lm_eval's own functions give: `scripts/golden_coqa.py --hash FILE` prints the same lines.
+//! lm_eval's own functions give: `tests/goldens/make/golden_coqa.py --hash FILE` prints the same lines.
 
 use qonnx::eval::coqa::protocol::{AskedTurns, Protocol, sha256_hex};
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Formatting, clippy with warnings as errors, all tests: everything CI runs, from a fresh clone on.
+# Formatting, clippy with warnings as errors, each feature alone and none, all tests: everything CI runs, from a fresh clone on.
 #
 # Needs a Rust toolchain and python3 with pip. Fetches ONNX Runtime, the Python packages of the parity tests and Chromium (as
 # root, from Debian's packages, strace and bindfs too) once; ORT_DYLIB_PATH, QONNX_PYTHON and QONNX_CHROMIUM, where set, are used instead.
@@ -38,6 +38,12 @@ cargo fmt --check
 
 heading "clippy"
 cargo clippy --locked --all-targets -- -D warnings
+
+heading "features"
+# Each part alone, and none: what a build lacks must leave nothing unused behind.
+for features in "" hub parquet report; do
+    cargo clippy --quiet --locked --lib --bins --no-default-features --features "$features" -- -D warnings
+done
 
 heading "tests"
 log=$(mktemp)

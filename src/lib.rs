@@ -4,7 +4,7 @@
 //! modules of lower rows; `tests/tidy.rs` checks it:
 //!
 //! 1. [`fault`]
-//! 2. [`contract`], [`host`], [`tensor`]
+//! 2. [`contract`], [`features`], [`host`], [`tensor`]
 //! 3. [`usage`]
 //! 4. [`checkpoint`], [`companions`], [`quant`], [`onnx`], [`recipe`], [`record`], [`generate`], [`settings`]
 //! 5. [`model`], [`eval`], [`runtime`], [`calib`], [`bench`], [`report`]
@@ -26,6 +26,7 @@ pub mod compress;
 pub mod contract;
 pub mod eval;
 pub mod fault;
+pub mod features;
 pub mod generate;
 pub mod host;
 pub mod model;
@@ -33,6 +34,7 @@ pub mod onnx;
 pub mod quant;
 pub mod recipe;
 pub mod record;
+#[cfg(feature = "report")]
 pub mod report;
 pub mod runtime;
 pub mod settings;

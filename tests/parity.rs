@@ -1,7 +1,7 @@
 //! The embedded model through the artifact gives what Hugging Face transformers gives.
 //!
-//! Runs on the CPU in f32, and on CUDA in f16 with `QONNX_TEST_EP=cuda`. Goldens come from scripts/golden_logits.py and
-//! scripts/golden_answers.py.
+//! Runs on the CPU in f32, and on CUDA in f16 with `QONNX_TEST_EP=cuda`. Goldens come from
+//! tests/goldens/make/golden_logits.py and tests/goldens/make/golden_answers.py.
 
 #[path = "it/support/made_up.rs"]
 mod made_up;

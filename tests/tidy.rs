@@ -13,7 +13,7 @@ use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 /// A module uses lower rows only, never its own row or a higher one.
 const ROWS: &[&[&str]] = &[
     &["fault"],
-    &["contract", "host", "tensor"],
+    &["contract", "features", "host", "tensor"],
     &["usage"],
     &["checkpoint", "companions", "quant", "onnx", "recipe", "record", "generate", "settings"],
     &["model", "eval", "runtime", "calib", "bench", "report"],
@@ -62,6 +62,33 @@ const HARD_FUNCTION_LINES: usize = 100;
 
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: &[&str] = &["utils", "util", "helpers", "helper", "common", "misc", "v2"];
+
+/// Where scripts lie: set-up of the product; what makes goldens, beside them; the lab, beside its results.
+const SCRIPT_FOLDERS: [&str; 3] = ["scripts", "tests/goldens/make", "results/lab"];
+
+/// What may name a script by its path.
+const TEXTS: &[&str] = &[
+    ".ci",
+    "ARCHITECTURE.md",
+    "Cargo.toml",
+    "Dockerfile",
+    "README.md",
+    "benches",
+    "build.rs",
+    "calibration",
+    "docker-compose.yaml",
+    "env.example",
+    "examples",
+    "fixtures",
+    "fuzz/fuzz_targets",
+    "fuzz/readers.rs",
+    "graphs",
+    "results",
+    "run.sh",
+    "scripts",
+    "src",
+    "tests",
+];
 
 /// One Rust file, split into what ships and what is test code.
 struct Source {
@@ -470,9 +497,42 @@ fn check_name(path: &str) -> Vec<String> {
     empty.map(|part| format!("{path}: `{part}` says nothing about what is inside")).collect()
 }
 
-/// The repository's files under `folder`, relative to the root, sorted.
+/// Whether `path` is a script, or the list of packages of one.
+fn is_script(path: &str) -> bool {
+    [".py", ".sh", "requirements.txt"].iter().any(|end| path.ends_with(end))
+}
+
+/// The scripts that a text names by their path from the repository's root.
+fn named_scripts(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || "/._-".contains(c)));
+    let paths = words.map(|word| word.trim_start_matches("./").trim_end_matches('.'));
+    paths.filter(|path| is_script(path) && TEXTS.iter().any(|top| path.starts_with(&format!("{top}/"))))
+}
+
+/// Scripts that `text` names and that are not in the repository.
+fn check_scripts(path: &str, text: &str) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let absent = named_scripts(text).filter(|script| !root.join(script).is_file());
+    absent.map(|script| format!("{path}: there is no {script}")).collect()
+}
+
+/// Logs and numbers of a run stay as they were written, whatever moved since.
+fn is_record_of_a_run(path: &str) -> bool {
+    path.starts_with("results/") && ![".md", ".py", ".sh", ".toml"].iter().any(|end| path.ends_with(end))
+}
+
+/// What a folder's README says of its scripts: the first word in backquotes of each row of its table.
+fn listed_scripts(readme: &str) -> Vec<String> {
+    let rows = readme.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    rows.map(|(name, _)| name.to_owned()).collect()
+}
+
+/// The repository's files under `folder`, relative to the root, sorted; `folder` itself where it is a file.
 fn files_under(folder: &str) -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if root.join(folder).is_file() {
+        return vec![folder.to_owned()];
+    }
     let mut found = Vec::new();
     let mut folders = vec![root.join(folder)];
     while let Some(folder) = folders.pop() {
@@ -559,8 +619,29 @@ fn nothing_is_unfinished_silenced_or_ignored() {
 
 #[test]
 fn names_say_what_is_inside() {
-    let folders = ["src", "tests", "benches", "scripts", "graphs", "calibration", "fixtures"];
+    let folders = ["src", "tests", "benches", "scripts", "graphs", "calibration", "fixtures", "results/lab"];
     expect_none(folders.iter().flat_map(|folder| files_under(folder)).flat_map(|path| check_name(&path)).collect());
+}
+
+#[test]
+fn every_script_that_is_named_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let paths = TEXTS.iter().flat_map(|top| files_under(top)).filter(|path| !is_record_of_a_run(path));
+    let texts = paths.filter_map(|path| Some((fs::read_to_string(root.join(&path)).ok()?, path)));
+    expect_none(texts.flat_map(|(text, path)| check_scripts(&path, &text)).collect());
+}
+
+#[test]
+fn each_script_is_a_line_of_its_folders_readme() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for folder in SCRIPT_FOLDERS {
+        let readme = fs::read_to_string(root.join(folder).join("README.md")).unwrap_or_else(|e| panic!("{folder}: {e}"));
+        let mut listed = listed_scripts(&readme);
+        listed.sort();
+        let scripts = files_under(folder).into_iter().filter(|path| is_script(path));
+        let there: Vec<String> = scripts.map(|path| path[folder.len() + 1..].to_owned()).collect();
+        assert_eq!(listed, there, "{folder}/README.md has one row a script");
+    }
 }
 
 /// The rules can fail: each is fed a snippet that breaks it, beside one that does not.
@@ -663,6 +744,16 @@ mod rules {
         assert_eq!(source.test_modules, ["tests"]);
         assert_eq!(source.test_module_prefix("tests"), "src/quant/tests");
         assert_eq!(Source::parse("src/quant/rtn.rs", "").test_module_prefix("tests"), "src/quant/rtn/tests");
+    }
+
+    #[test]
+    fn scripts() {
+        let gone = ["scripts", "gone.py"].join("/");
+        let text = format!("`{gone} --flag`, ./scripts/test.sh. $HOME/{gone} gone.py join(\"{gone}\") scripts/README.md");
+        assert_eq!(named_scripts(&text).collect::<Vec<_>>(), [&gone, "scripts/test.sh", &gone]);
+        assert_eq!(check_scripts("README.md", &text), [(); 2].map(|()| format!("README.md: there is no {gone}")));
+        assert!(is_record_of_a_run("results/h200/parity.txt") && !is_record_of_a_run("results/README.md"));
+        assert_eq!(listed_scripts("| script | what |\n|---|---|\n| `a.py` | `b.py` |\n`c.py`\n"), ["a.py"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod beside;
 mod error;
 mod header;
+#[cfg_attr(not(feature = "hub"), path = "hub/absent.rs")]
 pub mod hub;
 mod index;
 mod mapped;

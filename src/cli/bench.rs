@@ -67,7 +67,7 @@ pub struct BenchArgs {
     /// Also write one line a point to this file; `-` writes them to stdout instead of the table.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// Also write the graph that is measured to this file, for other programs to run: `scripts/honest_timing.py` does.
+    /// Also write the graph that is measured to this file, for other programs to run: `results/lab/honest_timing.py` does.
     #[arg(long, value_name = "FILE")]
     save_graph: Option<PathBuf>,
     /// The table in Markdown.

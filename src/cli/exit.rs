@@ -23,7 +23,10 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
             })+
         };
     }
+    #[cfg(feature = "report")]
+    ask!(qonnx::report::ReportError);
     ask!(
+        qonnx::features::NotBuilt,
         qonnx::checkpoint::CheckpointError,
         qonnx::checkpoint::TensorFileError,
         qonnx::checkpoint::hub::HubError,
@@ -38,7 +41,6 @@ fn fault_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
         qonnx::recipe::RecipeError,
         qonnx::record::RecordError,
         qonnx::record::RunRecordError,
-        qonnx::report::ReportError,
         qonnx::runtime::RuntimeError,
         qonnx::companions::CompanionError,
         qonnx::tensor::convert::ConvertError,

@@ -35,7 +35,8 @@ pub struct BenchReport {
     pub record: BenchRecord,
 }
 
-/// A bar on stderr for `progress` of [`run`], and with `-v` a line when a point begins: `scripts/honest_timing.py` waits for it.
+/// A bar on stderr for `progress` of [`run`], and with `-v` a line when a point begins:
+/// `results/lab/honest_timing.py` waits for it.
 pub fn bar() -> impl FnMut(Progress) {
     const STEPS: f64 = 1000.0;
     let bar = crate::host::progress::share(STEPS as u64, "bench");

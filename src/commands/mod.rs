@@ -10,6 +10,7 @@ pub mod generate;
 pub mod inspect;
 pub mod outputs;
 pub mod plan;
+#[cfg_attr(not(feature = "report"), path = "report/absent.rs")]
 pub mod report;
 pub mod verify;
 

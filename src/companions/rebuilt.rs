@@ -16,7 +16,7 @@ use crate::host::read;
 const CLASS: &str = "tokenizer_class";
 
 /// Classes with an `__init__` of their own, or that read other files, the ending `Fast` left out.
-/// `scripts/golden_tokenizer_class.py` has the list from the library.
+/// `tests/goldens/make/golden_tokenizer_class.py` has the list from the library.
 const BUILT_ANEW: &[&str] = &include!("rebuilt_classes.in");
 
 /// A tokenizer as transformers builds it anew.

@@ -175,7 +175,7 @@ fn a_file_that_is_none_is_the_inputs_fault() {
     assert_eq!((fault(ErrorKind::PermissionDenied), fault(ErrorKind::Other)), (Fault::Failed, Fault::Failed));
 }
 
-/// Golden of `scripts/golden_tokenizer_class.py`: transformers 5.17.0 on the embedded model's tokenizer.
+/// Golden of `tests/goldens/make/golden_tokenizer_class.py`: transformers 5.17.0 on the embedded model's tokenizer.
 #[test]
 fn a_tokenizer_that_is_built_anew_reads_as_transformers_builds_it() {
     let golden: Value = serde_json::from_str(include_str!("../../tests/goldens/tokenizer_class.json")).expect("JSON");

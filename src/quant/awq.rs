@@ -30,7 +30,7 @@ pub struct AwqOptions {
 }
 
 /// What scales are made of. KL of coqa-45m, INT4 at g128 rounded to nearest, and of its variant with outliers 30 times as large
-/// (`scripts/make_outlier_variant.py`), from `results/quantization/prototype/FINDINGS.md`; the program's own rows are in
+/// (`results/lab/make_outlier_variant.py`), from `results/quantization/prototype/FINDINGS.md`; the program's own rows are in
 /// `results/quantization/README.md`:
 ///
 /// | | plain | variant |

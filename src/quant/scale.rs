@@ -33,7 +33,7 @@ const SCALE_MAX: f32 = 65504.0;
 
 /// What least squares tries beside the two symmetric rules, as divisors of the weight of largest magnitude and in units of
 /// `2^(bits−1)`. Chosen greedily from a fine grid for least squared error on a 45M model's linears at groups of 32 and 128
-/// (`results/scale-rules`, `scripts/measure_scale_rules.py --search`); the whole grid gains under 2 %. From −1 the magnitude
+/// (`results/scale-rules`, `results/lab/measure_scale_rules.py --search`); the whole grid gains under 2 %. From −1 the magnitude
 /// grows to clip and shrinks to leave room; only at 2 and 3 bits does it help to put the largest weight on the shorter end.
 pub(super) fn symmetric_divisors(bits: u8) -> [f32; 6] {
     match bits {

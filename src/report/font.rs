@@ -1,7 +1,7 @@
 //! The report's one font, compiled in, so that figures and pages look the same on a machine without any.
 //!
 //! Inter (rsms.me/inter, SIL Open Font License), subset to Latin and the signs that reports use by
-//! `scripts/make_report_fonts.py`; of the regular cut there is one with digits of equal width.
+//! `tests/goldens/make/make_report_fonts.py`; of the regular cut there is one with digits of equal width.
 
 use std::sync::OnceLock;
 

@@ -1,6 +1,6 @@
 //! Each way in which Llama checkpoints differ gives the logits of Hugging Face transformers.
 //!
-//! Goldens come from scripts/golden_architectures.py.
+//! Goldens come from tests/goldens/make/golden_architectures.py.
 
 use qonnx::generate::Score;
 use qonnx::recipe::FormatName;

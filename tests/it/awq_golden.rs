@@ -1,4 +1,4 @@
-//! AWQ against a plain implementation that judges on samples; `scripts/golden_awq.py` made the file.
+//! AWQ against a plain implementation that judges on samples; `tests/goldens/make/golden_awq.py` made the file.
 
 use std::path::Path;
 

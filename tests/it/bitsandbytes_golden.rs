@@ -1,4 +1,4 @@
-//! NF4, FP4 and double quantization of scales against bitsandbytes; `scripts/golden_bnb.py` made the file.
+//! NF4, FP4 and double quantization of scales against bitsandbytes; `tests/goldens/make/golden_bnb.py` made the file.
 
 use std::path::Path;
 

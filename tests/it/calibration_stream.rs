@@ -1,6 +1,7 @@
 //! Statistics of the embedded model's activations are those of Hugging Face transformers, however they are computed.
 //!
-//! Runs on the CPU in f32, and on CUDA in f16 with `QONNX_TEST_EP=cuda`. The golden comes from scripts/golden_statistics.py.
+//! Runs on the CPU in f32, and on CUDA in f16 with `QONNX_TEST_EP=cuda`.
+//! The golden comes from tests/goldens/make/golden_statistics.py.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -133,7 +134,7 @@ fn same(w: f32) -> f32 {
     w
 }
 
-/// As scripts/golden_statistics.py rounds.
+/// As tests/goldens/make/golden_statistics.py rounds.
 fn rounded(w: f32) -> f32 {
     (w * 32.0).round_ties_even() / 32.0
 }

@@ -1,7 +1,7 @@
 //! config.json says to this program what it says to Hugging Face's `LlamaConfig`, where keys are missing, empty, doubled or
 //! contradict each other.
 //!
-//! Goldens come from scripts/golden_config.py.
+//! Goldens come from tests/goldens/make/golden_config.py.
 
 use qonnx::model::{Architecture, RopeScaling};
 use serde_json::Value;

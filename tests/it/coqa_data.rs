@@ -76,7 +76,7 @@ fn golden(name: &str) -> std::path::PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests", "goldens", name].iter().collect()
 }
 
-/// The documents of the golden, as `scripts/golden_coqa.py --parquet` wrote them in the hub's two forms.
+/// The documents of the golden, as `tests/goldens/make/golden_coqa.py --parquet` wrote them in the hub's two forms.
 #[test]
 fn the_hubs_parquet_files_read() {
     let scores: Value = serde_json::from_slice(&std::fs::read(golden("coqa_scores.json")).expect("committed")).expect("JSON");

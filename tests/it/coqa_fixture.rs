@@ -69,7 +69,7 @@ fn is_what_its_source_gives() {
     }
     let python = std::env::var("QONNX_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let output = Command::new(&python)
-        .arg("scripts/check_coqa_fixture.py")
+        .arg("tests/goldens/make/check_coqa_fixture.py")
         .current_dir(ROOT)
         .output()
         .unwrap_or_else(|e| panic!("{python} does not start ({e}); install Python 3, or set QONNX_PYTHON"));

@@ -1,4 +1,4 @@
-//! Scores and prompts equal lm_eval 0.4.13's own functions on the golden of `scripts/golden_coqa.py`.
+//! Scores and prompts equal lm_eval 0.4.13's own functions on the golden of `tests/goldens/make/golden_coqa.py`.
 
 use std::collections::HashMap;
 

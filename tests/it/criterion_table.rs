@@ -1,4 +1,4 @@
-//! `scripts/criterion_table.py` on results written by hand.
+//! `results/lab/criterion_table.py` on results written by hand.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ fn write(path: &Path, value: &Value) {
 
 fn table(folder: &Path) -> Output {
     let python = std::env::var_os("QONNX_PYTHON").unwrap_or_else(|| "python3".into());
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/criterion_table.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/lab/criterion_table.py");
     Command::new(python).arg(script).arg(folder).args(["--machine", "shared"]).output().expect("Python starts")
 }
 

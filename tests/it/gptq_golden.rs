@@ -1,4 +1,4 @@
-//! GPTQ against an independent implementation of its paper; `scripts/golden_gptq.py` made the file.
+//! GPTQ against an independent implementation of its paper; `tests/goldens/make/golden_gptq.py` made the file.
 
 use std::path::Path;
 

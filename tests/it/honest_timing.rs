@@ -1,4 +1,4 @@
-//! `scripts/honest_timing.py`: that it measures both sides and how it judges. Nothing here asserts how long anything takes.
+//! `results/lab/honest_timing.py`: that it measures both sides and how it judges. Nothing here asserts how long anything takes.
 
 use std::process::Output;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::{python, tiny, tools};
 
 fn script(arguments: &[&str]) -> Output {
-    python().arg(tiny::root().join("scripts/honest_timing.py")).args(arguments).output().expect("QONNX_PYTHON can be run")
+    python().arg(tiny::root().join("results/lab/honest_timing.py")).args(arguments).output().expect("QONNX_PYTHON can be run")
 }
 
 fn both(output: &Output) -> (String, String) {
@@ -76,7 +76,7 @@ fn take_turns(program: &str) -> Output {
                  try:\n        os.waitpid(-1, os.WNOHANG), print('a child is left')\n    \
                  except ChildProcessError:\n        print('no child is left')";
     let program = format!("{before}{program}{after}");
-    python().args(["-c", &program]).arg(tiny::root().join("scripts")).output().expect("QONNX_PYTHON can be run")
+    python().args(["-c", &program]).arg(tiny::root().join("results/lab")).output().expect("QONNX_PYTHON can be run")
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn the_stock_loop_drives_an_artifact_whose_data_lies_elsewhere() {
     std::fs::write(&graph, qonnx::runtime::decode_graph(&artifact).unwrap()).unwrap();
     for naive in [&["--naive"][..], &[]] {
         let mut loop_of = python();
-        loop_of.arg(tiny::root().join("scripts/stock_loop.py")).arg(&artifact).arg(&graph).args(naive);
+        loop_of.arg(tiny::root().join("results/lab/stock_loop.py")).arg(&artifact).arg(&graph).args(naive);
         let output = loop_of.args(["--batch", "1", "--prompt", "8", "--gen", "2", "--repeats", "1"]).output().unwrap();
         let (said, errors) = both(&output);
         assert!(output.status.success() && said.contains("\"decode\""), "{errors}");

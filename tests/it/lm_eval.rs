@@ -1,5 +1,5 @@
 //! CoQA through the program equals lm-evaluation-harness's hf model, text by text, under tokenizer and generation configs that
-//! checkpoints really have. The golden is from `scripts/golden_lm_eval.py`.
+//! checkpoints really have. The golden is from `tests/goldens/make/golden_lm_eval.py`.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,5 @@
 //! Quantization, packing and dequantization against ONNX, ONNX Runtime and a second implementation of the scale rules;
-//! `scripts/golden_dequantize.py` and `scripts/measure_scale_rules.py --golden` made the files.
+//! `tests/goldens/make/golden_dequantize.py` and `results/lab/measure_scale_rules.py --golden` made the files.
 
 use std::path::Path;
 

@@ -59,7 +59,7 @@ fn greedy(engine: &mut Engine, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
 /// One JSON line for each artifact.
 fn stock(artifacts: &[impl AsRef<Path>], prompts: &Path) -> Vec<Value> {
     let mut command = python();
-    command.arg(tiny::root().join("scripts/stock_runtime.py")).args(artifacts.iter().map(AsRef::as_ref));
+    command.arg(tiny::root().join("results/lab/stock_runtime.py")).args(artifacts.iter().map(AsRef::as_ref));
     let output = command.arg("--prompts").arg(prompts).args(["--new-tokens", &NEW_TOKENS.to_string()]).output();
     let output = output.unwrap_or_else(|error| panic!("QONNX_PYTHON cannot be run: {error}"));
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

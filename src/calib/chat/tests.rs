@@ -26,7 +26,7 @@ fn render(text: &str) -> Result<String, ChatError> {
     template(text)?.render(&hello())
 }
 
-/// scripts/golden_chat.py: texts and token ids of transformers 5.17.0.
+/// tests/goldens/make/golden_chat.py: texts and token ids of transformers 5.17.0.
 #[test]
 fn chats_are_what_transformers_makes_of_them() {
     let goldens: Value = serde_json::from_str(GOLDENS).expect("JSON");

@@ -1,34 +1,15 @@
 //! Data sets of the hub: their data files, by split.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::cache::RepoCache;
 use super::client::is_inside;
-use super::{HubError, Known, Visit, numbered};
+use super::{DataFiles, HubError, Known, Selection, Visit, numbered};
 
 const DATA_FILES: [&str; 3] = [".json", ".jsonl", ".parquet"];
 /// Files of these names describe the data set.
 const NOT_DATA: [&str; 2] = ["dataset_infos.json", "dataset_info.json"];
-
-/// Which of a data set's files are wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Selection<'a> {
-    /// Every data file (`.json`, `.jsonl`, `.parquet`).
-    All,
-    /// The data files whose path names the split; `validation` also finds `valid`, `val` and `dev`.
-    Split(&'a str),
-    /// One file of any kind, by its path in the repository.
-    File(&'a str),
-}
-
-/// Files of a data set on this machine, and the commit that they are of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DataFiles {
-    pub commit: String,
-    /// In the order of their names.
-    pub paths: Vec<PathBuf>,
-}
 
 impl Visit<'_> {
     /// Downloads what is wanted; the cache's where the hub cannot be asked.

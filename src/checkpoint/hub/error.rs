@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use super::super::CheckpointError;
 use crate::fault::Fault;
+use crate::features::NotBuilt;
 
 /// Why a model or data set cannot be had from the hub.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +37,7 @@ pub enum HubError {
     #[error(
         "{endpoint} cannot be reached; check the network, HF_ENDPOINT and the proxy, or set HF_HUB_OFFLINE=1 to use the cache"
     )]
-    Unreachable { endpoint: String, source: Box<ureq::Error> },
+    Unreachable { endpoint: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{url}: the server answered HTTP {status}, expected success; try again later")]
     Server { url: String, status: u16 },
     #[error("{url}: the server answered HTTP {status}{}", when(*.seconds))]
@@ -75,6 +76,8 @@ pub enum HubError {
     Disk { path: PathBuf, source: io::Error },
     #[error("there is no folder for the cache, as neither HF_HOME nor HOME is set; set HF_HOME")]
     NoCacheFolder,
+    #[error("{0}, or give a folder or a file that is here")]
+    NotBuilt(NotBuilt),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
 }
@@ -116,6 +119,7 @@ impl HubError {
             | HubError::NoWeights { .. }
             | HubError::NoData { .. } => Fault::BadInput,
             HubError::Checkpoint(error) => error.fault(),
+            HubError::NotBuilt(part) => part.fault(),
             HubError::Gated { .. }
             | HubError::Refused { .. }
             | HubError::Unreachable { .. }

@@ -2,6 +2,7 @@
 //!
 //! hf-hub knows the cache's layout and the hub's addresses; requests and downloads are made here.
 
+mod answers;
 mod cache;
 mod client;
 mod config;
@@ -23,11 +24,11 @@ use super::shards::{INDEX_FILE, Numbered, SINGLE_FILE, WeightMap};
 use super::{CheckpointError, Index, left_out};
 use crate::contract::COMPANIONS;
 use crate::host::shown;
+pub use answers::{DataFiles, ModelHeaders, Selection};
 use cache::RepoCache;
 use client::{Client, Listing};
 pub use config::HubConfig;
 use dataset::files_below;
-pub use dataset::{DataFiles, Selection};
 pub use error::{HubError, TokenState};
 pub use progress::{Bars, Progress};
 pub use source::{RepoName, Source};
@@ -40,14 +41,6 @@ fn needed() -> impl Iterator<Item = &'static str> {
 /// Files beside the weights that a repository may lack.
 fn optional() -> impl Iterator<Item = &'static str> {
     COMPANIONS.into_iter().filter(|companion| !companion.is_needed).map(|companion| companion.file)
-}
-
-/// What planning needs of a model.
-#[derive(Debug, Clone)]
-pub struct ModelHeaders {
-    /// Folder that holds `config.json`; weights need not be there.
-    pub dir: PathBuf,
-    pub index: Index,
 }
 
 /// The hub, or what of it is cached.

@@ -56,7 +56,7 @@ impl RepoName {
     }
 
     /// Whether the revision is a whole commit hash, which never comes to mean something else.
-    pub(super) fn is_commit(&self) -> bool {
+    pub fn is_commit(&self) -> bool {
         is_commit(&self.revision)
     }
 }

@@ -22,6 +22,9 @@ use super::fields::{Node, kind, strings};
 use super::parquet;
 use crate::host::read;
 
+/// The four bytes that begin and end a parquet file.
+const PARQUET: &[u8] = b"PAR1";
+
 /// A story and the questions asked about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conversation {
@@ -91,7 +94,7 @@ pub fn load(path: &Path) -> Result<Dataset, DataError> {
 /// # Errors
 /// As [`load`].
 pub fn parse(bytes: &[u8], file: &str) -> Result<Dataset, DataError> {
-    if bytes.starts_with(parquet::MAGIC) {
+    if bytes.starts_with(PARQUET) {
         return conversations(&parquet::rows(bytes, file)?, "row", file).map(Dataset::Conversations);
     }
     let text = utf8(bytes, file)?;

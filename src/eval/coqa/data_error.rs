@@ -3,6 +3,7 @@
 use std::{fmt, io};
 
 use crate::fault::Fault;
+use crate::features::NotBuilt;
 use crate::host::read;
 
 /// Where in a file: which entry, which turn. Counts from 1, as people do.
@@ -45,6 +46,8 @@ pub enum DataError {
     Syntax { file: String, line: usize, column: usize, detail: String },
     #[error("{file}: not a readable parquet file: {detail}; fetch it again")]
     Parquet { file: String, detail: String },
+    #[error("{file}: {part}, or give JSON")]
+    NotBuilt { file: String, part: NotBuilt },
     #[error(
         "{file}: unknown layout: expected an object with `data` (official CoQA), a list of conversations (the hub's data sets), or lines of objects with `prompt` and `golds`, got {found}"
     )]
@@ -85,10 +88,11 @@ pub(in crate::eval) fn is_wrong_path(error: &io::Error) -> bool {
 }
 
 impl DataError {
-    /// All of these are the file's fault, but for a disk that fails.
+    /// All of these are the file's fault, but for a disk that fails and a build that lacks something.
     pub fn fault(&self) -> Fault {
         match self {
             DataError::Read { source, .. } if !is_wrong_path(source) => Fault::Failed,
+            DataError::NotBuilt { part, .. } => part.fault(),
             _ => Fault::BadInput,
         }
     }

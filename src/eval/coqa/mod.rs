@@ -9,6 +9,7 @@ pub mod data;
 pub mod data_error;
 mod fields;
 pub mod lines;
+#[cfg_attr(not(feature = "parquet"), path = "parquet/absent.rs")]
 pub(crate) mod parquet;
 pub mod prompt;
 pub mod protocol;

@@ -7,9 +7,6 @@ use serde_json::Value;
 use super::data_error::DataError;
 use crate::host::guard::guarded;
 
-/// The four bytes that begin and end a parquet file.
-pub const MAGIC: &[u8] = b"PAR1";
-
 /// Each row as a JSON object.
 ///
 /// The parquet crate (60.1) panics on some corrupt pages where it should return an error, so a panic inside it is taken

@@ -1,4 +1,4 @@
-//! Checkpoints of any shape with made-up weights, the same that scripts/golden_architectures.py makes.
+//! Checkpoints of any shape with made-up weights, the same that tests/goldens/make/golden_architectures.py makes.
 
 use std::fs;
 use std::path::Path;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes a markdown table of what `cargo bench` left in target/criterion.
 
-    cargo bench && scripts/criterion_table.py --machine "2 cores, shared" > results/benches/README.md
+    cargo bench && results/lab/criterion_table.py --machine "2 cores, shared" > results/benches/README.md
 
 One row a benchmark: median of an iteration with its 95 % interval, throughput at the median, and the change of the median
 against the run before, where there was one ("no change": its interval holds zero). Standard library only.
@@ -94,7 +94,7 @@ def main():
         sys.exit(f"criterion_table.py: {arguments.folder} holds no benchmarks; run cargo bench first")
     machine = f"{len(os.sched_getaffinity(0))} cores of {processor()}" + (f", {arguments.machine}" if arguments.machine else "")
     print("# Speed of the CPU's hot loops\n")
-    print("    cargo bench && scripts/criterion_table.py > results/benches/README.md\n")
+    print("    cargo bench && results/lab/criterion_table.py > results/benches/README.md\n")
     print(f"{machine}; {platform.system()} {platform.machine()}; commit {commit()}; {datetime.date.today()}. Of an iteration: median and its 95 % interval;")
     print("change of the median against the run before on the same machine. Throughput counts weights, products, prompts, answers or bytes.\n")
     print("| benchmark | median | 95 % interval | throughput | change |\n|---|---|---|---|---|")

@@ -4,9 +4,9 @@
 # ///
 """Writes tests/goldens/coqa_scores.json: what lm_eval 0.4.13's own CoQA functions return.
 
-    uv run scripts/golden_coqa.py tests/goldens/coqa_scores.json
-    uv run scripts/golden_coqa.py --parquet tests/goldens          # the same documents as the hub's parquet files
-    uv run scripts/golden_coqa.py --hash coqa-dev-v1.0.json      # sha256 of every turn's prompt and of every reference list
+    uv run tests/goldens/make/golden_coqa.py tests/goldens/coqa_scores.json
+    uv run tests/goldens/make/golden_coqa.py --parquet tests/goldens        # the same documents as the hub's parquet files
+    uv run tests/goldens/make/golden_coqa.py --hash coqa-dev-v1.0.json      # SHA-256 of every turn's prompt and of every reference list
 
 Scores are written with repr's shortest digits, which read back to the same double.
 The second form prints one line a turn, `id turn_id sha256(prompt) sha256(json of golds)`, to compare with
@@ -157,7 +157,7 @@ def sigma(rng):
 
 def main(path):
     golden = {
-        "made_by": "scripts/golden_coqa.py, lm_eval 0.4.13, transformers 5.17.0, Python " + sys.version.split()[0],
+        "made_by": "tests/goldens/make/golden_coqa.py, lm_eval 0.4.13, transformers 5.17.0, Python " + sys.version.split()[0],
         "pairs": [
             {
                 "prediction": pred, "golds": golds, "normalized": squad_metrics.normalize_answer(pred), **utils.compute_scores(golds, pred),

@@ -5,8 +5,8 @@
 # ///
 """Compiles fixtures/tiny-coqa/coqa-mini.txt to coqa-mini.json and checks both.
 
-    scripts/check_coqa_fixture.py           exit 1, a line for each fault, where the committed JSON is not what the text gives
-    scripts/check_coqa_fixture.py --write   write the JSON
+    tests/goldens/make/check_coqa_fixture.py           exit 1, a line for each fault, where the committed JSON is not what the text gives
+    tests/goldens/make/check_coqa_fixture.py --write   write the JSON
 
 The format of the text stands at its head. Offsets count characters, as in the official CoQA files.
 """
@@ -16,7 +16,7 @@ import json
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent.parent / "fixtures" / "tiny-coqa"
+FOLDER = Path(__file__).resolve().parents[3] / "fixtures" / "tiny-coqa"
 SOURCES = ("mctest", "race", "gutenberg", "wikipedia", "cnn")
 ANNOTATORS = ("0", "1", "2")
 
@@ -103,7 +103,7 @@ def main():
     if args.write:
         target.write_text(text, encoding="utf-8")
     elif not target.is_file() or target.read_text(encoding="utf-8") != text:
-        sys.exit(f"check_coqa_fixture: {target.name} is not what coqa-mini.txt gives; run scripts/check_coqa_fixture.py --write")
+        sys.exit(f"check_coqa_fixture: {target.name} is not what coqa-mini.txt gives; run tests/goldens/make/check_coqa_fixture.py --write")
     print(f"{target.name}: {len(made['data'])} stories, {turns} questions")
 
 

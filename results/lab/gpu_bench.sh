@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Speed, memory and energy on a CUDA machine: a checkpoint of Llama-3.2-1B's shape with random weights as f16, INT8, INT4 (groups
 # of 32), INT2 (groups of 32) and NF4, each at batch 1, 4, 16 and prompts of 128 and 512 tokens; f16 and INT4 without a CUDA graph
-# too, INT4 also by ONNX Runtime's kernels for batches. Whether the times are honest: scripts/gpu_honest.sh.
+# too, INT4 also by ONNX Runtime's kernels for batches. Whether the times are honest: results/lab/gpu_honest.sh.
 #
-#   scripts/gpu_bench.sh QONNX OUT
+#   results/lab/gpu_bench.sh QONNX OUT
 #
 # ORT_DYLIB_PATH and LD_LIBRARY_PATH lead to ONNX Runtime's CUDA build and CUDA's libraries. Needs python3 with numpy. Run from
 # the repository's root; under five minutes on an H200, 8 GB under OUT/work. Writes OUT/<form>.json and .txt, OUT/doctor.txt.
@@ -13,7 +13,7 @@ qonnx=$1 out=$2 work=$2/work model=$2/work/llama1b
 mkdir -p "$work"
 "$qonnx" doctor >"$out/doctor.txt" || true
 # The embedded model's tokenizer makes prompts of ids that the larger vocabulary has too.
-python3 scripts/make_checkpoint.py llama-3.2-1b "$model" --tokenizer fixtures/tiny-coqa
+python3 results/lab/make_checkpoint.py llama-3.2-1b "$model" --tokenizer fixtures/tiny-coqa
 
 summary() { # FILE
     python3 - "$1" <<'PYTHON'

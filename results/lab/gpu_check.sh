@@ -2,7 +2,7 @@
 # Shows on a machine with a CUDA GPU that the artifacts run there as on the CPU: every node on the GPU, every quantized
 # MatMul fused, CoQA scores beside those of f32 on the CPU, decode speed. Needs no compiler and no network.
 #
-#   scripts/gpu_check.sh QONNX CHECKPOINT COQA.json OUT_DIR [SPEED_CHECKPOINT]
+#   results/lab/gpu_check.sh QONNX CHECKPOINT COQA.json OUT_DIR [SPEED_CHECKPOINT]
 #
 # QONNX is the binary; ORT_DYLIB_PATH names ONNX Runtime's CUDA build. The parity suite runs beside it: build it with
 # `cargo test --no-run --test parity` and run it there from this folder with QONNX_TEST_EP=cuda. Writes one JSON file a measurement to OUT_DIR.

@@ -2,7 +2,7 @@
 # Every method on a CUDA machine: calibrated, exported, verified and inspected there on the embedded model; then GPTQ on a
 # checkpoint of Llama-3.2-1B's shape with 128 x 2048 tokens, timed, with the peak of the GPU's memory.
 #
-#   scripts/gpu_quantization.sh QONNX OUT
+#   results/lab/gpu_quantization.sh QONNX OUT
 #
 # ORT_DYLIB_PATH and LD_LIBRARY_PATH lead to ONNX Runtime's CUDA build and CUDA's libraries. Needs python3 with numpy and
 # nvidia-smi. Run from the repository's root; about four minutes on an H200, 10 GB under OUT/work.
@@ -36,7 +36,7 @@ for method in "${methods[@]}"; do
     echo "$name: exported, verified, every weight fused"
 done
 
-python3 scripts/make_checkpoint.py llama-3.2-1b "$work/llama1b"
+python3 results/lab/make_checkpoint.py llama-3.2-1b "$work/llama1b"
 cp fixtures/tiny-coqa/{tokenizer,tokenizer_config,special_tokens_map,generation_config}.json "$work/llama1b/"
 python3 - "$work/ids.json" <<'PYTHON'
 import json, random, sys

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Times prefill and decoding of two builds of qonnx on one machine, in turns: what a change costs or gains.
 #
-#   scripts/time_builds.sh BEFORE AFTER ARTIFACT OUT [BENCH FLAGS…]
+#   results/lab/time_builds.sh BEFORE AFTER ARTIFACT OUT [BENCH FLAGS…]
 #
 # ARTIFACT must be one that both builds read. ORT_DYLIB_PATH (and LD_LIBRARY_PATH, on CUDA) as for any run. TURNS=5 by default.
 # Writes OUT/{before,after}-N.json and prints the medians of each turn's medians and their ratio.

@@ -7,7 +7,7 @@
 Numbers are made up, of the size that a small model gives on a small CPU: one experiment failed at export, one was never
 timed, one ran out of memory at the largest batch. The same input gives the same files.
 
-    scripts/make_report_records.py
+    tests/goldens/make/make_report_records.py
 """
 
 import json
@@ -15,7 +15,7 @@ import math
 import random
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent.parent / "tests/report/records"
+FOLDER = Path(__file__).resolve().parents[3] / "tests/report/records"
 PARAMETERS = 45_000_000
 LINEARS = 28_000_000
 QUESTIONS = 500

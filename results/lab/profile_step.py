@@ -4,7 +4,7 @@
 # dependencies = ["onnxruntime-gpu", "numpy", "torch"]
 # ///
 """Which GPU kernels a decoding step is made of, and how long each takes: stock onnxruntime-gpu runs the graph of
-`qonnx bench --save-graph` in the loop of honest_timing.py, under torch.profiler.
+`qonnx bench --save-graph` in the loop of stock_loop.py, under torch.profiler.
 
 A profiler lengthens kernels by some tenths of a microsecond: shares are to be trusted, sums less.
 
@@ -13,7 +13,7 @@ usage: profile_step.py DIR GRAPH [--batch 1] [--prompt 128] [--no-cuda-graph] [-
 import argparse, collections, os, sys, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import numpy as np
-from honest_timing import Package
+from stock_loop import Package
 
 WARM, STEPS = 32, 20
 
@@ -24,22 +24,17 @@ def main():
     parser.add_argument("--prompt", type=int, default=128); parser.add_argument("--no-cuda-graph", action="store_true")
     parser.add_argument("--weights", choices=("stock", "fused"), default="stock"); parser.add_argument("--most", type=int, default=12)
     args = parser.parse_args()
-    args.ep, args.threads, args.replays = "cuda", None, not args.no_cuda_graph
+    args.ep, args.threads = "cuda", None
     from torch.profiler import profile, ProfilerActivity
     model = Package(args)
     model.allocate(args.batch, -(-(args.prompt + WARM + STEPS) // 64) * 64)
 
-    def run(ids, past):
-        length = ids.shape[1]
-        return model.run(np.ascontiguousarray(ids, np.int64), np.full(args.batch, past + length - 1, np.int32),
-                         np.array(past + length, np.int32), np.full((args.batch, 1, 1), length - 1, np.int64))
-
     def steps(tokens, start, count):
         for past in range(start, start + count):
-            tokens = run(tokens, past)
+            tokens = model.run(tokens, past)
         return tokens
 
-    tokens = run(np.random.default_rng(0).integers(3, 256, (args.batch, args.prompt)), 0)
+    tokens = model.run(np.random.default_rng(0).integers(3, 256, (args.batch, args.prompt)), 0)
     tokens = steps(tokens, args.prompt, WARM)
     started = time.perf_counter()
     steps(tokens, args.prompt + WARM, STEPS)

@@ -5,7 +5,7 @@
 # ///
 """GPTQ INT4 in groups of 128 by llm-compressor and by qonnx: the same checkpoint, calibration token ids and machine, in turns.
 
-    python scripts/time_llm_compressor.py QONNX coqa-45m PEERS/calibration.json WORK [--turns 2] [--json OUT]
+    python results/lab/time_llm_compressor.py QONNX coqa-45m PEERS/calibration.json WORK [--turns 2] [--json OUT]
 
 llm-compressor's time is that of `oneshot` on a loaded model, calibration, rounding and no saving; qonnx's is that of the whole
 command `qonnx export`, loading, hashing and writing included. Both get the machine's physical cores.

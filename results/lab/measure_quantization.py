@@ -5,7 +5,7 @@
 # ///
 """Exports, checks and scores a checkpoint under every recipe of the list below, and writes one JSON line a row.
 
-    python scripts/measure_quantization.py QONNX coqa-45m PEERS COQA WORK [--only NAME,…] [--tasks kl,perplexity,coqa] [--ep cpu|cuda] [--jobs N]
+    python results/lab/measure_quantization.py QONNX coqa-45m PEERS COQA WORK [--only NAME,…] [--tasks kl,perplexity,coqa] [--ep cpu|cuda] [--jobs N]
 
 PEERS holds calibration.json and windows.json. A row that stands in WORK/rows.jsonl already is left alone, so that an
 interrupted run goes on. Every artifact must pass `verify` and `inspect`, or its row says what failed. KL is over the first 30
@@ -13,7 +13,7 @@ windows against the f32 artifact, perplexity over all of them, CoQA with the off
 with the unquantized model. Weights are dequantized at load where only accuracy is asked, which gives the numbers of the fused
 kernels up to the order of sums (`kl_fused` proves it).
 
-    python scripts/measure_quantization.py --table results/quantization/rows.jsonl     the rows as a table for a README, by KL within bits
+    python results/lab/measure_quantization.py --table results/quantization/rows.jsonl     the rows as a table for a README, by KL within bits
 """
 
 import argparse
@@ -109,7 +109,7 @@ def main():
 
 
 def measure(args, name, reference):
-    flags = [flag.format(peers=args.peers, here=pathlib.Path(__file__).parent.parent / "results/quantization") for flag in ROWS[name]]
+    flags = [flag.format(peers=args.peers, here=pathlib.Path(__file__).resolve().parent.parent / "quantization") for flag in ROWS[name]]
     out = args.work / name
     row = {"name": name, "flags": flags}
     row |= export(args, name, flags) if not out.exists() else {}

@@ -5,7 +5,7 @@
 # ///
 """KL(checkpoint ‖ artifact) without ONNX Runtime: the artifact's weights decoded by onnx's reference evaluator, put into transformers.
 
-    python scripts/predicted_kl.py CHECKPOINT ARTIFACT WINDOWS.json [--windows 30] [--perplexity] [--json]
+    python results/lab/predicted_kl.py CHECKPOINT ARTIFACT WINDOWS.json [--windows 30] [--perplexity] [--json]
 
 It shares no code with qonnx and none with ONNX Runtime, so that its agreement with `qonnx eval --task kl` says that the runtime
 computes with the weights that are on the disk. Decodes DequantizeLinear, bit planes and MatMulBnb4; an artifact whose graph does

@@ -5,7 +5,7 @@
 # ///
 """Makes src/report/fonts/ from the OTF files of Inter 4 (Debian's package fonts-inter, or rsms.me/inter).
 
-    uv run scripts/make_report_fonts.py /usr/share/fonts/opentype/inter
+    uv run tests/goldens/make/make_report_fonts.py /usr/share/fonts/opentype/inter
 
 Each cut is subset to Latin and the signs that reports use. Inter-Tabular is Inter-Regular with the digits of its feature
 `tnum`, because neither plotters nor krilla's simple text asks a font for features.
@@ -17,7 +17,7 @@ from pathlib import Path
 from fontTools import subset
 from fontTools.ttLib import TTFont
 
-FOLDER = Path(__file__).resolve().parent.parent / "src/report/fonts"
+FOLDER = Path(__file__).resolve().parents[3] / "src/report/fonts"
 LATIN = [*range(0x20, 0x7F), *range(0xA0, 0x180)]
 SIGNS = [ord(sign) for sign in "Δμσαβλ–—‘’“”…•←↑→↓−‖≈≠≤≥∞√′″▲▼\u2009\u202f⁰⁴⁵⁶⁹⁻✓✗€↕"]
 DIGITS = range(ord("0"), ord("9") + 1)

@@ -6,7 +6,7 @@
 """Writes tests/goldens/tokenizer_class.json and src/companions/rebuilt_classes.in: what transformers makes of a tokenizer.json
 under the classes that tokenizer_config.json may name, and which classes do not take the file as it is.
 
-    uv run scripts/golden_tokenizer_class.py
+    uv run tests/goldens/make/golden_tokenizer_class.py
 """
 
 import json
@@ -21,7 +21,7 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TokenizersBackend
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 MODEL = ROOT / "fixtures/tiny-coqa"
 TEXTS = ["The word.\n\nQ: 1?", "12345 isn't\tit's  ▁x é ﬁ e\u0301 \u4f60\u597d 😀\n", " leading\n\n\n trailing  ", json.load(open(MODEL / "coqa-mini.json"))["data"][0]["story"]]
 CASES = [("PreTrainedTokenizerFast", {}), ("LlamaTokenizer", {}), ("LlamaTokenizerFast", {"legacy": True}), ("LlamaTokenizer", {"add_prefix_space": False}),

@@ -26,7 +26,7 @@ says otherwise.
 
 On CUDA the two processes of a turn work in alternation, --slice seconds each (0.2; take_turns.py). A sample that a stop falls
 into is an outlier, so a slice should be ten samples long or more; medians do not mind the few that are hit. --slice 0, the
-default on the CPU, runs them one after the other. Where cores differ, `taskset -c 0-3 scripts/honest_timing.py ...` gives
+default on the CPU, runs them one after the other. Where cores differ, `taskset -c 0-3 results/lab/honest_timing.py ...` gives
 both sides the same ones.
 """
 import argparse, json, math, os, re, signal, statistics, subprocess, sys, tempfile

@@ -6,7 +6,7 @@
 """Writes tests/goldens/lm_eval.json: texts and CoQA scores of lm_eval 0.4.13's HFLM on the embedded model, one question at a
 time, under tokenizer and generation configs that checkpoints really have.
 
-    uv run scripts/golden_lm_eval.py tests/goldens/lm_eval.json
+    uv run tests/goldens/make/golden_lm_eval.py tests/goldens/lm_eval.json
 
 A case is a list of changes to the model's folder: (file, JSON merge patch); null as a patch removes the file. The test
 (tests/it/lm_eval.rs) applies the same changes and asks the same questions.
@@ -26,7 +26,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks.coqa import utils as coqa
 
-MODEL = Path(__file__).parent.parent / "fixtures/tiny-coqa"
+MODEL = Path(__file__).resolve().parents[3] / "fixtures/tiny-coqa"
 GENERATION, TOKENIZER, TOKENIZER_CONFIG, SPECIAL, CONFIG = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json")
 # Every case asks the first of the 25 questions; a run to the last token of an answer that nothing ends takes long.

@@ -9,12 +9,13 @@ Exports MODEL in f32, runs transformers' generate one prompt at a time over the 
 over the whole file, on the same two threads. Prints one JSON object.
 
 usage: measure_parity.py QONNX MODEL DATA WORK_DIR [--turns 200] [--answers FILE] [--conversations 8]
-       --answers: answers of transformers for every turn, written by golden_answers.py, to compare instead
+       --answers: answers of transformers for every turn, written by tests/goldens/make/golden_answers.py, to compare instead
 """
 import argparse, base64, json, os, subprocess, sys
 import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+GOLDENS = os.path.join(HERE, "../../tests/goldens/make")
 
 
 def run(*command):
@@ -23,7 +24,7 @@ def run(*command):
 
 def largest_logit_difference(args, artifact):
     golden, prompts, logits = (os.path.join(args.work, name) for name in ("logits.json", "prompts.json", "logits.npy"))
-    run(sys.executable, f"{HERE}/golden_logits.py", args.model, args.data, golden, "--conversations", args.conversations, "--every", 8)
+    run(sys.executable, f"{GOLDENS}/golden_logits.py", args.model, args.data, golden, "--conversations", args.conversations, "--every", 8)
     texts = json.load(open(golden))["texts"]
     json.dump([text["ids"] for text in texts], open(prompts, "w"))
     run(sys.executable, f"{HERE}/stock_runtime.py", artifact, "--prompts", prompts, "--new-tokens", 1, "--logits", logits)
@@ -49,7 +50,7 @@ def main():
     largest, positions = largest_logit_difference(args, artifact)
 
     timed = os.path.join(args.work, "transformers.jsonl")
-    theirs_speed = json.loads(run(sys.executable, f"{HERE}/golden_answers.py", args.model, args.data, timed, "--limit", args.turns, "--threads", 2))
+    theirs_speed = json.loads(run(sys.executable, f"{GOLDENS}/golden_answers.py", args.model, args.data, timed, "--limit", args.turns, "--threads", 2))
     predictions = os.path.join(args.work, "qonnx.jsonl")
     if os.path.exists(predictions): os.remove(predictions)
     report = json.loads(run(args.qonnx, "eval", artifact, "--task", "coqa", "--protocol", "official", "--data", args.data,
