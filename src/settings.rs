@@ -59,6 +59,11 @@ impl<'a> Settings<'a> {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
+    /// Whether the key is there, if only to say null.
+    pub fn has(&self, key: &str) -> bool {
+        self.object.contains_key(key)
+    }
+
     /// A size: a whole number that some model could have.
     ///
     /// # Errors
