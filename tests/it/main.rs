@@ -20,6 +20,7 @@ mod coqa_golden;
 mod criterion_table;
 mod examples;
 mod export;
+mod families;
 mod faults;
 mod function_preserved;
 mod gptq_golden;

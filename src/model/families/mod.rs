@@ -8,6 +8,8 @@ use super::config::{ConfigError, object, plain};
 use crate::settings::Settings;
 
 mod llama;
+mod mistral;
+mod qwen3;
 #[cfg(test)]
 mod tests;
 
@@ -18,8 +20,11 @@ struct Registered {
     read: fn(&Settings<'_>) -> Result<Architecture, ConfigError>,
 }
 
-const FAMILIES: &[Registered] =
-    &[Registered { architecture: llama::ARCHITECTURE, model_type: llama::MODEL_TYPE, read: llama::read }];
+const FAMILIES: &[Registered] = &[
+    Registered { architecture: llama::ARCHITECTURE, model_type: llama::MODEL_TYPE, read: llama::read },
+    Registered { architecture: mistral::ARCHITECTURE, model_type: mistral::MODEL_TYPE, read: mistral::read },
+    Registered { architecture: qwen3::ARCHITECTURE, model_type: qwen3::MODEL_TYPE, read: qwen3::read },
+];
 
 /// Architectures that graphs can be written for, as config.json names them.
 pub fn architectures() -> Vec<&'static str> {

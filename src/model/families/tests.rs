@@ -4,7 +4,14 @@ use serde_json::json;
 
 use super::*;
 use crate::fault::Fault;
-use crate::model::{ConfigError, DecoderConfig, RopeScaling};
+use crate::model::attention::{AttentionOptions, KvPair, Place, attention};
+use crate::model::family::{Family, Layers};
+use crate::model::module::Module;
+use crate::model::parts::{Stream, output, pre_norm_layer, query_key_value};
+use crate::model::transforms::{LayerRotations, Scaling};
+use crate::model::{ConfigError, DecoderConfig, GraphOptions, ModelRotation, RopeScaling, RotationOptions, WeightForm, decoder};
+use crate::onnx::{Attribute, Node, Value};
+use crate::quant::RotationKind;
 use crate::tensor::DType;
 
 /// Llama-3.2-1B's configuration with `changes` on top; null removes a key.
@@ -191,4 +198,117 @@ fn expects_each_weight_once_with_its_shape() {
     assert_eq!(shape("model.layers.1.mlp.down_proj.bias"), None);
     assert!(cfg.ignores("model.layers.0.self_attn.rotary_emb.inv_freq") && !cfg.ignores("lm_head.weight"));
     assert!(accepted(json!({})).ignores("lm_head.weight"));
+}
+
+/// The window of each layer, as the graph has it.
+fn windows(config: &Json) -> Vec<Option<i64>> {
+    let architecture = Architecture::from_value(config).unwrap_or_else(|error| panic!("{error}"));
+    let options = GraphOptions { max_context: 8, ..GraphOptions::of(&architecture, DType::F32) };
+    let graph = decoder(&architecture, &options, &|_| WeightForm::Dense(DType::F16)).expect("sizes that fit");
+    let attention = graph.model.nodes().iter().filter(|node| node.op_type == "GroupQueryAttention");
+    let window = |node: &Node| match node.attribute("local_window_size") {
+        Some(Attribute::Int(window)) => Some(*window),
+        _ => None,
+    };
+    attention.map(window).collect()
+}
+
+/// A small model of an architecture, with `changes` on top.
+fn small(architecture: &str, changes: Json) -> Json {
+    let mut config = json!({
+        "architectures": [architecture], "vocab_size": 8, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 64,
+    });
+    for (key, value) in changes.as_object().expect("changes are an object") {
+        config[key] = value.clone();
+    }
+    config
+}
+
+#[test]
+fn a_mistral_without_the_key_has_the_window_of_its_class_and_null_is_none() {
+    let windows = |changes| windows(&small("MistralForCausalLM", changes));
+    assert_eq!(windows(json!({})), [Some(4096); 3]);
+    assert_eq!(windows(json!({"sliding_window": null})), [None; 3]);
+    assert_eq!(windows(json!({"sliding_window": 24})), [Some(24); 3]);
+}
+
+#[test]
+fn a_qwen3_has_windows_where_it_uses_them() {
+    let windows = |changes| windows(&small("Qwen3ForCausalLM", changes));
+    assert_eq!(windows(json!({"sliding_window": 24})), [None; 3]);
+    let used = json!({"use_sliding_window": true, "sliding_window": 24, "max_window_layers": 1});
+    assert_eq!(windows(used), [None, Some(24), Some(24)]);
+    assert_eq!(windows(json!({"use_sliding_window": true, "max_window_layers": 0})), [Some(4096); 3]);
+    assert_eq!(windows(json!({"use_sliding_window": true})), [None; 3], "28 layers come before the first");
+    let kinds = json!(["full_attention", "sliding_attention", "full_attention"]);
+    assert_eq!(windows(json!({"use_sliding_window": true, "layer_types": kinds})), [None, Some(4096), None]);
+    assert_eq!(windows(json!({"use_sliding_window": true, "sliding_window": null, "layer_types": kinds})), [None; 3]);
+    for kinds in
+        [json!(["full_attention"]), json!(["full_attention", "linear_attention", "full_attention"]), json!("full_attention")]
+    {
+        let error =
+            Architecture::from_value(&small("Qwen3ForCausalLM", json!({"layer_types": kinds}))).expect_err("it is refused");
+        let expected = "layer_types must be a list of full_attention or sliding_attention for each of 3 layers";
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn names_of_two_families_are_refused() {
+    let contradiction =
+        |changes| Architecture::from_value(&small("LlamaForCausalLM", changes)).expect_err("it is refused").to_string();
+    let message = "config.json: LlamaForCausalLM and qwen3 are of two families; take it from the model's own folder";
+    assert_eq!(contradiction(json!({"model_type": "qwen3"})), message);
+    let message = "config.json: LlamaForCausalLM and MistralForCausalLM are of two families; take it from the model's own folder";
+    assert_eq!(contradiction(json!({"architectures": ["LlamaForCausalLM", "MistralForCausalLM"]})), message);
+    let other = small("LlamaForCausalLM", json!({"model_type": "my-own"}));
+    assert_eq!(Architecture::from_value(&other).expect("a name of nobody's").family.architecture(), "LlamaForCausalLM");
+}
+
+/// Norms behind the parts, so that nothing of them can move.
+struct PostNorm;
+
+impl Layers for PostNorm {
+    fn architecture(&self) -> &'static str {
+        "PostNormForCausalLM"
+    }
+
+    fn model_type(&self) -> &'static str {
+        "post_norm"
+    }
+
+    fn layer(&self, m: &Module, cfg: &DecoderConfig, stream: Stream, at: Place<'_>) -> (Stream, KvPair) {
+        pre_norm_layer(m, cfg, stream, |m, x| attention_alone(m, cfg, x, at))
+    }
+
+    fn scalings(&self, _: &DecoderConfig) -> Vec<Scaling> {
+        Vec::new()
+    }
+
+    fn rotations(&self) -> Result<LayerRotations, &'static str> {
+        Err("its norms stand behind its linears, into which their weights cannot be folded")
+    }
+
+    fn scores(&self) -> &'static [&'static str] {
+        &[]
+    }
+}
+
+fn attention_alone(m: &Module, cfg: &DecoderConfig, x: Value, at: Place<'_>) -> (Value, KvPair) {
+    let (y, present) = attention(m, cfg, query_key_value(m, cfg, x), at, AttentionOptions { window: None });
+    (output(m, cfg, y), present)
+}
+
+#[test]
+fn a_rotation_that_a_family_cannot_have_is_refused_by_name_and_its_inputs_take_no_scales() {
+    let config = Architecture::from_value(&small("LlamaForCausalLM", json!({}))).expect("it is supported").config;
+    let architecture = Architecture { config, family: Family::new(PostNorm) };
+    let options = RotationOptions { kind: RotationKind::Random, seed: 1, residual: true, heads: true };
+    let error = ModelRotation::new(&architecture, &options).expect_err("it is refused");
+    let expected = "a PostNormForCausalLM cannot be rotated: its norms stand behind its linears, into which their weights cannot be \
+                    folded; leave --rotate out";
+    assert_eq!((error.to_string().as_str(), error.fault()), (expected, Fault::BadInput));
+    let survey = architecture.survey().expect("sizes that fit");
+    assert!(survey.inputs.len() == 12 && survey.scalings(0).count() == 0);
 }

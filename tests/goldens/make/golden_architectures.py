@@ -65,4 +65,5 @@ def case(name, changes):
     return {"name": name, "config": config, "ids": IDS, "positions": POSITIONS, "logits": [[float(v) for v in logits[p]] for p in POSITIONS]}
 
 
-print(json.dumps([case(name, changes) for name, changes in CASES.items()]))
+if __name__ == "__main__":
+    print(json.dumps([case(name, changes) for name, changes in CASES.items()]))
