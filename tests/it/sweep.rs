@@ -12,6 +12,8 @@ use rand_pcg::rand_core::{Rng, SeedableRng};
 use serde_json::Value;
 use tempfile::TempDir;
 
+mod text_alone;
+
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-coqa");
 
 /// Three experiments that take a second or two each, one of them calibrated.
@@ -315,7 +317,7 @@ fn refused(place: &Place, code: i32, parts: &[&str]) {
 #[test]
 fn bad_input_is_refused_before_any_work() {
     let measure = "[measure]\ncoqa = { data = \"MODEL/coqa-mini.json\", protocol = \"official\" }";
-    let cases: [(&str, &[&str]); 13] = [
+    let cases: [(&str, &[&str]); 12] = [
         ("experiments = [\"int8_rtn\"]\nexperiment = 1", &["sweep.toml: line 3: unknown field `experiment`"]),
         ("experiments = [\"int8\"]", &["experiment int8: cannot be read; give a TOML file or one of fp16_baseline"]),
         ("experiments = [\"int8_rtn\", \"int8_rtn\"]", &["experiment int8_rtn is named twice"]),
@@ -336,10 +338,6 @@ fn bad_input_is_refused_before_any_work() {
         ),
         ("experiments = [\"gptq_4bit_g32\"]\ncalibration = \"nothing\"", &["gptq_4bit_g32", "nothing"]),
         ("experiments = [\"int8_rtn\"]\n[measure]\ncoqa = { data = \"./none.json\", protocol = \"official\" }", &["none.json"]),
-        (
-            "experiments = [\"int8_rtn\"]\n[measure]\ntext = { file = \"MODEL/perplexity.txt\" }",
-            &["text is measured beside CoQA"],
-        ),
         ("experiments = [\"int8_rtn\"]\n[measure]\nbench = { prompts = [100000] }", &["100000"]),
     ];
     for (sweep, parts) in cases {
