@@ -20,7 +20,7 @@ says why, and holds what came before.
 Examples:
   qonnx run fp16_baseline
   qonnx run gptq_4bit_g128 --model meta-llama/Llama-3.2-1B --ep cuda --calibration c4-128x2048
-  qonnx run int4_rtn_g32 --no-coqa --text wiki.txt        perplexity alone, and KL after `qonnx run fp16_baseline --keep`
+  qonnx run int4_rtn_g32 --no-coqa --text wiki.txt    perplexity and KL alone
   qonnx run my-experiment.toml --model ./my-llama --coqa coqa-dev-v1.0.json --protocol official --no-bench"
 )]
 pub struct RunArgs {

@@ -22,7 +22,7 @@ Examples:
   qonnx sweep benches/sweeps/tiny.toml --dry-run
   qonnx sweep benches/sweeps/tiny.toml --report
   qonnx sweep benches/sweeps/coqa-45m.toml --model ./coqa-45m --coqa coqa-dev-v1.0.json --calibration my-set.toml
-  qonnx sweep benches/sweeps/tiny.toml --no-coqa --no-bench --report --results results/text    perplexity and KL alone
+  qonnx sweep benches/sweeps/tiny.toml --no-coqa --no-bench    perplexity and KL alone
   qonnx sweep my-sweep.toml --ep cuda --devices 0,1 --results results/mine"
 )]
 pub struct SweepArgs {
