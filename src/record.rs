@@ -12,14 +12,20 @@ use crate::recipe::Recipe;
 mod bench;
 mod budget;
 mod calibration;
+mod evaluation;
 mod run;
+mod version_1;
 
 pub use bench::{BenchPoint, BenchRecord, BenchSettings, Measured, Outcome, PowerRecord, Samples};
 pub use budget::BudgetRecord;
 pub use calibration::{CalibrationRecord, PassageRecord};
+pub use evaluation::{
+    BaselineRecord, COQA, COQA_EM, COQA_F1, EvaluationRecord, KL, KL_MEAN, PERPLEXITY, PairedRecord, QUESTIONS, ScoreName,
+    ScoreRecord, TEXT_PERPLEXITY, TOKENS, TaskRecord, WINDOWS,
+};
 pub use run::{
-    EnvironmentRecord, EvaluationRecord, ExportTimes, FailureRecord, PairedRecord, ProgramRecord, RUN_SCHEMA, RUN_SUFFIX,
-    RunModel, RunRecord, RunRecordError, SanityRecord, StageRecord, TextRecord,
+    EnvironmentRecord, ExportTimes, FailureRecord, ProgramRecord, RUN_SCHEMA, RUN_SUFFIX, RunModel, RunRecord, RunRecordError,
+    SanityRecord, StageRecord,
 };
 
 /// File name of the manifest inside an artifact.

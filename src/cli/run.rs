@@ -20,6 +20,7 @@ says why, and holds what came before.
 Examples:
   qonnx run fp16_baseline
   qonnx run gptq_4bit_g128 --model meta-llama/Llama-3.2-1B --ep cuda --calibration c4-128x2048
+  qonnx run int4_rtn_g32 --no-coqa --text wiki.txt    perplexity and KL alone
   qonnx run my-experiment.toml --model ./my-llama --coqa coqa-dev-v1.0.json --protocol official --no-bench"
 )]
 pub struct RunArgs {
@@ -65,8 +66,8 @@ pub struct AskArgs {
     /// At most this many questions.
     #[arg(long, value_parser = positive)]
     limit: Option<usize>,
-    /// Leave CoQA out.
-    #[arg(long, conflicts_with_all = ["coqa", "protocol", "limit", "text"])]
+    /// Leave CoQA out; with --text perplexity and KL are measured alone.
+    #[arg(long, conflicts_with_all = ["coqa", "protocol", "limit"])]
     no_coqa: bool,
     /// Text for perplexity, and for KL where the baseline's artifact is kept.
     #[arg(long, value_name = "FILE")]

@@ -22,6 +22,7 @@ Examples:
   qonnx sweep benches/sweeps/tiny.toml --dry-run
   qonnx sweep benches/sweeps/tiny.toml --report
   qonnx sweep benches/sweeps/coqa-45m.toml --model ./coqa-45m --coqa coqa-dev-v1.0.json --calibration my-set.toml
+  qonnx sweep benches/sweeps/tiny.toml --no-coqa --no-bench    perplexity and KL alone
   qonnx sweep my-sweep.toml --ep cuda --devices 0,1 --results results/mine"
 )]
 pub struct SweepArgs {
@@ -66,6 +67,9 @@ pub struct SweepArgs {
     /// In place of the file's text for perplexity and KL.
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
+    /// Leave CoQA out; perplexity and KL stay where the file or --text has a text.
+    #[arg(long, conflicts_with_all = ["coqa", "protocol", "limit"])]
+    no_coqa: bool,
     /// Leave the benchmark out.
     #[arg(long)]
     no_bench: bool,
@@ -103,6 +107,7 @@ pub fn run(args: SweepArgs) -> anyhow::Result<ExitCode> {
             ep: args.ep.map(EpArg::provider),
             f32: args.dtype.map(DtypeArg::is_f32),
             threads: args.threads,
+            no_coqa: args.no_coqa,
             no_bench: args.no_bench,
             keep: args.keep,
         },

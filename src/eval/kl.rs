@@ -15,6 +15,9 @@ use super::stats::{mean, quantile};
 use super::windows::Windows;
 use crate::generate::Score;
 
+/// Of how it is measured, in records: over the positions of perplexity.
+pub const VERSION: &str = "1.0";
+
 /// How far a model's next-token distributions are from the reference's.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct KlReport {

@@ -7,6 +7,9 @@ use super::positions::{Window, log_sum_exp, measure_positions};
 use super::windows::Windows;
 use crate::generate::Score;
 
+/// Of how it is measured, in records: windows begin with BOS and are predicted but for their first token.
+pub const VERSION: &str = "1.0";
+
 /// How well a text was predicted.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PerplexityReport {

@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{BenchRecord, MOST_BYTES, Sizes};
+use super::evaluation::{COQA, EvaluationRecord, KL};
+use super::{BenchRecord, MOST_BYTES, Sizes, version_1};
 use crate::fault::Fault;
 use crate::host::{publish, read};
 use crate::recipe::Recipe;
 
 /// Ending of a record's file name, after the experiment's name.
 pub const RUN_SUFFIX: &str = "_results.json";
-/// Version of the record's form; a reader refuses any other.
-pub const RUN_SCHEMA: u32 = 1;
+/// Version of the record's form that is written; those of version 1 are still read.
+pub const RUN_SCHEMA: u32 = 2;
 
 /// Everything that is known of one experiment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,7 +36,8 @@ pub struct RunRecord {
     pub sizes: Option<Sizes>,
     pub export: Option<ExportTimes>,
     pub sanity: Option<SanityRecord>,
-    pub evaluation: Option<EvaluationRecord>,
+    /// By task; empty where nothing was scored.
+    pub evaluation: EvaluationRecord,
     pub benchmarks: Option<BenchRecord>,
     /// Seconds that each stage took, in the order they ran.
     pub stages: Vec<StageRecord>,
@@ -100,57 +102,6 @@ pub struct SanityRecord {
     pub new_tokens: usize,
 }
 
-/// Scores; fractions from 0 to 1.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EvaluationRecord {
-    pub coqa_f1: f64,
-    pub coqa_em: f64,
-    pub coqa_f1_stderr: Option<f64>,
-    pub coqa_em_stderr: Option<f64>,
-    /// Name and version: `official 1.0`.
-    pub protocol: String,
-    pub data: String,
-    pub questions: usize,
-    pub questions_per_second: Option<f64>,
-    /// File of the answers, beside this record.
-    pub predictions: String,
-    /// Against the baseline on the same questions.
-    pub paired: Option<PairedRecord>,
-    /// Id of a baseline that it could not be compared with; a warning says why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_comparable_with: Option<String>,
-    pub perplexity: Option<f64>,
-    /// KL(baseline ‖ this), nats a token.
-    pub kl: Option<f64>,
-    /// Tokens that perplexity and KL were measured over, by name of the text file.
-    pub text: Option<TextRecord>,
-}
-
-/// The text of perplexity and KL.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TextRecord {
-    pub file: String,
-    pub windows: usize,
-    pub tokens: u64,
-}
-
-/// A paired comparison with the baseline, question by question (`eval/compare.rs`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PairedRecord {
-    pub baseline: String,
-    /// Id of the baseline's record.
-    pub baseline_id: String,
-    /// This less the baseline.
-    pub f1_difference: f64,
-    pub f1_ci95: [f64; 2],
-    pub em_difference: f64,
-    pub em_ci95: [f64; 2],
-    /// McNemar's two-sided mid-p on right and wrong.
-    pub p_mid: f64,
-    /// True difference in F1 that these questions would show with 80 % chance.
-    pub smallest_detectable: f64,
-}
-
 /// Time of one stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StageRecord {
@@ -172,7 +123,7 @@ pub enum RunRecordError {
     Unreadable { path: PathBuf, source: std::io::Error },
     #[error("record {path}: damaged ({message}); remove it and run the experiment again")]
     Damaged { path: PathBuf, message: String },
-    #[error("record {path}: has schema {got}, expected {RUN_SCHEMA}; run the experiment again with this version")]
+    #[error("record {path}: has schema {got}, expected 1 to {RUN_SCHEMA}; run the experiment again with this version")]
     Schema { path: PathBuf, got: u64 },
     #[error("record {path}: cannot be written; free the disk or choose another results folder")]
     Unwritable { path: PathBuf, source: std::io::Error },
@@ -190,10 +141,11 @@ impl RunRecordError {
 }
 
 impl RunRecord {
-    /// Id of the baseline that this holds a comparison with, or says that there can be none with.
+    /// Id of the baseline that CoQA is set against, that there can be no comparison with included; of a record without CoQA,
+    /// the one that KL is measured from.
     pub fn compared_with(&self) -> Option<&String> {
-        let scores = self.evaluation.as_ref()?;
-        scores.paired.as_ref().map(|paired| &paired.baseline_id).or(scores.not_comparable_with.as_ref())
+        let task = self.evaluation.task(COQA).or(self.evaluation.task(KL))?;
+        task.baseline.as_ref().map(|baseline| &baseline.id)
     }
 
     /// Where the record of `experiment` lies in `results`.
@@ -204,12 +156,24 @@ impl RunRecord {
     /// Reads a record.
     pub fn load(path: &Path) -> Result<Self, RunRecordError> {
         let text = read::text(path, MOST_BYTES).map_err(|source| RunRecordError::Unreadable { path: path.to_owned(), source })?;
+        Self::parse(path, &text)
+    }
+
+    /// A record of any version that is read, as this one has it; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`RunRecordError::Damaged`], [`RunRecordError::Schema`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, RunRecordError> {
         let damaged = |error: serde_json::Error| RunRecordError::Damaged { path: path.to_owned(), message: error.to_string() };
-        let value: serde_json::Value = serde_json::from_str(&text).map_err(damaged)?;
-        match value.get("schema").and_then(serde_json::Value::as_u64) {
-            Some(schema) if schema != u64::from(RUN_SCHEMA) => Err(RunRecordError::Schema { path: path.to_owned(), got: schema }),
-            _ => serde_json::from_value(value).map_err(damaged),
-        }
+        let value: serde_json::Value = serde_json::from_str(text).map_err(damaged)?;
+        let value = match value.get("schema").and_then(serde_json::Value::as_u64) {
+            Some(1) => version_1::upgraded(value).map_err(damaged)?,
+            Some(schema) if schema != u64::from(RUN_SCHEMA) => {
+                return Err(RunRecordError::Schema { path: path.to_owned(), got: schema });
+            }
+            _ => value,
+        };
+        serde_json::from_value(value).map_err(damaged)
     }
 
     /// Writes the record into `results`: a reader sees all of it or none, after a power cut too.

@@ -25,9 +25,9 @@ pub enum ReportError {
     )]
     OtherBaseline { file: String, got: String, expected: String, reference: String },
     #[error(
-        "record {file}: its questions were compared with a baseline of id {got}, expected {expected} as {reference} has; run the experiment again"
+        "record {file}: {task} was compared with a baseline of id {got}, expected {expected} as {reference} has; run the experiment again"
     )]
-    StaleBaseline { file: String, got: String, expected: String, reference: String },
+    StaleBaseline { file: String, task: String, got: String, expected: String, reference: String },
     #[error(
         "record {file}: is of model {got}, expected {expected} as in {reference}; keep the studies of two models in two folders"
     )]
@@ -35,9 +35,9 @@ pub enum ReportError {
     #[error(
         "record {file}: {what} is {got}, expected {expected} as in {reference}; scores of two protocols are not compared, keep them in two folders"
     )]
-    OtherProtocol { file: String, what: &'static str, got: String, expected: String, reference: String },
+    OtherProtocol { file: String, what: String, got: String, expected: String, reference: String },
     #[error("record {file}: {what} is {got}, expected {expected}; remove it and run the experiment again")]
-    OutOfRange { file: String, what: &'static str, got: f64, expected: &'static str },
+    OutOfRange { file: String, what: String, got: f64, expected: &'static str },
     #[error("figure: cannot be drawn ({message})")]
     Drawing { message: String },
     #[error("report.html: cannot be made ({message})")]

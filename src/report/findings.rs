@@ -2,7 +2,7 @@
 
 use super::numbers::{self, NONE};
 use super::recommend::{Fastest, Recommendation, Smallest};
-use super::study::{Row, Study};
+use super::study::{Accuracy, Row, Study};
 
 /// A smallest detectable difference above this gets a warning of its own.
 pub const COARSE: f64 = 0.02;
@@ -37,7 +37,7 @@ fn smallest(study: &Study, smallest: Smallest) -> Finding {
             let row = &study.rows[nearest];
             let loss = row
                 .paired()
-                .map(|paired| format!("{} {}", numbers::difference(paired.f1_difference), numbers::interval(paired.f1_ci95)));
+                .map(|paired| format!("{} {}", numbers::difference(paired.difference), numbers::interval(paired.ci95)));
             let text = format!(
                 "None. Every artifact that was compared scores below the baseline by more than chance explains; {} loses least, ΔF1 {}.",
                 row.name(),
@@ -49,6 +49,9 @@ fn smallest(study: &Study, smallest: Smallest) -> Finding {
             let text = match &study.baseline().record.failure {
                 Some(failure) => {
                     format!("None can be named: the baseline failed ({}), so nothing was compared with it.", failure.stage)
+                }
+                None if study.accuracy() == Accuracy::Text => {
+                    "None can be named: CoQA was not asked, so no answers were compared with the baseline's.".to_owned()
                 }
                 None => "None can be named: no record holds a comparison with the baseline on the same questions.".to_owned(),
             };
@@ -71,8 +74,8 @@ fn smallest_text(study: &Study, at: usize) -> String {
             " F1 {} against {}: ΔF1 {}, paired 95 % interval {}.",
             numbers::score(f1),
             numbers::score(base),
-            numbers::difference(paired.f1_difference),
-            numbers::interval(paired.f1_ci95)
+            numbers::difference(paired.difference),
+            numbers::interval(paired.ci95)
         ),
         _ => String::new(),
     };
@@ -92,20 +95,20 @@ fn resolution(row: &Row) -> String {
     if row.beats_baseline() {
         return ABOVE.to_owned();
     }
-    let questions = row.evaluation().map_or(0, |evaluation| evaluation.questions);
-    match row.paired().map(|paired| paired.smallest_detectable) {
+    let questions = row.questions();
+    match row.paired().and_then(|paired| paired.smallest_detectable) {
         Some(smallest) if smallest > 0.0 => {
             let coarse =
                 if smallest > COARSE { "; a smaller loss can well hide, so ask more questions before relying on it" } else { "" };
             format!(
                 "Not distinguishable is not equal: {} questions would show a true difference of {} with 80 % chance{coarse}.",
-                numbers::count(questions as u64),
+                numbers::count(questions),
                 numbers::score(smallest)
             )
         }
         _ => format!(
             "No one of {} questions scored differently, so how small a difference they could show is not known.",
-            numbers::count(questions as u64)
+            numbers::count(questions)
         ),
     }
 }
@@ -154,7 +157,7 @@ fn pareto(study: &Study, front: &[usize]) -> Finding {
     };
     let points: Vec<String> = front.iter().filter_map(point).collect();
     let text = match points.len() {
-        0 => "Empty: no record holds both a size and a score.".to_owned(),
+        0 => "Empty: no record holds both a size and an F1.".to_owned(),
         _ => format!("{}.", points.join(", ")),
     };
     finding(TITLE, text, front.to_vec())
@@ -164,7 +167,7 @@ fn pareto(study: &Study, front: &[usize]) -> Finding {
 mod tests {
     use super::*;
     use crate::report::limits::limits;
-    use crate::report::made_up::{self, baseline, experiment, study};
+    use crate::report::made_up::{self, baseline, experiment, f1, study};
     use crate::report::recommend::recommend;
 
     fn texts(study: &Study) -> Vec<String> {
@@ -193,9 +196,17 @@ mod tests {
     }
 
     #[test]
+    fn without_answers_nothing_is_said_of_them() {
+        let texts = texts(&made_up::text_alone());
+        let asked = "None can be named: CoQA was not asked, so no answers were compared with the baseline's.";
+        assert_eq!(texts[0], asked);
+        assert!(texts[1].contains("tokens/s after prompts of 512 tokens") && !texts.concat().contains("F1 "), "{texts:?}");
+    }
+
+    #[test]
     fn a_coarse_comparison_is_not_relied_on() {
         let mut coarse = experiment("a", 4.0, -0.01, 0.05, 200.0);
-        coarse.record.evaluation.as_mut().unwrap().paired.as_mut().unwrap().smallest_detectable = 0.07;
+        f1(&mut coarse).paired.as_mut().unwrap().smallest_detectable = Some(0.07);
         let study = study(vec![baseline(), coarse]);
         assert!(
             texts(&study)[0].contains("true difference of 0.070 with 80 % chance; a smaller loss can well hide"),
@@ -208,7 +219,7 @@ mod tests {
     #[test]
     fn no_difference_at_all_says_that_the_resolution_is_not_known() {
         let mut same = experiment("a", 4.0, 0.0, 0.0, 200.0);
-        same.record.evaluation.as_mut().unwrap().paired.as_mut().unwrap().smallest_detectable = 0.0;
+        f1(&mut same).paired.as_mut().unwrap().smallest_detectable = Some(0.0);
         let text = &texts(&study(vec![baseline(), same]))[0];
         assert!(text.ends_with("so how small a difference they could show is not known."), "{text}");
     }
@@ -229,10 +240,10 @@ mod tests {
         );
         assert!(texts(&slow)[1].contains("no quantized artifact decodes faster here"), "{:?}", texts(&slow));
         let mut failed = baseline();
-        failed.record.evaluation = None;
+        failed.record.evaluation = crate::record::EvaluationRecord::default();
         failed.record.failure = Some(crate::record::FailureRecord { stage: "evaluate".into(), message: "killed".into() });
         let mut other = experiment("a", 4.0, 0.0, 0.01, 5.0);
-        other.record.evaluation.as_mut().unwrap().paired = None;
+        f1(&mut other).paired = None;
         let texts = texts(&study(vec![failed, other]));
         assert_eq!(texts[0], "None can be named: the baseline failed (evaluate), so nothing was compared with it.");
     }

@@ -10,7 +10,7 @@ use super::numbers::{self, NONE};
 use super::recommend::Recommendation;
 use super::study::{Row, Study};
 use super::{ReportError, font, method, plot};
-use crate::record::{Measured, Outcome};
+use crate::record::{KL_MEAN, Measured, Outcome, TEXT_PERPLEXITY};
 
 const TEMPLATE: &str = include_str!("html/report.html");
 const STYLE: &str = include_str!("html/report.css");
@@ -37,7 +37,8 @@ pub fn html(study: &Study, recommendation: &Recommendation, figures: &[Figure]) 
         limits => limits(study),
         figures => drawn,
         quoted_at => figure::quoted_at(study),
-        columns => figure::COLUMNS.iter().map(|column| context! { header => column.header, unit => column.unit, meaning => column.meaning }).collect::<Vec<_>>(),
+        undrawn => figure::undrawn(study),
+        columns => figure::columns(study).iter().map(|column| context! { header => column.header, unit => column.unit, meaning => column.meaning }).collect::<Vec<_>>(),
         summary => summary(study),
         points => points(study),
         paragraphs => method::paragraphs(study),
@@ -112,8 +113,9 @@ fn line(row: &Row, cells: Vec<Value>) -> Value {
 }
 
 fn summary(study: &Study) -> Vec<Value> {
+    let columns = figure::columns(study);
     let cells = |at: usize| {
-        let written = figure::COLUMNS.iter().map(|column| column.cell(study, at));
+        let written = columns.iter().map(|column| column.cell(study, at));
         written.map(|written| cell(written.text, written.value)).collect()
     };
     study.rows.iter().enumerate().map(|(at, row)| line(row, cells(at))).collect()
@@ -194,8 +196,12 @@ fn card_facts(study: &Study, at: usize) -> Vec<(String, String)> {
     fact("F1", row.f1().map(numbers::score));
     fact(
         "ΔF1",
-        row.paired().map(|paired| format!("{} {}", numbers::difference(paired.f1_difference), numbers::interval(paired.f1_ci95))),
+        row.paired().map(|paired| format!("{} {}", numbers::difference(paired.difference), numbers::interval(paired.ci95))),
     );
+    if row.f1().is_none() {
+        fact("Perplexity", row.score(TEXT_PERPLEXITY).map(numbers::three_digits));
+        fact("KL, nats", row.score(KL_MEAN).map(numbers::nats));
+    }
     fact("Bits per weight", row.bits().map(numbers::bits));
     fact("Size on disk", row.model_bytes().map(numbers::bytes));
     fact("Weights in memory", row.weights_memory().map(numbers::bytes));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::findings::COARSE;
 use super::numbers;
-use super::study::{Row, Study};
+use super::study::{Accuracy, Row, Study};
 use crate::recipe::WeightRecipe;
 use crate::record::BenchRecord;
 
@@ -19,11 +19,7 @@ pub fn limits(study: &Study) -> Vec<String> {
         let ended = if failed == 1 { "it is shown as failed, with what it" } else { "they are shown as failed, with what they" };
         limits.push(format!("{failed} of {} experiments ended early: {ended} measured before.", study.rows.len()));
     }
-    limits.push(
-        "One task, one model: answers to questions about a passage (CoQA). Perplexity and KL divergence, where they were measured, stand \
-         beside F1; other tasks can lose more or less."
-            .to_owned(),
-    );
+    limits.push(limit_of_tasks(study.accuracy()).to_owned());
     limits.extend(unequal_conditions(study));
     if !study.devices.is_empty() {
         let names: Vec<&str> = study.devices.iter().map(|device| device.name.as_str()).collect();
@@ -40,11 +36,11 @@ pub fn limits(study: &Study) -> Vec<String> {
     let rounds_activations =
         |row: &Row| row.bench().is_some_and(|bench| bench.ep == "cpu") && row.bits().is_some_and(|bits| bits < 16.0);
     if study.rows.iter().any(rounds_activations) {
-        limits.push(
-            "On the CPU times are of the kernels that any program gets, which may round activations to 8 bits; F1 was scored with \
+        let scored = if study.accuracy() == Accuracy::Text { "perplexity and KL were" } else { "F1 was" };
+        limits.push(format!(
+            "On the CPU times are of the kernels that any program gets, which may round activations to 8 bits; {scored} scored with \
              activations as they are."
-                .to_owned(),
-        );
+        ));
     }
     let warned = |row: &&Row| !row.record.warnings.is_empty() || row.bench().is_some_and(|bench| !bench.warnings.is_empty());
     match study.rows.iter().filter(warned).count() {
@@ -53,6 +49,20 @@ pub fn limits(study: &Study) -> Vec<String> {
         count => limits.push(format!("{count} records hold warnings; REPORT.md lists them.")),
     }
     limits
+}
+
+/// What the tasks that were asked say nothing of.
+fn limit_of_tasks(accuracy: Accuracy) -> &'static str {
+    match accuracy {
+        Accuracy::Answers | Accuracy::Unknown => {
+            "One task, one model: answers to questions about a passage (CoQA). Perplexity and KL divergence, where they were measured, stand \
+             beside F1; other tasks can lose more or less."
+        }
+        Accuracy::Text => {
+            "One text, one model: perplexity and KL divergence say how far predictions of the next token moved, not whether answers got \
+             worse; no interval comes with them."
+        }
+    }
 }
 
 /// Artifacts that are smaller on the disk and no smaller in memory.
@@ -130,15 +140,15 @@ fn values(study: &Study, of: impl Fn(&Row) -> Option<String>) -> BTreeSet<String
 
 fn limits_of_comparison(study: &Study) -> Vec<String> {
     let compared: Vec<_> = study.rows.iter().filter_map(Row::paired).collect();
-    let questions = study.baseline().evaluation().map_or(0, |evaluation| evaluation.questions);
-    let reaching = compared.iter().filter(|paired| paired.f1_ci95[1] >= 0.0);
-    let coarsest = reaching.map(|paired| paired.smallest_detectable).fold(0.0, f64::max);
+    let questions = study.baseline().questions();
+    let reaching = compared.iter().filter(|paired| paired.ci95[1] >= 0.0);
+    let coarsest = reaching.filter_map(|paired| paired.smallest_detectable).fold(0.0, f64::max);
     let mut limits = Vec::new();
     if coarsest > COARSE {
         limits.push(format!(
             "The question set is small: with {} questions some of the artifacts called not distinguishable could differ truly by up to {} \
              and be missed one time in five.",
-            numbers::count(questions as u64),
+            numbers::count(questions),
             numbers::score(coarsest)
         ));
     }

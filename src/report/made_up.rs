@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::study::{RecordFile, Study};
-use crate::record::{Outcome, RunRecord};
+use crate::record::{COQA, Outcome, RunRecord, ScoreRecord, TaskRecord};
 
 /// Every record of the fixture, by file name.
 pub fn records() -> Vec<RecordFile> {
@@ -35,16 +35,33 @@ pub fn experiment(name: &str, bits: f64, difference: f64, half_interval: f64, sp
     let sizes = file.record.sizes.as_mut().unwrap();
     sizes.bits_per_weight_linears = bits;
     sizes.model_bytes = (bits * 1e6) as u64;
-    let evaluation = file.record.evaluation.as_mut().unwrap();
-    evaluation.coqa_f1 = 0.412 + difference;
-    let paired = evaluation.paired.as_mut().unwrap();
-    paired.f1_difference = difference;
-    paired.f1_ci95 = [difference - half_interval, difference + half_interval];
+    let f1 = f1(&mut file);
+    f1.value = 0.412 + difference;
+    let paired = f1.paired.as_mut().unwrap();
+    paired.difference = difference;
+    paired.ci95 = [difference - half_interval, difference + half_interval];
     for point in &mut file.record.benchmarks.as_mut().unwrap().points {
         let Outcome::Measured(measured) = &mut point.outcome else { continue };
         measured.decode_tokens_per_second = speed * point.batch as f64;
     }
     file
+}
+
+/// A task of a record that has it.
+pub fn task<'a>(file: &'a mut RecordFile, task: &str) -> &'a mut TaskRecord {
+    file.record.evaluation.tasks.iter_mut().find(|record| record.task == task).unwrap()
+}
+
+/// The F1 of a record that has one.
+pub fn f1(file: &mut RecordFile) -> &mut ScoreRecord {
+    &mut task(file, COQA).scores[0]
+}
+
+/// The fixture as a sweep without CoQA would have left it.
+pub fn text_alone() -> Study {
+    let mut records = records();
+    records.iter_mut().for_each(|file| file.record.evaluation.tasks.retain(|task| task.task != COQA));
+    study(records)
 }
 
 pub fn study(records: Vec<RecordFile>) -> Study {
@@ -69,11 +86,12 @@ pub fn of_size(count: usize) -> Study {
             file.record.id = format!("{}{copy}", file.record.id);
             file.record.experiment_name = name;
             let moved = 0.004 * copy as f64;
-            if let Some(evaluation) = &mut file.record.evaluation {
-                evaluation.coqa_f1 -= moved;
-                let paired = evaluation.paired.as_mut().unwrap();
-                paired.f1_difference -= moved;
-                paired.f1_ci95 = paired.f1_ci95.map(|end| end - moved);
+            if file.record.evaluation.task(COQA).is_some() {
+                let f1 = f1(&mut file);
+                f1.value -= moved;
+                let paired = f1.paired.as_mut().unwrap();
+                paired.difference -= moved;
+                paired.ci95 = paired.ci95.map(|end| end - moved);
             }
             if let Some(sizes) = &mut file.record.sizes {
                 sizes.bits_per_weight_linears += 0.11 * copy as f64;

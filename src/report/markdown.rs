@@ -8,14 +8,17 @@ use super::limits::limits;
 use super::method;
 use super::numbers::{self, NONE};
 use super::recommend::Recommendation;
-use super::study::{Row, Study};
-use crate::record::{Measured, Outcome};
+use super::study::{Accuracy, Row, Study};
+use crate::record::{COQA_EM, KL_MEAN, Measured, Outcome, ScoreName, TEXT_PERPLEXITY};
 
 /// The whole report; figures are linked in `figures/`.
 pub fn markdown(study: &Study, recommendation: &Recommendation, figures: &[Figure]) -> String {
     let mut out = String::new();
     heading(&mut out, study);
     recommendations(&mut out, study, &findings::findings(study, recommendation));
+    if let Some(undrawn) = figure::undrawn(study) {
+        let _ = write!(out, "\n{undrawn}\n");
+    }
     for figure in figures {
         let _ = write!(out, "\n![{}](figures/{}.svg)\n\n{}\n", figure.title, figure.name, escaped(&figure.caption));
     }
@@ -64,6 +67,16 @@ fn headers(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
+/// A column's header, the score in it, how it is written.
+type ScoreColumn = (&'static str, ScoreName, fn(f64) -> String);
+
+/// Scores beside those of the summary's own columns.
+const MORE_SCORES: &[ScoreColumn] = &[
+    ("EM", COQA_EM, numbers::score),
+    ("Perplexity", TEXT_PERPLEXITY, numbers::three_digits),
+    ("KL, nats", KL_MEAN, numbers::nats),
+];
+
 fn summary(out: &mut String, study: &Study) {
     let _ = write!(
         out,
@@ -71,20 +84,21 @@ fn summary(out: &mut String, study: &Study) {
         escaped(&figure::quoted_at(study))
     );
     let mut head = headers(&["#", "Experiment", "Method"]);
-    head.extend(figure::COLUMNS.iter().map(|column| match column.unit {
+    let columns = figure::columns(study);
+    head.extend(columns.iter().map(|column| match column.unit {
         "" | "bytes" | "bits" | "0 to 1" | "× baseline" => column.header.to_owned(),
         unit => format!("{}, {unit}", column.header),
     }));
-    head.extend(headers(&["EM", "Perplexity", "KL, nats", "Record"]));
+    // Where a text is all that was scored, the columns before have it.
+    let more = if study.accuracy() == Accuracy::Text { &[][..] } else { MORE_SCORES };
+    head.extend(more.iter().map(|(header, ..)| (*header).to_owned()));
+    head.push("Record".to_owned());
     let last = head.len() - 1;
     table(out, &head, &[1, 2, last]);
     for (at, row) in study.rows.iter().enumerate() {
         let mut cells = vec![row.number.to_string(), shown(row), escaped(&row.record.method)];
-        cells.extend(figure::COLUMNS.iter().map(|column| column.cell(study, at).text));
-        let evaluation = row.evaluation();
-        cells.push(evaluation.map_or(NONE.to_owned(), |evaluation| numbers::score(evaluation.coqa_em)));
-        cells.push(optional(evaluation.and_then(|evaluation| evaluation.perplexity), numbers::three_digits));
-        cells.push(optional(evaluation.and_then(|evaluation| evaluation.kl), |kl| format!("{kl:.4}")));
+        cells.extend(columns.iter().map(|column| column.cell(study, at).text));
+        cells.extend(more.iter().map(|&(_, name, write)| optional(row.score(name), write)));
         cells.push(link(row));
         line(out, &cells);
     }

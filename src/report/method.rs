@@ -2,6 +2,7 @@
 
 use super::study::{Study, short};
 use super::{marks, numbers};
+use crate::record::{COQA, PERPLEXITY, QUESTIONS, TOKENS, WINDOWS};
 
 /// The question of the study.
 pub fn question(study: &Study) -> String {
@@ -35,18 +36,26 @@ fn experiments(study: &Study) -> Option<String> {
 }
 
 fn accuracy(study: &Study) -> String {
-    match study.baseline().evaluation() {
-        Some(evaluation) => format!(
+    let baseline = study.baseline();
+    match (baseline.task(COQA), baseline.task(PERPLEXITY)) {
+        (Some(coqa), _) => format!(
             "Accuracy is F1 on {} CoQA questions ({}, protocol {}). Artifacts answer the same questions as the baseline, so differences are \
              paired: 95 % intervals come from 10,000 bootstrap resamples of the paired differences, by question or, where a \
              protocol asks several turns of one, by conversation, and a difference whose interval reaches 0 is called \
              not distinguishable. That is not the same as equal, so every comparison also states the smallest true difference that its questions would show \
              with 80 % chance.",
-            numbers::count(evaluation.questions as u64),
-            numbers::clipped(&evaluation.data, 50),
-            numbers::clipped(&evaluation.protocol, 40)
+            numbers::count(coqa.count(QUESTIONS)),
+            numbers::clipped(&coqa.data, 50),
+            numbers::clipped(&coqa.version, 40)
         ),
-        None => "The baseline was not scored, so no difference in accuracy is known.".to_owned(),
+        (None, Some(text)) => format!(
+            "Accuracy is how well a text is predicted, token by token: perplexity, and the mean KL divergence from the baseline in nats, \
+             over {} tokens in {} windows of {}. CoQA was not asked, so of no difference it is known whether chance explains it.",
+            numbers::count(text.count(TOKENS)),
+            numbers::count(text.count(WINDOWS)),
+            numbers::clipped(&text.data, 50)
+        ),
+        (None, None) => "The baseline was not scored, so no difference in accuracy is known.".to_owned(),
     }
 }
 

@@ -18,6 +18,11 @@ pub fn interval([low, high]: [f64; 2]) -> String {
     format!("[{}, {}]", difference(low), difference(high))
 }
 
+/// A divergence in nats: `0.0255`.
+pub fn nats(value: f64) -> String {
+    format!("{value:.4}").replace('-', "−")
+}
+
 /// Bits per weight: `4.50`.
 pub fn bits(value: f64) -> String {
     format!("{value:.2}")

@@ -53,7 +53,7 @@ pub fn recommend(study: &Study) -> Recommendation {
 fn smallest(study: &Study) -> Smallest {
     let compared: Vec<(usize, &Row)> =
         study.rows.iter().enumerate().filter(|(_, row)| row.paired().is_some() && row.model_bytes().is_some()).collect();
-    let loss = |row: &Row| row.paired().map_or(f64::NEG_INFINITY, |paired| paired.f1_difference);
+    let loss = |row: &Row| row.paired().map_or(f64::NEG_INFINITY, |paired| paired.difference);
     let reaching = compared.iter().filter(|(_, row)| row.reaches_baseline() == Some(true));
     // Equal sizes: the one that scored higher.
     let found = reaching.min_by(|(_, a), (_, b)| a.model_bytes().cmp(&b.model_bytes()).then(loss(b).total_cmp(&loss(a))));
@@ -81,7 +81,7 @@ fn fastest(study: &Study, place: usize, device: &Device, batch: usize) -> Option
 mod tests {
     use super::*;
     use crate::record::Outcome;
-    use crate::report::made_up::{baseline, experiment, study};
+    use crate::report::made_up::{baseline, experiment, f1, study};
 
     fn name(study: &Study, at: usize) -> &str {
         study.rows[at].name()
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn without_a_comparison_nothing_is_claimed() {
         let mut other = experiment("a", 4.0, 0.0, 0.01, 1.0);
-        other.record.evaluation.as_mut().unwrap().paired = None;
+        f1(&mut other).paired = None;
         assert_eq!(recommend(&study(vec![baseline(), other])).smallest, Smallest::NoComparison);
     }
 

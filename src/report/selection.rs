@@ -3,23 +3,26 @@
 use std::collections::BTreeSet;
 
 use super::recommend::{Recommendation, Smallest};
-use super::study::Study;
+use super::study::{Accuracy, Study};
+use crate::record::TEXT_PERPLEXITY;
 
 /// Most experiments in a figure of their own file: more are not told apart, and a picture of thousands takes gigabytes to draw.
 pub const MOST_DRAWN: usize = 60;
 
 /// What a caption says where not all rows are drawn.
 pub fn selection(study: &Study, shown: usize) -> String {
+    let by = if study.accuracy() == Accuracy::Text { "perplexity" } else { "F1" };
     match study.rows.len() - shown {
         0 => String::new(),
         more => format!(
-            " {shown} of {} experiments are shown: the baseline, those recommended, the Pareto front, then by F1; the other {more} stand in REPORT.md.",
+            " {shown} of {} experiments are shown: the baseline, those recommended, the Pareto front, then by {by}; the other {more} stand in REPORT.md.",
             study.rows.len()
         ),
     }
 }
 
-/// At most `most` rows, in the study's order: the baseline, what is recommended, the Pareto front, then by F1.
+/// At most `most` rows, in the study's order: the baseline, what is recommended, the Pareto front, then by F1, or by
+/// perplexity where that is what there is.
 pub fn chosen(study: &Study, recommendation: &Recommendation, most: usize) -> Vec<usize> {
     let mut wanted = vec![0];
     if let Smallest::Found { row } = recommendation.smallest {
@@ -28,7 +31,12 @@ pub fn chosen(study: &Study, recommendation: &Recommendation, most: usize) -> Ve
     wanted.extend(recommendation.fastest.iter().flat_map(|fastest| [Some(fastest.row), fastest.safe]).flatten());
     wanted.extend(&recommendation.pareto);
     let mut by_score: Vec<usize> = (0..study.rows.len()).collect();
-    by_score.sort_by(|&a, &b| study.rows[b].f1().unwrap_or(-1.0).total_cmp(&study.rows[a].f1().unwrap_or(-1.0)));
+    let accuracy = study.accuracy();
+    let score = |at: usize| match accuracy {
+        Accuracy::Text => study.rows[at].score(TEXT_PERPLEXITY).map_or(f64::NEG_INFINITY, |perplexity| -perplexity),
+        Accuracy::Answers | Accuracy::Unknown => study.rows[at].f1().unwrap_or(-1.0),
+    };
+    by_score.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
     wanted.extend(by_score);
     let mut rows = BTreeSet::new();
     for row in wanted {
@@ -61,5 +69,16 @@ mod tests {
             "{said}"
         );
         assert_eq!(selection(&study, study.rows.len()), "");
+    }
+
+    #[test]
+    fn without_an_f1_perplexity_chooses() {
+        let study = made_up::text_alone();
+        let mut recommendation = recommend(&study);
+        recommendation.fastest.clear();
+        let names: Vec<&str> = chosen(&study, &recommendation, 3).into_iter().map(|at| study.rows[at].name()).collect();
+        // LLM.int8's is the lowest, INT8's the lowest but the baseline's own.
+        assert_eq!(names, ["fp16_baseline", "bnb_8bit", "int8_rtn"]);
+        assert!(selection(&study, 3).contains("the Pareto front, then by perplexity;"));
     }
 }

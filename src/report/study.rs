@@ -6,7 +6,10 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::ReportError;
 use super::point::Point;
-use crate::record::{BenchRecord, EvaluationRecord, Outcome, PairedRecord, RunRecord};
+use crate::record::{
+    BenchRecord, COQA, COQA_F1, KL, KL_MEAN, Outcome, PairedRecord, QUESTIONS, RunRecord, ScoreName, ScoreRecord,
+    TEXT_PERPLEXITY, TaskRecord,
+};
 
 /// What a relative link may not hold as it is.
 const IN_LINKS: &AsciiSet =
@@ -36,6 +39,16 @@ pub struct Study {
     pub rows: Vec<Row>,
     /// What benchmarks ran on, with the rows of each.
     pub devices: Vec<Device>,
+}
+
+/// What a study knows of accuracy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accuracy {
+    /// F1 of answers, of one experiment at least.
+    Answers,
+    /// How well a text is predicted, and no F1.
+    Text,
+    Unknown,
 }
 
 /// A device, and the points of the grid at which its rows are compared.
@@ -73,16 +86,28 @@ impl Row {
         self.record.baseline.is_none()
     }
 
-    pub fn evaluation(&self) -> Option<&EvaluationRecord> {
-        self.record.evaluation.as_ref()
+    /// What a task scored, if it was asked.
+    pub fn task(&self, task: &str) -> Option<&TaskRecord> {
+        self.record.evaluation.task(task)
+    }
+
+    /// A metric, if it was measured.
+    pub fn score(&self, name: ScoreName) -> Option<f64> {
+        self.record.evaluation.value(name)
     }
 
     pub fn f1(&self) -> Option<f64> {
-        self.evaluation().map(|evaluation| evaluation.coqa_f1)
+        self.score(COQA_F1)
     }
 
+    /// F1 against the baseline's.
     pub fn paired(&self) -> Option<&PairedRecord> {
-        self.evaluation().and_then(|evaluation| evaluation.paired.as_ref())
+        self.record.evaluation.score(COQA_F1).and_then(|score| score.paired.as_ref())
+    }
+
+    /// Of CoQA; 0 where it was not asked.
+    pub fn questions(&self) -> u64 {
+        self.task(COQA).map_or(0, |coqa| coqa.count(QUESTIONS))
     }
 
     /// Bits per weight of the decoder's linears on disk, scales counted.
@@ -106,12 +131,12 @@ impl Row {
 
     /// Not distinguishable from the baseline: the paired 95 % interval reaches 0. None without a comparison.
     pub fn reaches_baseline(&self) -> Option<bool> {
-        self.paired().map(|paired| paired.f1_ci95[1] >= 0.0)
+        self.paired().map(|paired| paired.ci95[1] >= 0.0)
     }
 
     /// Above the baseline by more than chance explains: the paired 95 % interval lies above 0.
     pub fn beats_baseline(&self) -> bool {
-        self.paired().is_some_and(|paired| paired.f1_ci95[0] > 0.0)
+        self.paired().is_some_and(|paired| paired.ci95[0] > 0.0)
     }
 
     /// What the benchmark found at a point of its grid.
@@ -161,6 +186,15 @@ impl Study {
         &self.rows[0]
     }
 
+    /// What is known of accuracy.
+    pub fn accuracy(&self) -> Accuracy {
+        match self.rows.iter().any(|row| row.f1().is_some()) {
+            true => Accuracy::Answers,
+            false if self.rows.iter().any(|row| row.score(TEXT_PERPLEXITY).is_some()) => Accuracy::Text,
+            false => Accuracy::Unknown,
+        }
+    }
+
     /// The device that a row was measured on.
     pub fn device_of(&self, row: usize) -> Option<&Device> {
         self.devices.iter().find(|device| device.rows.contains(&row))
@@ -201,40 +235,47 @@ fn rank(record: &RunRecord) -> (bool, f64, std::cmp::Reverse<u64>, String) {
     (record.baseline.is_some(), bits, std::cmp::Reverse(bytes), record.experiment_name.clone())
 }
 
+/// What a number may be, and how that is said.
+type Range = (std::ops::RangeInclusive<f64>, &'static str);
+const POSITIVE: Range = (f64::MIN_POSITIVE..=1e18, "more than 0");
+
 /// Numbers that nothing can have measured, which no axis could show.
 fn refuse_senseless(file: &str, record: &RunRecord) -> Result<(), ReportError> {
-    type Range = (std::ops::RangeInclusive<f64>, &'static str);
-    const FRACTION: Range = (0.0..=1.0, "0 to 1");
-    const POSITIVE: Range = (f64::MIN_POSITIVE..=1e18, "more than 0");
-    let mut numbers: Vec<(&'static str, f64, Range)> = Vec::new();
+    let mut numbers: Vec<(String, f64, Range)> = Vec::new();
+    let mut number = |what: &str, value: f64, range: Range| numbers.push((what.to_owned(), value, range));
     if let Some(sizes) = &record.sizes {
-        numbers.push((
-            "bits_per_weight_linears",
-            sizes.bits_per_weight_linears,
-            (f64::MIN_POSITIVE..=64.0, "more than 0, at most 64"),
-        ));
-        numbers.push(("model_bytes", sizes.model_bytes as f64, POSITIVE));
+        let bits = (f64::MIN_POSITIVE..=64.0, "more than 0, at most 64");
+        number("bits_per_weight_linears", sizes.bits_per_weight_linears, bits);
+        number("model_bytes", sizes.model_bytes as f64, POSITIVE);
     }
-    if let Some(scores) = &record.evaluation {
-        numbers.extend([("coqa_f1", scores.coqa_f1, FRACTION), ("coqa_em", scores.coqa_em, FRACTION)]);
-        numbers.extend(scores.perplexity.map(|perplexity| ("perplexity", perplexity, (1.0..=f64::MAX, "at least 1"))));
-        // Of the same numbers, summed in another order, it may come out a hair below.
-        numbers.extend(scores.kl.map(|kl| ("kl", kl, (-1e-3..=f64::MAX, "at least 0"))));
-        if let Some(paired) = &scores.paired {
-            let [low, high] = paired.f1_ci95;
-            numbers.push(("f1_difference", paired.f1_difference, (-1.0..=1.0, "-1 to 1")));
-            numbers.push(("the lower end of f1_ci95", low, (-1.0..=paired.f1_difference, "-1 to the difference")));
-            numbers.push(("the upper end of f1_ci95", high, (paired.f1_difference..=1.0, "the difference to 1")));
-        }
+    for task in &record.evaluation.tasks {
+        task.scores.iter().for_each(|score| check_score(&task.task, score, &mut number));
     }
     for point in record.benchmarks.iter().flat_map(|bench| &bench.points) {
         let Outcome::Measured(measured) = &point.outcome else { continue };
-        numbers.push(("decode_tokens_per_second", measured.decode_tokens_per_second, POSITIVE));
-        numbers.push(("p50 of decode_ms_per_token", measured.decode_ms_per_token.p50, POSITIVE));
-        numbers.push(("p50 of prefill_ms", measured.prefill_ms.p50, POSITIVE));
+        number("decode_tokens_per_second", measured.decode_tokens_per_second, POSITIVE);
+        number("p50 of decode_ms_per_token", measured.decode_ms_per_token.p50, POSITIVE);
+        number("p50 of prefill_ms", measured.prefill_ms.p50, POSITIVE);
     }
     let wrong = numbers.into_iter().find(|(_, got, (range, _))| !range.contains(got));
     wrong.map_or(Ok(()), |(what, got, (_, expected))| Err(ReportError::OutOfRange { file: file.to_owned(), what, got, expected }))
+}
+
+/// A score is a fraction unless it is known to be none.
+fn check_score(task: &str, score: &ScoreRecord, number: &mut dyn FnMut(&str, f64, Range)) {
+    let range = match score.metric.as_str() {
+        metric if metric == TEXT_PERPLEXITY.metric => (1.0..=f64::MAX, "at least 1"),
+        // Of the same numbers, summed in another order, it may come out a hair below.
+        metric if metric == KL_MEAN.metric => (-1e-3..=f64::MAX, "at least 0"),
+        _ => (0.0..=1.0, "0 to 1"),
+    };
+    let name = format!("{} of {task}", score.metric);
+    number(&name, score.value, range);
+    if let Some(PairedRecord { difference, ci95: [low, high], .. }) = score.paired {
+        number(&format!("the difference in {name}"), difference, (-1.0..=1.0, "-1 to 1"));
+        number(&format!("the lower end of ci95 of {name}"), low, (-1.0..=difference, "-1 to the difference"));
+        number(&format!("the upper end of ci95 of {name}"), high, (difference..=1.0, "the difference to 1"));
+    }
 }
 
 fn refuse_doubles(records: &[RecordFile]) -> Result<(), ReportError> {
@@ -277,21 +318,40 @@ fn refuse_foreign(RecordFile { file, record }: &RecordFile, baseline: &RecordFil
         let of = |record: &RunRecord| format!("{} (blake3 {})", record.model.source, short(&record.model.blake3));
         return Err(ReportError::OtherModel { file, got: of(record), expected: of(base), reference });
     }
-    let (Some(evaluation), Some(expected)) = (&record.evaluation, &base.evaluation) else { return Ok(()) };
-    let compared = [
-        ("protocol", evaluation.protocol.clone(), expected.protocol.clone()),
-        ("data", evaluation.data.clone(), expected.data.clone()),
-        ("number of questions", evaluation.questions.to_string(), expected.questions.to_string()),
-    ];
-    if let Some((what, got, expected)) = compared.into_iter().find(|(_, got, expected)| got != expected) {
-        return Err(ReportError::OtherProtocol { file, what, got, expected, reference });
-    }
-    match &evaluation.paired {
-        Some(paired) if paired.baseline_id != base.id => {
-            Err(ReportError::StaleBaseline { file, got: paired.baseline_id.clone(), expected: base.id.clone(), reference })
+    for task in &record.evaluation.tasks {
+        let asked = base.evaluation.task(&task.task);
+        if let Some((what, got, expected)) = asked.and_then(|expected| difference(task, expected)) {
+            return Err(ReportError::OtherProtocol { file, what, got, expected, reference });
         }
-        _ => Ok(()),
     }
+    match record.evaluation.tasks.iter().find_map(|task| Some((task, stale(task, &base.id)?))) {
+        Some((task, got)) => {
+            let (task, got, expected) = (task.task.clone(), got.to_owned(), base.id.clone());
+            Err(ReportError::StaleBaseline { file, task, got, expected, reference })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Id of the baseline that a task's scores are set against, where it is not `id`.
+fn stale<'a>(task: &'a TaskRecord, id: &str) -> Option<&'a str> {
+    // KL is a difference itself.
+    let is_set_against = task.task == KL || task.scores.iter().any(|score| score.paired.is_some());
+    task.baseline.as_ref().map(|baseline| baseline.id.as_str()).filter(|got| is_set_against && *got != id)
+}
+
+/// What makes the scores of a task ones that are not compared: what it is, and both.
+fn difference(task: &TaskRecord, other: &TaskRecord) -> Option<(String, String, String)> {
+    let name = &task.task;
+    let mut compared = vec![
+        (format!("protocol of {name}"), task.version.clone(), other.version.clone()),
+        (format!("data of {name}"), task.data.clone(), other.data.clone()),
+    ];
+    let units = task.counts.keys().chain(other.counts.keys());
+    compared.extend(
+        units.map(|unit| (format!("number of {unit} of {name}"), task.count(unit).to_string(), other.count(unit).to_string())),
+    );
+    compared.into_iter().find(|(_, got, expected)| got != expected)
 }
 
 /// The first twelve characters of a hash.
@@ -349,8 +409,8 @@ mod tests {
     #[test]
     fn what_does_not_belong_together_is_refused() {
         check(
-            |_, other| other.record.evaluation.as_mut().unwrap().coqa_f1 = 41.2,
-            "record int8_rtn_results.json: coqa_f1 is 41.2, expected 0 to 1; remove it and run the experiment again",
+            |_, other| made_up::f1(other).value = 41.2,
+            "record int8_rtn_results.json: f1 of coqa is 41.2, expected 0 to 1; remove it and run the experiment again",
         );
         check(
             |_, other| other.record.sizes.as_mut().unwrap().bits_per_weight_linears = -4.0,
@@ -363,10 +423,10 @@ mod tests {
         );
         check(
             |_, other| {
-                let paired = other.record.evaluation.as_mut().unwrap().paired.as_mut().unwrap();
-                (paired.f1_difference, paired.f1_ci95) = (-0.25, [0.5, -0.5]);
+                let paired = made_up::f1(other).paired.as_mut().unwrap();
+                (paired.difference, paired.ci95) = (-0.25, [0.5, -0.5]);
             },
-            "record int8_rtn_results.json: the lower end of f1_ci95 is 0.5, expected -1 to the difference; remove it and run the \
+            "record int8_rtn_results.json: the lower end of ci95 of f1 of coqa is 0.5, expected -1 to the difference; remove it and run the \
              experiment again",
         );
         check(
@@ -393,18 +453,20 @@ mod tests {
              fp16_baseline_results.json; keep the studies of two models in two folders",
         );
         check(
-            |_, other| other.record.evaluation.as_mut().unwrap().protocol = "lm-eval 3.0".into(),
-            "record int8_rtn_results.json: protocol is lm-eval 3.0, expected official 1.0 as in fp16_baseline_results.json; scores of two \
+            |_, other| made_up::task(other, "coqa").version = "lm-eval 3.0".into(),
+            "record int8_rtn_results.json: protocol of coqa is lm-eval 3.0, expected official 1.0 as in fp16_baseline_results.json; scores of two \
              protocols are not compared, keep them in two folders",
         );
         check(
-            |_, other| other.record.evaluation.as_mut().unwrap().questions = 3,
-            "record int8_rtn_results.json: number of questions is 3, expected 500 as in fp16_baseline_results.json; scores of two protocols \
+            |_, other| {
+                made_up::task(other, "coqa").counts.insert("questions".into(), 3);
+            },
+            "record int8_rtn_results.json: number of questions of coqa is 3, expected 500 as in fp16_baseline_results.json; scores of two protocols \
              are not compared, keep them in two folders",
         );
         check(
-            |_, other| other.record.evaluation.as_mut().unwrap().paired.as_mut().unwrap().baseline_id = "old".into(),
-            "record int8_rtn_results.json: its questions were compared with a baseline of id old, expected b0c1d2e3f4a5 as \
+            |_, other| made_up::task(other, "coqa").baseline.as_mut().unwrap().id = "old".into(),
+            "record int8_rtn_results.json: coqa was compared with a baseline of id old, expected b0c1d2e3f4a5 as \
              fp16_baseline_results.json has; run the experiment again",
         );
     }

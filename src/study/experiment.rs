@@ -13,7 +13,10 @@ use serde::Serialize;
 
 use crate::host::table::{size, table};
 use crate::host::terminal;
-use crate::record::{BenchSettings, Outcome, RunRecord};
+use crate::record::{
+    BenchSettings, COQA, COQA_EM, COQA_F1, EvaluationRecord, KL_MEAN, Outcome, PairedRecord, QUESTIONS, RunRecord, ScoreRecord,
+    TEXT_PERPLEXITY,
+};
 use crate::runtime::{self};
 
 mod blank;
@@ -25,6 +28,7 @@ mod error;
 mod job;
 mod messages;
 mod named;
+mod scores;
 mod stages;
 mod subject;
 pub mod work;
@@ -144,18 +148,7 @@ impl fmt::Display for RunReport {
         if let Some(sanity) = &record.sanity {
             rows.push(("says", first_words(&sanity.text)));
         }
-        if let Some(scores) = &record.evaluation {
-            rows.push(("CoQA F1", with_error(scores.coqa_f1, scores.coqa_f1_stderr)));
-            rows.push(("CoQA EM", with_error(scores.coqa_em, scores.coqa_em_stderr)));
-            rows.push(("questions", format!("{}, protocol {}", scores.questions, scores.protocol)));
-            if let Some(paired) = &scores.paired {
-                let [low, high] = paired.f1_ci95;
-                let difference = format!("{:+.4} [{low:+.4}, {high:+.4}]", paired.f1_difference);
-                rows.push(("F1 less the baseline's", difference));
-            }
-            rows.extend(scores.perplexity.map(|perplexity| ("perplexity", format!("{perplexity:.3}"))));
-            rows.extend(scores.kl.map(|kl| ("KL from the baseline", format!("{kl:.5}"))));
-        }
+        rows.extend(score_rows(&record.evaluation));
         rows.extend(decode_ms(record).map(|ms| ("decode", format!("{ms:.2} ms/token"))));
         let lines = rows.into_iter().map(|(what, value)| vec![what.to_owned(), value]);
         f.write_str(&table(&["", ""], &[], lines))?;
@@ -169,10 +162,30 @@ impl fmt::Display for RunReport {
     }
 }
 
+fn score_rows(evaluation: &EvaluationRecord) -> Vec<(&'static str, String)> {
+    let mut rows = Vec::new();
+    if let Some(coqa) = evaluation.task(COQA) {
+        let scores = [("CoQA F1", COQA_F1), ("CoQA EM", COQA_EM)];
+        rows.extend(scores.iter().filter_map(|&(what, name)| Some((what, with_error(coqa.score(name.metric)?)))));
+        rows.push(("questions", format!("{}, protocol {}", coqa.count(QUESTIONS), coqa.version)));
+        let paired = coqa.score(COQA_F1.metric).and_then(|score| score.paired.as_ref());
+        rows.extend(paired.map(|paired| ("F1 less the baseline's", with_interval(paired))));
+    }
+    rows.extend(evaluation.value(TEXT_PERPLEXITY).map(|perplexity| ("perplexity", format!("{perplexity:.3}"))));
+    rows.extend(evaluation.value(KL_MEAN).map(|kl| ("KL from the baseline", format!("{kl:.5}"))));
+    rows
+}
+
 /// `0.3431 ± 0.0243`
-pub fn with_error(value: f64, stderr: Option<f64>) -> String {
-    let error = stderr.map(|stderr| format!(" ± {stderr:.4}")).unwrap_or_default();
-    format!("{value:.4}{error}")
+pub fn with_error(score: &ScoreRecord) -> String {
+    let error = score.stderr.map(|stderr| format!(" ± {stderr:.4}")).unwrap_or_default();
+    format!("{:.4}{error}", score.value)
+}
+
+/// `-0.0091 [-0.0240, +0.0054]`
+pub fn with_interval(paired: &PairedRecord) -> String {
+    let [low, high] = paired.ci95;
+    format!("{:+.4} [{low:+.4}, {high:+.4}]", paired.difference)
 }
 
 /// Median of a decoding step at the first point of the grid that was measured with the smallest batch.

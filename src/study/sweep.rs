@@ -26,6 +26,7 @@ mod words;
 pub use error::SweepError;
 pub use file::{Overrides, SweepFile};
 pub use plan::{PlanReport, PlanRow};
+use report::Columns;
 pub use report::{ResultRow, Results, SweepReport};
 
 use crate::host::terminal;
@@ -72,9 +73,11 @@ pub fn run(request: &Request) -> anyhow::Result<SweepReport> {
     }
     let lock = work::hold_for_sweep(&plan.results)?.ok_or_else(|| SweepError::Busy { folder: plan.results.clone() })?;
     terminal::say(format_args!("{shown}\n"));
-    let board = Board::new(plan.rows.iter().map(|row| line(row, request.retry_failed)).collect(), slots.len());
+    let columns = Columns::of(&plan.rows[0].planned.job.measure);
+    let board = Board::new(columns, plan.rows.iter().map(|row| line(row, request.retry_failed)).collect(), slots.len());
     let (board, halt) = Queue::new(&plan, &open, board, slots)?.run()?;
-    let rows: Vec<ResultRow> = plan.rows.iter().enumerate().map(|(row, planned)| result(planned, board.state(row))).collect();
+    let rows: Vec<ResultRow> =
+        plan.rows.iter().enumerate().map(|(row, planned)| result(columns, planned, board.state(row))).collect();
     let is_done = |row: &&ResultRow| row.state.starts_with("done");
     let (done, all, folder) = (rows.iter().filter(is_done).count(), rows.len(), plan.results.clone());
     match halt {
@@ -97,6 +100,7 @@ pub fn run(request: &Request) -> anyhow::Result<SweepReport> {
         done,
         experiments: rows,
         seconds: started.elapsed().as_secs_f64(),
+        columns,
     }))
 }
 
@@ -150,7 +154,7 @@ fn failure(record: &RunRecord) -> String {
     record.failure.as_ref().map(|failure| format!("{}: {}", failure.stage, failure.message)).unwrap_or_default()
 }
 
-fn result(row: &Row, state: &State) -> ResultRow {
+fn result(columns: Columns, row: &Row, state: &State) -> ResultRow {
     let path = RunRecord::path(&row.planned.job.results, row.name());
     let (word, record, failure) = match state {
         State::Ended { record, before: true } => ("done before", Some((**record).clone()), None),
@@ -158,8 +162,7 @@ fn result(row: &Row, state: &State) -> ResultRow {
         State::Failed { message, .. } => ("failed", RunRecord::load(&path).ok(), Some(message.clone())),
         State::Waiting | State::Running { .. } | State::Stopped => ("stopped", None, None),
     };
-    let (name, bits) = (row.name(), row.planned.bits_per_weight);
-    let result = ResultRow::of(name, &row.planned.job.id, word, bits, record.as_ref(), failure);
+    let result = ResultRow::of(columns, &row.planned.job, word, row.planned.bits_per_weight, record.as_ref(), failure);
     ResultRow { record: Some(path).filter(|path| path.is_file()), ..result }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
-use qonnx::record::RunRecord;
+use qonnx::record::{COQA_EM, COQA_F1, KL_MEAN, RunRecord, TEXT_PERPLEXITY};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -102,23 +102,24 @@ fn numbers_in_the_tables_are_the_records() {
     assert_eq!(summary.len(), records.len());
     for line in &summary {
         let record = &records[&name(line)];
-        let Some(evaluation) = &record.evaluation else {
+        let evaluation = &record.evaluation;
+        let Some(f1) = evaluation.score(COQA_F1) else {
             assert!(line["Experiment"].contains("**failed: export**"), "{line:?}");
             assert_eq!((line["F1"].as_str(), line["Size on disk"].as_str()), ("–", "–"));
             continue;
         };
-        assert_eq!(line["F1"], format!("{:.3}", evaluation.coqa_f1));
-        assert_eq!(line["EM"], format!("{:.3}", evaluation.coqa_em));
+        assert_eq!(line["F1"], format!("{:.3}", f1.value));
+        assert_eq!(line["EM"], format!("{:.3}", evaluation.value(COQA_EM).unwrap()));
         assert_eq!(line["Bits per weight"], format!("{:.2}", record.sizes.unwrap().bits_per_weight_linears));
         let sizes = record.sizes.unwrap();
         close(&line["Size on disk"], sizes.model_bytes as f64);
-        if let Some(paired) = &evaluation.paired {
-            assert_eq!(plain(&line["ΔF1"]), format!("{:+.3}", paired.f1_difference));
-            let [low, high] = paired.f1_ci95;
+        if let Some(paired) = &f1.paired {
+            assert_eq!(plain(&line["ΔF1"]), format!("{:+.3}", paired.difference));
+            let [low, high] = paired.ci95;
             assert_eq!(line["95 % interval of ΔF1"].replace('−', "-"), format!("[{low:+.3}, {high:+.3}]"));
         }
-        for (column, value) in [("Perplexity", evaluation.perplexity), ("KL, nats", evaluation.kl)] {
-            match value {
+        for (column, name) in [("Perplexity", TEXT_PERPLEXITY), ("KL, nats", KL_MEAN)] {
+            match evaluation.value(name) {
                 Some(value) if value.abs() < 5e-4 => assert_eq!(line[column], "0.0000"),
                 Some(value) => close(&line[column], value),
                 None => assert_eq!(line[column], "–"),
@@ -167,12 +168,67 @@ fn numbers_in_the_html_table_are_the_records() {
         let record = &records[file.trim_end_matches("_results.json")];
         let values: Vec<f64> =
             line.split("data-value=\"").skip(1).map(|rest| rest.split('"').next().unwrap().parse().unwrap()).collect();
-        let Some(evaluation) = &record.evaluation else { continue };
+        let Some(f1) = record.evaluation.score(COQA_F1) else { continue };
         let sizes = record.sizes.unwrap();
-        assert_eq!(values[1..4], [sizes.bits_per_weight_linears, sizes.model_bytes as f64, evaluation.coqa_f1], "{file}");
-        if let Some(paired) = &evaluation.paired {
-            assert_eq!(values[4..6], [paired.f1_difference, paired.f1_ci95[0]], "{file}");
+        assert_eq!(values[1..4], [sizes.bits_per_weight_linears, sizes.model_bytes as f64, f1.value], "{file}");
+        if let Some(paired) = &f1.paired {
+            assert_eq!(values[4..6], [paired.difference, paired.ci95[0]], "{file}");
         }
+    }
+}
+
+/// The study of the embedded model is committed as version 1 wrote it; written again it is of version 2.
+#[test]
+fn records_of_version_1_make_the_report_that_the_same_of_version_2_make() {
+    let folder = tempfile::tempdir().unwrap();
+    let [first, second] = ["first", "second"].map(|name| folder.path().join(name));
+    [&first, &second].into_iter().for_each(|results| fs::create_dir(results).unwrap());
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("results/tiny-coqa")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_string_lossy().ends_with("_results.json") {
+            fs::copy(&path, first.join(path.file_name().unwrap())).unwrap();
+            let written = RunRecord::load(&path).unwrap().write(&second).unwrap();
+            let schema = |path: &Path| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap()["schema"].clone();
+            assert_eq!([schema(&path), schema(&written)], [1, 2]);
+        }
+    }
+    let [first, second] = [first, second].map(|results| {
+        assert_eq!(report(&[results.to_str().unwrap()]).0, Some(0));
+        ["REPORT.md", "report.html", "report.pdf", "figures/accuracy_vs_compression.svg"]
+            .map(|file| fs::read(results.join(file)).unwrap())
+    });
+    assert!(first == second);
+}
+
+#[test]
+fn without_coqa_the_report_says_what_it_cannot_draw() {
+    let (_folder, results) = copied();
+    for path in fs::read_dir(&results).unwrap().map(|entry| entry.unwrap().path()) {
+        edit(&path, |record| record["evaluation"].as_array_mut().unwrap().retain(|task| task["task"] != "coqa"));
+    }
+    let (code, out, error) = report(&[results.to_str().unwrap(), "--json"]);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    let summary: Value = serde_json::from_str(&out).unwrap();
+    let files = summary["files"].as_array().unwrap();
+    assert!(files.len() == 11 && !files.iter().any(|file| file.as_str().unwrap().contains("accuracy")), "{files:?}");
+    assert!(!results.join("figures/accuracy_vs_compression.svg").exists());
+    let undrawn = "Accuracy against compression is not drawn: CoQA was not asked, so no experiment has an F1.";
+    let markdown = fs::read_to_string(results.join("REPORT.md")).unwrap();
+    assert!(markdown.contains(&format!("## Figures\n\n{undrawn}")) && !markdown.contains("accuracy_vs_compression"));
+    assert!(markdown.contains("Accuracy is how well a text is predicted") && markdown.contains("15,330 tokens in 30 windows"));
+    let html = fs::read_to_string(results.join("report.html")).unwrap();
+    assert!(html.contains(&format!("<p>{undrawn}")) && html.contains("<dt>Perplexity</dt><dd>21.5</dd>"));
+    let records = records();
+    let lines = table(&markdown, "Summary");
+    assert_eq!(lines.len(), records.len());
+    for line in lines.iter().filter(|line| !line["Experiment"].contains("failed")) {
+        let record = &records[line["Record"].split('`').nth(1).unwrap().trim_end_matches("_results.json")];
+        close(&line["Perplexity"], record.evaluation.value(TEXT_PERPLEXITY).unwrap());
+        match record.evaluation.value(KL_MEAN) {
+            Some(kl) => assert_eq!(line["KL, nats"], format!("{kl:.4}")),
+            None => assert_eq!(line["KL, nats"], "–"),
+        }
+        assert!(!line.contains_key("F1") && !line.contains_key("EM"), "{line:?}");
     }
 }
 
@@ -215,10 +271,10 @@ fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
 fn records_that_cannot_be_read_are_named() {
     refused(
         |results| edit(&results.join("int8_rtn_results.json"), |record| record["schema"] = json!(7)),
-        "record R/int8_rtn_results.json: has schema 7, expected 1; run the experiment again with this version",
+        "record R/int8_rtn_results.json: has schema 7, expected 1 to 2; run the experiment again with this version",
     );
     refused(
-        |results| fs::write(results.join("int8_rtn_results.json"), "{\"schema\": 1, \"exper").unwrap(),
+        |results| fs::write(results.join("int8_rtn_results.json"), "{\"schema\": 2, \"exper").unwrap(),
         "record R/int8_rtn_results.json: damaged (EOF while parsing a string at line 1 column 20); remove it and run the experiment again",
     );
     refused(
@@ -241,9 +297,25 @@ fn records_that_do_not_belong_together_are_named() {
         "results: none of the 16 records is the baseline's (fp16_baseline); run it into the same folder first (`qonnx run fp16_baseline`)",
     );
     refused(
-        |results| edit(&results.join("int8_rtn_results.json"), |record| record["evaluation"]["protocol"] = json!("lm-eval 3.0")),
-        "record ../results/int8_rtn_results.json: protocol is lm-eval 3.0, expected official 1.0 as in ../results/fp16_baseline_results.json; \
+        |results| {
+            edit(&results.join("int8_rtn_results.json"), |record| record["evaluation"][0]["version"] = json!("lm-eval 3.0"))
+        },
+        "record ../results/int8_rtn_results.json: protocol of coqa is lm-eval 3.0, expected official 1.0 as in ../results/fp16_baseline_results.json; \
          scores of two protocols are not compared, keep them in two folders",
+    );
+}
+
+#[test]
+fn a_text_that_is_another_and_a_baseline_that_was_another_are_named() {
+    refused(
+        |results| edit(&results.join("int8_rtn_results.json"), |record| record["evaluation"][1]["data"] = json!("wiki.txt")),
+        "record ../results/int8_rtn_results.json: data of perplexity is wiki.txt, expected perplexity.txt as in \
+         ../results/fp16_baseline_results.json; scores of two protocols are not compared, keep them in two folders",
+    );
+    refused(
+        |results| edit(&results.join("int8_rtn_results.json"), |record| record["evaluation"][2]["baseline"]["id"] = json!("old")),
+        "record ../results/int8_rtn_results.json: kl was compared with a baseline of id old, expected b0c1d2e3f4a5 as \
+         ../results/fp16_baseline_results.json has; run the experiment again",
     );
 }
 

@@ -12,6 +12,8 @@ use rand_pcg::rand_core::{Rng, SeedableRng};
 use serde_json::Value;
 use tempfile::TempDir;
 
+mod text_alone;
+
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-coqa");
 
 /// Three experiments that take a second or two each, one of them calibrated.
@@ -228,7 +230,7 @@ fn a_crash_costs_one_row() {
     let retried = place.run(&["--no-bench", "--retry-failed", "--json"]);
     succeed(&retried);
     assert_eq!((&report(&retried)["done"], &report(&retried)["failed"]), (&3.into(), &0.into()));
-    assert!(place.record("int4_rtn_g32")["evaluation"]["paired"].is_object());
+    assert!(place.record("int4_rtn_g32")["evaluation"][0]["scores"][0]["paired"].is_object());
 }
 
 #[test]
@@ -315,7 +317,7 @@ fn refused(place: &Place, code: i32, parts: &[&str]) {
 #[test]
 fn bad_input_is_refused_before_any_work() {
     let measure = "[measure]\ncoqa = { data = \"MODEL/coqa-mini.json\", protocol = \"official\" }";
-    let cases: [(&str, &[&str]); 13] = [
+    let cases: [(&str, &[&str]); 12] = [
         ("experiments = [\"int8_rtn\"]\nexperiment = 1", &["sweep.toml: line 3: unknown field `experiment`"]),
         ("experiments = [\"int8\"]", &["experiment int8: cannot be read; give a TOML file or one of fp16_baseline"]),
         ("experiments = [\"int8_rtn\", \"int8_rtn\"]", &["experiment int8_rtn is named twice"]),
@@ -336,10 +338,6 @@ fn bad_input_is_refused_before_any_work() {
         ),
         ("experiments = [\"gptq_4bit_g32\"]\ncalibration = \"nothing\"", &["gptq_4bit_g32", "nothing"]),
         ("experiments = [\"int8_rtn\"]\n[measure]\ncoqa = { data = \"./none.json\", protocol = \"official\" }", &["none.json"]),
-        (
-            "experiments = [\"int8_rtn\"]\n[measure]\ntext = { file = \"MODEL/perplexity.txt\" }",
-            &["text is measured beside CoQA"],
-        ),
         ("experiments = [\"int8_rtn\"]\n[measure]\nbench = { prompts = [100000] }", &["100000"]),
     ];
     for (sweep, parts) in cases {
@@ -355,7 +353,7 @@ fn bad_input_is_refused_before_any_work() {
 fn records_that_cannot_be_read_are_named() {
     let place = Place::new(FAST);
     fs::create_dir(place.at("results")).expect("the place is ours");
-    for (record, part) in [("{ \"schema\": 7 }", "has schema 7, expected 1"), ("{ \"schema\": 1, ", "damaged")] {
+    for (record, part) in [("{ \"schema\": 7 }", "has schema 7, expected 1 to 2"), ("{ \"schema\": 2, ", "damaged")] {
         place.write("results/int4_rtn_g32_results.json", record);
         refused(&place, 2, &["int4_rtn_g32_results.json", part]);
     }
@@ -395,7 +393,7 @@ fn run_writes_a_record_that_a_sweep_takes_as_its_own() {
     succeed(&output);
     let record = report(&output);
     assert_eq!((&record["experiment_name"], &record["failure"]), (&"int4_rtn_g32".into(), &Value::Null));
-    assert_eq!(record["evaluation"]["questions"], 12);
+    assert_eq!(record["evaluation"][0]["counts"]["questions"], 12);
     assert_eq!(record["sizes"]["bits_per_weight_linears"], 4.5);
     assert!(record["sanity"]["text"].as_str().is_some_and(|text| !text.trim().is_empty()), "{record}");
     assert!(record["warnings"][0].as_str().is_some_and(|warning| warning.contains("fp16_baseline has no scores")), "{record}");
@@ -418,7 +416,7 @@ fn run_writes_a_record_that_a_sweep_takes_as_its_own() {
         command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["run", name, "--limit", "12", "--no-bench"]);
         succeed(&command.arg("--results").arg(&results).output().expect("qonnx starts"));
     }
-    assert_eq!(place.record("int4_rtn_g32")["evaluation"]["paired"]["baseline_id"], place.record("fp16_baseline")["id"]);
+    assert_eq!(place.record("int4_rtn_g32")["evaluation"][0]["baseline"]["id"], place.record("fp16_baseline")["id"]);
     let same = report(&place.run(&["--dry-run", "--json", "--no-bench", "--text", &perplexity]));
     let states: Vec<&Value> = same["experiments"].as_array().expect("a list").iter().map(|row| &row["state"]).collect();
     assert_eq!(states, ["done", "done", "to do"]);
@@ -431,7 +429,7 @@ fn two_at_once_leave_the_records_of_one_after_the_other() {
     succeed(&two.run(&["--no-bench", "--jobs", "2"]));
     assert_eq!(two.results(), one.results());
     let baseline = &two.record("fp16_baseline")["id"];
-    assert_eq!(&two.record("bnb_8bit")["evaluation"]["paired"]["baseline_id"], baseline, "it waited for the baseline's answers");
+    assert_eq!(&two.record("bnb_8bit")["evaluation"][0]["baseline"]["id"], baseline, "it waited for the baseline's answers");
 }
 
 /// Two GPTQs see the same first input, and different ones behind the weights that they rounded.
@@ -485,7 +483,7 @@ fn a_report_comes_with_a_sweep_that_asks_for_one() {
     let output = place.run(&["--report", "--limit", "5"]);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("other_results.json: is of model"), "{}", text(&output.stderr));
-    assert_eq!(place.record("int8_rtn")["evaluation"]["questions"], 4, "nothing was run");
+    assert_eq!(place.record("int8_rtn")["evaluation"][0]["counts"]["questions"], 4, "nothing was run");
 }
 
 #[test]
@@ -533,7 +531,8 @@ fn an_experiment_may_be_called_like_what_lies_beside_its_work() {
     }
     succeed(&place.run(&["--no-bench"]));
     for name in names {
-        assert!(place.record(name)["evaluation"]["kl"].as_f64().is_some_and(|kl| kl > 0.0), "{name}");
+        let kl = place.record(name)["evaluation"][2]["scores"][0].clone();
+        assert!(kl["metric"] == "kl_mean" && kl["value"].as_f64().is_some_and(|kl| kl > 0.0), "{name}");
     }
     assert!(!place.at("results/.work").exists());
 }

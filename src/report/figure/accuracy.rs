@@ -2,6 +2,7 @@
 
 use super::axis::{Axis, Scale};
 use super::{Extra, Figure, LABEL, TICK, WIDTH, legend, shown_name, titled};
+use crate::record::{COQA, QUESTIONS};
 use crate::report::labels::{self, Care, Labelled, Obstacles};
 use crate::report::scene::{Anchor, Color, GRID, INK, MUTED, Point, Rect, Scene, Spot};
 use crate::report::study::Study;
@@ -62,7 +63,7 @@ fn dots(study: &Study, shown: &[usize]) -> Vec<Dot> {
     let base = study.baseline().f1();
     let dot = |&row: &usize| {
         let of = &study.rows[row];
-        let interval = of.paired().zip(base).map(|(paired, base)| paired.f1_ci95.map(|end| base + end));
+        let interval = of.paired().zip(base).map(|(paired, base)| paired.ci95.map(|end| base + end));
         let (bits, f1) = (of.bits()?, of.f1()?);
         Some(Dot { row, bits, f1, interval, collapsed: base.is_some_and(|base| f1 < COLLAPSED * base) })
     };
@@ -135,12 +136,9 @@ fn edge_towards(from: Point, to: Point) -> Point {
 }
 
 fn prepared(study: &Study, shown: &[usize], dots: &[Dot], height: f64) -> (Scene, Plot) {
-    let questions = study.baseline().evaluation().map_or(String::new(), |evaluation| {
-        format!(
-            "{} questions, protocol {}",
-            numbers::count(evaluation.questions as u64),
-            numbers::clipped(&evaluation.protocol, 30)
-        )
+    let questions = study.baseline().task(COQA).map_or(String::new(), |coqa| {
+        let count = numbers::count(coqa.count(QUESTIONS));
+        format!("{count} questions, protocol {}", numbers::clipped(&coqa.version, 30))
     });
     let (mut scene, top) = titled(height, TITLE, &format!("CoQA F1, paired 95 % intervals of the difference; {questions}"));
     let extra = [

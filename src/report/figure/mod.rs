@@ -11,10 +11,10 @@ mod throughput;
 #[cfg(test)]
 mod tests;
 
-pub use table::{COLUMNS, quoted_at};
+pub use table::{columns, quoted_at};
 
 use super::scene::{Anchor, MUTED, Scene, TextStyle};
-use super::study::{Row, Study};
+use super::study::{Accuracy, Row, Study};
 use super::{marks, numbers};
 
 /// Width of every figure, logical pixels.
@@ -41,15 +41,27 @@ pub struct Figure {
 
 /// All figures of the rows at places `shown`.
 pub fn figures(study: &Study, shown: &[usize]) -> Vec<Figure> {
-    let mut figures = vec![accuracy(study, shown)];
+    let mut figures: Vec<Figure> = accuracy(study, shown).into_iter().collect();
     figures.extend(hardware(study, shown));
     figures.push(table::figure(study, shown));
     figures
 }
 
-/// F1 against bits per weight.
-pub fn accuracy(study: &Study, shown: &[usize]) -> Figure {
-    accuracy::figure(study, shown)
+/// F1 against bits per weight, where there is an F1.
+pub fn accuracy(study: &Study, shown: &[usize]) -> Option<Figure> {
+    undrawn(study).is_none().then(|| accuracy::figure(study, shown))
+}
+
+/// What cannot be drawn of a study, and why.
+pub fn undrawn(study: &Study) -> Option<&'static str> {
+    match study.accuracy() {
+        Accuracy::Answers => None,
+        Accuracy::Text => Some(
+            "Accuracy against compression is not drawn: CoQA was not asked, so no experiment has an F1. Perplexity and KL divergence \
+             stand in the summary.",
+        ),
+        Accuracy::Unknown => Some("Accuracy against compression is not drawn: no experiment has a score."),
+    }
 }
 
 /// Size, latency and throughput in two scenes, for a page.

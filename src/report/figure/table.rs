@@ -1,11 +1,12 @@
 //! The summary: one line an experiment, as a figure and as the cells that every other format shows.
 
 use super::{Figure, LABEL, WIDTH, shown_name, titled};
+use crate::record::{KL_MEAN, TEXT_PERPLEXITY};
 use crate::report::marks;
 use crate::report::numbers::{self, NONE};
 use crate::report::point::Point;
 use crate::report::scene::{Anchor, GRID, INK, MUTED, Rect, Scene, Spot, TextStyle};
-use crate::report::study::{Row, Study};
+use crate::report::study::{Accuracy, Row, Study};
 
 const TITLE: &str = "Summary";
 const ROW: f64 = 23.0;
@@ -59,13 +60,18 @@ fn timed(study: &Study, row: usize, value: fn(Point<'_>) -> Option<f64>) -> Cell
 fn interval(row: &Row) -> Cell {
     let paired = row.paired();
     Cell {
-        text: paired.map_or(NONE.to_owned(), |paired| numbers::interval(paired.f1_ci95)),
-        value: paired.map(|paired| paired.f1_ci95[0]),
+        text: paired.map_or(NONE.to_owned(), |paired| numbers::interval(paired.ci95)),
+        value: paired.map(|paired| paired.ci95[0]),
     }
 }
 
 /// Columns of the summary, from left to right, after number and name.
-pub const COLUMNS: &[Column] = &[
+pub fn columns(study: &Study) -> Vec<&'static Column> {
+    let scores = if study.accuracy() == Accuracy::Text { TEXT } else { ANSWERS };
+    SIZES.iter().chain(scores).chain(TIMES).collect()
+}
+
+const SIZES: &[Column] = &[
     Column {
         header: "Bits per weight",
         narrow: "Bits",
@@ -84,6 +90,9 @@ pub const COLUMNS: &[Column] = &[
             Cell::new(study.rows[row].model_bytes().map(|bytes| bytes as f64), |bytes| numbers::bytes(bytes as u64))
         },
     },
+];
+
+const ANSWERS: &[Column] = &[
     Column {
         header: "F1",
         narrow: "F1",
@@ -98,7 +107,7 @@ pub const COLUMNS: &[Column] = &[
         unit: "",
         meaning: "this less the baseline, same questions",
         width: 58.0,
-        cell: |study, row| Cell::new(study.rows[row].paired().map(|paired| paired.f1_difference), numbers::difference),
+        cell: |study, row| Cell::new(study.rows[row].paired().map(|paired| paired.difference), numbers::difference),
     },
     Column {
         header: "95 % interval of ΔF1",
@@ -108,6 +117,29 @@ pub const COLUMNS: &[Column] = &[
         width: 108.0,
         cell: |study, row| interval(&study.rows[row]),
     },
+];
+
+/// In place of [`ANSWERS`] where a text is all that was scored.
+const TEXT: &[Column] = &[
+    Column {
+        header: "Perplexity",
+        narrow: "Perplexity",
+        unit: "",
+        meaning: "exp of the mean negative log-likelihood of a token",
+        width: 78.0,
+        cell: |study, row| Cell::new(study.rows[row].score(TEXT_PERPLEXITY), numbers::three_digits),
+    },
+    Column {
+        header: "KL, nats",
+        narrow: "KL, nats",
+        unit: "",
+        meaning: "mean divergence from the baseline, a token",
+        width: 70.0,
+        cell: |study, row| Cell::new(study.rows[row].score(KL_MEAN), numbers::nats),
+    },
+];
+
+const TIMES: &[Column] = &[
     Column {
         header: "Prefill",
         narrow: "Prefill ms",
@@ -140,11 +172,12 @@ pub const COLUMNS: &[Column] = &[
 pub fn figure(study: &Study, shown: &[usize]) -> Figure {
     let height = 72.0 + 30.0 + ROW * shown.len() as f64 + 26.0;
     let (mut scene, top) = titled(height, TITLE, &quoted_at(study));
-    let left = WIDTH - 24.0 - COLUMNS.iter().map(|column| column.width).sum::<f64>();
-    header(&mut scene, left, top + 14.0);
+    let columns = columns(study);
+    let left = WIDTH - 24.0 - columns.iter().map(|column| column.width).sum::<f64>();
+    header(&mut scene, &columns, left, top + 14.0);
     for (place, &at) in shown.iter().enumerate() {
         let y = top + 30.0 + ROW * (place as f64 + 0.5);
-        line(&mut scene, study, at, left, y);
+        line(&mut scene, study, &columns, at, left, y);
         let rule = y + ROW / 2.0;
         scene.line(&[[24.0, rule], [WIDTH - 24.0, rule]], GRID, 1.0);
     }
@@ -169,30 +202,30 @@ pub fn quoted_at(study: &Study) -> String {
 
 const HEAD: TextStyle = TextStyle::new(11.0).bold().colored(MUTED);
 
-fn header(scene: &mut Scene, left: f64, y: f64) {
+fn header(scene: &mut Scene, columns: &[&Column], left: f64, y: f64) {
     scene.text([34.0, y], "#", HEAD.at(Anchor::Middle));
     scene.text([72.0, y], "Experiment", HEAD);
     let mut right = left;
-    for column in COLUMNS {
+    for column in columns {
         right += column.width;
         scene.text([right, y], column.narrow, HEAD.at(Anchor::End));
     }
     scene.line(&[[24.0, y + 10.0], [WIDTH - 24.0, y + 10.0]], INK, 1.2);
 }
 
-fn line(scene: &mut Scene, study: &Study, at: usize, left: f64, y: f64) {
+fn line(scene: &mut Scene, study: &Study, columns: &[&Column], at: usize, left: f64, y: f64) {
     let row = &study.rows[at];
     let style = if row.is_baseline() { LABEL.bold() } else { LABEL };
     scene.text_centred([34.0, y], row.number.to_string(), LABEL.colored(MUTED).at(Anchor::Middle));
     marks::draw(scene, marks::mark(&row.record.method), [57.0, y], 5.0);
     let name = fitting(&shown_name(row), style, left - 72.0);
     scene.text_centred([72.0, y], name, style);
-    if let Some(failure) = row.record.failure.as_ref().filter(|_| row.f1().is_none()) {
+    if let Some(failure) = row.record.failure.as_ref().filter(|_| row.record.evaluation.tasks.is_empty()) {
         let reason = format!("failed ({}): {}", failure.stage, failure.message);
         scene.text_centred([left + 24.0, y], fitting(&reason, LABEL, WIDTH - 24.0 - left - 24.0), LABEL.colored(MUTED));
     } else {
         let mut right = left;
-        for column in COLUMNS {
+        for column in columns {
             right += column.width;
             scene.text_centred([right, y], column.cell(study, at).text, TextStyle { size: 11.5, ..style }.at(Anchor::End));
         }

@@ -16,6 +16,7 @@ fn studies() -> Vec<(&'static str, Study)> {
         ("40", made_up::of_size(40)),
         ("CUDA", made_up::on_cuda()),
         ("hostile", made_up::hostile()),
+        ("text alone", made_up::text_alone()),
         ("baseline alone", made_up::study(vec![made_up::baseline()])),
     ]
 }
@@ -73,10 +74,23 @@ fn every_drawn_point_is_a_spot_of_its_record() {
 #[test]
 fn a_collapsed_score_does_not_flatten_the_scale() {
     let study = made_up::whole();
-    let scene = accuracy(&study, &(0..study.rows.len()).collect::<Vec<_>>()).scene;
+    let scene = accuracy(&study, &(0..study.rows.len()).collect::<Vec<_>>()).unwrap().scene;
     let texts: Vec<&str> = scene.text_boxes().into_iter().map(|(_, text)| text).collect();
     assert!(texts.contains(&"int2_rtn_g32 (0.028)"), "{texts:?}");
     assert!(texts.contains(&"0.36") && !texts.contains(&"0.10"), "{texts:?}");
+}
+
+#[test]
+fn without_a_score_no_accuracy_is_drawn_and_the_summary_has_what_there_is() {
+    let study = made_up::text_alone();
+    let figures = all_figures(&study);
+    let names: Vec<&str> = figures.iter().map(|figure| figure.name).collect();
+    assert_eq!(names, ["memory_comparison", "latency_comparison", "throughput_vs_batch", "summary_table"]);
+    let texts: Vec<&str> = figures[3].scene.text_boxes().into_iter().map(|(_, text)| text).collect();
+    // int8_rtn's, of its record.
+    assert!(["Perplexity", "KL, nats", "21.5", "0.0019"].iter().all(|text| texts.contains(text)), "{texts:?}");
+    assert!(!texts.contains(&"ΔF1"), "{texts:?}");
+    assert_eq!((undrawn(&made_up::whole()), undrawn(&study).map(|why| why.contains("CoQA was not asked"))), (None, Some(true)));
 }
 
 #[test]

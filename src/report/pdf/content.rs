@@ -1,6 +1,7 @@
 //! What stands on the four pages: question and method; accuracy; hardware; recommendation and limits.
 
 use super::page::{LEFT, Page, RIGHT, TableColumn, TableLine};
+use crate::record::{KL_MEAN, TEXT_PERPLEXITY};
 use crate::report::figure::{self, Figure};
 use crate::report::findings::{self, Finding};
 use crate::report::limits::limits;
@@ -9,7 +10,7 @@ use crate::report::numbers::{self, NONE};
 use crate::report::recommend::Recommendation;
 use crate::report::scene::{Anchor, Scene};
 use crate::report::selection::{chosen, selection};
-use crate::report::study::{Row, Study};
+use crate::report::study::{Accuracy, Row, Study};
 
 /// Sizes of running text that are tried, from the wanted one down.
 const SIZES: [f64; 6] = [9.6, 9.2, 8.8, 8.2, 7.6, 7.0];
@@ -68,46 +69,66 @@ fn accuracy(study: &Study, recommendation: &Recommendation, size: f64) -> Page {
     let mut page = new_page(study, 2, size);
     page.title("Accuracy");
     let shown = chosen(study, recommendation, MOST_POINTS);
-    let Figure { scene, caption, .. } = figure::accuracy(study, &shown);
-    page.figure(&scene, 0.52 * page.room());
-    page.space(4.0);
-    page.note(&format!("{caption}{}", selection(study, shown.len())), 6);
-    let columns = [
-        column("#", 20.0, Anchor::End),
-        column("Record: NAME_results.json", 134.0, Anchor::Start),
-        column("Bits", 36.0, Anchor::End),
-        column("F1", 38.0, Anchor::End),
-        column("ΔF1", 46.0, Anchor::End),
-        column("95 % interval", 92.0, Anchor::End),
-        column("Detectable", 50.0, Anchor::End),
-        column("Id", RIGHT - LEFT - 416.0, Anchor::End),
-    ];
+    if let Some(Figure { scene, caption, .. }) = figure::accuracy(study, &shown) {
+        page.figure(&scene, 0.52 * page.room());
+        page.space(4.0);
+        page.note(&format!("{caption}{}", selection(study, shown.len())), 6);
+    }
+    if let Some(undrawn) = figure::undrawn(study) {
+        page.paragraph(undrawn, 3);
+    }
+    let columns = accuracy_columns(study);
     // One line for what is left out, one for the explanation.
     let room = page.room() - 3.2 * page.size;
     let lines = (1..=study.rows.len()).rev().find(|&lines| page.table_height(lines) <= room).unwrap_or(1);
     let rows = chosen(study, recommendation, lines);
-    let lines: Vec<TableLine> = rows.iter().map(|&at| accuracy_line(&study.rows[at])).collect();
+    let lines: Vec<TableLine> = rows.iter().map(|&at| accuracy_line(study, &study.rows[at])).collect();
     page.table(&columns, &lines);
     let more = study.rows.len() - rows.len();
     let more = if more > 0 { format!("… and {more} more in REPORT.md. ") } else { String::new() };
-    page.note(&format!("{more}Detectable: the smallest true ΔF1 that the questions would show with 80 % chance."), 2);
+    let explained = match study.accuracy() {
+        Accuracy::Text => "KL: mean divergence from the baseline, nats a token.",
+        _ => "Detectable: the smallest true ΔF1 that the questions would show with 80 % chance.",
+    };
+    page.note(&format!("{more}{explained}"), 2);
     page
 }
 
-fn accuracy_line(row: &Row) -> TableLine {
+/// Columns of the table on accuracy; the last takes what the others leave.
+fn accuracy_columns(study: &Study) -> Vec<TableColumn> {
+    let scores: &[(&str, f64)] = match study.accuracy() {
+        Accuracy::Text => &[("Perplexity", 60.0), ("KL", 60.0), ("", 106.0)],
+        _ => &[("F1", 38.0), ("ΔF1", 46.0), ("95 % interval", 92.0), ("Detectable", 50.0)],
+    };
+    let mut columns = vec![
+        column("#", 20.0, Anchor::End),
+        column("Record: NAME_results.json", 134.0, Anchor::Start),
+        column("Bits", 36.0, Anchor::End),
+    ];
+    columns.extend(scores.iter().map(|&(header, width)| column(header, width, Anchor::End)));
+    columns.push(column("Id", RIGHT - LEFT - 416.0, Anchor::End));
+    columns
+}
+
+fn accuracy_line(study: &Study, row: &Row) -> TableLine {
     let paired = row.paired();
     let write = |value: Option<f64>, write: fn(f64) -> String| value.map_or(NONE.to_owned(), write);
     let failed = row.record.failure.as_ref().map(|failure| format!("failed: {}", failure.stage));
-    let cells = vec![
-        row.number.to_string(),
-        row.name().to_owned(),
-        write(row.bits(), numbers::bits),
-        write(row.f1(), numbers::score),
-        write(paired.map(|paired| paired.f1_difference), numbers::difference),
-        paired.map(|paired| numbers::interval(paired.f1_ci95)).or(failed).unwrap_or_else(|| NONE.to_owned()),
-        write(paired.map(|paired| paired.smallest_detectable).filter(|smallest| *smallest > 0.0), numbers::score),
-        numbers::clipped(&row.record.id, 14),
-    ];
+    let mut cells = vec![row.number.to_string(), row.name().to_owned(), write(row.bits(), numbers::bits)];
+    cells.extend(match study.accuracy() {
+        Accuracy::Text => vec![
+            write(row.score(TEXT_PERPLEXITY), numbers::three_digits),
+            write(row.score(KL_MEAN), numbers::nats),
+            failed.unwrap_or_default(),
+        ],
+        _ => vec![
+            write(row.f1(), numbers::score),
+            write(paired.map(|paired| paired.difference), numbers::difference),
+            paired.map(|paired| numbers::interval(paired.ci95)).or(failed).unwrap_or_else(|| NONE.to_owned()),
+            write(paired.and_then(|paired| paired.smallest_detectable).filter(|smallest| *smallest > 0.0), numbers::score),
+        ],
+    });
+    cells.push(numbers::clipped(&row.record.id, 14));
     TableLine { cells, link: Some((1, row.href())) }
 }
 

@@ -144,6 +144,7 @@ mod tests {
             ("40", made_up::of_size(40)),
             ("CUDA", made_up::on_cuda()),
             ("hostile", made_up::hostile()),
+            ("text alone", made_up::text_alone()),
             ("baseline alone", made_up::study(vec![made_up::baseline()])),
         ]
     }
@@ -189,8 +190,8 @@ mod tests {
             let mut wanted = vec![row.number.to_string()];
             wanted.extend(row.bits().map(numbers::bits));
             wanted.extend(row.f1().map(numbers::score));
-            wanted.extend(row.paired().map(|paired| numbers::difference(paired.f1_difference)));
-            wanted.extend(row.paired().map(|paired| numbers::interval(paired.f1_ci95)));
+            wanted.extend(row.paired().map(|paired| numbers::difference(paired.difference)));
+            wanted.extend(row.paired().map(|paired| numbers::interval(paired.ci95)));
             for number in wanted {
                 assert!(line.contains(&number.as_str()), "{}: {number} of {line:?}", row.name());
             }

@@ -1,7 +1,7 @@
 //! A record before anything has been measured: what is asked, by which program, where.
 
 use super::{Device, Job};
-use crate::record::{EnvironmentRecord, ProgramRecord, RUN_SCHEMA, RunModel, RunRecord};
+use crate::record::{EnvironmentRecord, EvaluationRecord, ProgramRecord, RUN_SCHEMA, RunModel, RunRecord};
 use crate::runtime::{self};
 
 /// The record of `job` with nothing measured, the runtime not asked.
@@ -26,7 +26,7 @@ pub fn record(job: &Job) -> RunRecord {
         sizes: None,
         export: None,
         sanity: None,
-        evaluation: None,
+        evaluation: EvaluationRecord::default(),
         benchmarks: None,
         stages: Vec::new(),
         warnings: Vec::new(),

@@ -18,7 +18,7 @@ use anyhow::{Context, bail, ensure};
 use super::child::{self, TICK};
 use super::messages::{Event, Task};
 use super::work::{self, Work};
-use super::{Job, TextMeasure, blank, disk, subject};
+use super::{Job, TextMeasure, blank, disk, scores, subject};
 use crate::artifact::{hashing, source};
 use crate::commands::{evaluate, export, generate};
 use crate::compress;
@@ -29,8 +29,8 @@ use crate::host::progress::Step;
 use crate::host::read::is_wrong_file;
 use crate::onnx::DATA_FILE;
 use crate::record::{
-    BenchSettings, EvaluationRecord, ExportTimes, FailureRecord, FileRecord, MANIFEST_FILE, Manifest, PairedRecord, RecordError,
-    RunRecord, SanityRecord, StageRecord, TextRecord,
+    BaselineRecord, BenchSettings, COQA, EvaluationRecord, ExportTimes, FailureRecord, FileRecord, MANIFEST_FILE, Manifest,
+    PERPLEXITY, RecordError, RunRecord, SanityRecord, StageRecord, TaskRecord,
 };
 
 /// What every artifact is asked to go on with.
@@ -118,21 +118,31 @@ impl Stages<'_> {
         if self.record.sanity.is_none() {
             self.stage("sanity", Stages::sanity)?;
         }
-        if measure.coqa.is_some() {
+        if measure.coqa.is_some() || measure.text.is_some() {
             self.await_baseline()?;
-            if !self.is_compared() {
-                // All that warns so far is this stage and the next.
-                self.record.warnings.clear();
-                self.stage("coqa", Stages::coqa)?;
-            }
         }
-        if let (Some(text), Some(None)) = (&measure.text, self.record.evaluation.as_ref().map(|scores| scores.text.as_ref())) {
-            self.stage("text", |stages| stages.text(text))?;
+        if measure.coqa.is_some() && !self.is_compared(COQA) {
+            self.score_anew();
+            self.stage("coqa", Stages::coqa)?;
+        }
+        if let Some(text) = &measure.text {
+            if measure.coqa.is_none() && !self.is_compared(PERPLEXITY) {
+                self.score_anew();
+            }
+            if self.record.evaluation.task(PERPLEXITY).is_none() {
+                self.stage("text", |stages| stages.text(text))?;
+            }
         }
         if let (Some(settings), None) = (&measure.bench, &self.record.benchmarks) {
             self.stage("bench", |stages| stages.bench(settings))?;
         }
         Ok(())
+    }
+
+    /// Forgets scores, and warnings: all that warns so far are their stages.
+    fn score_anew(&mut self) {
+        self.record.evaluation = EvaluationRecord::default();
+        self.record.warnings.clear();
     }
 
     /// Goes on from what an earlier process noted, where its artifact is still there.
@@ -234,36 +244,17 @@ impl Stages<'_> {
             tell(&Event::Progress { done: now.done as u64, total: now.total as u64, note });
         })?;
         let report = scores.report;
-        let mut evaluation = EvaluationRecord {
-            coqa_f1: report.f1,
-            coqa_em: report.em,
-            coqa_f1_stderr: report.f1_stderr,
-            coqa_em_stderr: report.em_stderr,
-            protocol: format!("{} {}", report.protocol, report.protocol_version),
-            data: file_name(&coqa.data),
-            questions: report.questions,
-            questions_per_second: report.questions_per_second,
-            predictions: work::predictions_file(&job.name),
-            paired: None,
-            not_comparable_with: None,
-            perplexity: None,
-            kl: None,
-            text: None,
-        };
+        let mut task = scores::of_coqa(&report, file_name(&coqa.data), work::predictions_file(&job.name));
         if report.truncated > 0 {
             let warning = format!("{} prompts were longer than the context and lost their beginning", report.truncated);
             self.record.warnings.push(warning);
         }
         self.record.warnings.extend(scores.notes);
         // The scores stand whether they can be compared or not.
-        match self.paired(&evaluation) {
-            Ok(paired) => evaluation.paired = paired,
-            Err(error) => {
-                evaluation.not_comparable_with = self.baseline().map(|baseline| baseline.id);
-                self.record.warnings.push(format!("no paired comparison: {error:#}"));
-            }
+        if let Err(error) = self.compare(&mut task) {
+            self.record.warnings.push(format!("no paired comparison: {error:#}"));
         }
-        self.record.evaluation = Some(evaluation);
+        self.record.evaluation.set(task);
         Ok(())
     }
 
@@ -279,11 +270,11 @@ impl Stages<'_> {
         Ok(())
     }
 
-    /// Whether there are scores, beside those of the baseline as it is now: an earlier process may have found none.
-    fn is_compared(&self) -> bool {
-        let baseline = self.baseline().filter(|baseline| baseline.evaluation.is_some());
+    /// Whether `task` has scores, beside those of the baseline as it is now: an earlier process may have found none.
+    fn is_compared(&self, task: &str) -> bool {
+        let baseline = self.baseline().filter(|baseline| baseline.evaluation.task(task).is_some());
         let is_its = baseline.is_none_or(|baseline| self.record.compared_with() == Some(&baseline.id));
-        self.record.evaluation.is_some() && is_its
+        self.record.evaluation.task(task).is_some() && is_its
     }
 
     /// The baseline's record, if it has ended well.
@@ -293,59 +284,45 @@ impl Stages<'_> {
         record.failure.is_none().then_some(record)
     }
 
-    /// Against the baseline's answers, where they are to the same questions.
-    fn paired(&mut self, own: &EvaluationRecord) -> anyhow::Result<Option<PairedRecord>> {
-        let Some(name) = &self.job.baseline else { return Ok(None) };
+    /// With the baseline's answers, where they are to the same questions.
+    fn compare(&mut self, own: &mut TaskRecord) -> anyhow::Result<()> {
+        let Some(name) = &self.job.baseline else { return Ok(()) };
         let baseline = self.baseline();
-        let Some((id, scores)) = baseline.and_then(|record| Some((record.id, record.evaluation?))) else {
+        let Some((id, scores)) = baseline.and_then(|record| Some((record.id, record.evaluation.task(COQA)?.clone()))) else {
             self.record.warnings.push(format!("{name} has no scores here, so there is no paired comparison"));
-            return Ok(None);
+            return Ok(());
         };
-        if (&scores.protocol, &scores.data, scores.questions) != (&own.protocol, &own.data, own.questions) {
+        if (&scores.version, &scores.data, &scores.counts) != (&own.version, &own.data, &own.counts) {
             self.record.warnings.push(format!("{name} was asked other questions, so there is no paired comparison"));
-            return Ok(None);
+            return Ok(());
         }
+        own.baseline = Some(BaselineRecord { name: name.clone(), id });
         let reference = work::predictions(&self.job.results, name);
         let (a, b) = (read_lines(&reference)?, read_lines(&self.work.predictions())?);
         let own_name = work::predictions_file(&self.job.name);
         let report = compare(NamedLines { name, lines: &a }, NamedLines { name: &own_name, lines: &b })?;
-        Ok(Some(PairedRecord {
-            baseline: name.clone(),
-            baseline_id: id,
-            f1_difference: report.f1.difference,
-            f1_ci95: report.f1.ci95,
-            em_difference: report.em.difference,
-            em_ci95: report.em.ci95,
-            p_mid: report.mcnemar.p_mid,
-            smallest_detectable: report.f1.smallest_detectable,
-        }))
+        scores::compare(own, &report);
+        Ok(())
     }
 
     fn text(&mut self, text: &TextMeasure) -> anyhow::Result<()> {
         let runtime = self.job.device.runtime(self.job.measure.weights.weights());
         let windows = evaluate::Windows { text: text.file.clone(), window: text.window, limit: text.windows };
-        let perplexity = evaluate::perplexity(&self.work.artifact(), &windows, &runtime)?.report;
-        let kl = match self.reference()? {
+        let data = file_name(&text.file.to_string_lossy());
+        let artifact = self.work.artifact();
+        let perplexity = evaluate::perplexity(&artifact, &windows, &runtime)?.report;
+        self.record.evaluation.set(scores::of_perplexity(&perplexity, data.clone()));
+        match self.reference()? {
             None => {
                 let why =
                     self.job.baseline.as_ref().map(|name| format!("{name} has no artifact here, so there is no KL from it"));
                 self.record.warnings.extend(why);
-                None
             }
-            Some(reference) => {
-                let artifact = self.work.artifact();
+            Some((reference, baseline)) => {
                 let request = evaluate::KlRequest { artifact, reference, cache: None, windows, runtime };
-                Some(evaluate::kl(&request)?.report.kl_mean)
+                self.record.evaluation.set(scores::of_kl(&evaluate::kl(&request)?.report, data, baseline));
             }
-        };
-        let evaluation = self.record.evaluation.as_mut().context("CoQA came before")?;
-        evaluation.perplexity = Some(perplexity.perplexity);
-        evaluation.kl = kl;
-        evaluation.text = Some(TextRecord {
-            file: file_name(&text.file.to_string_lossy()),
-            windows: perplexity.windows,
-            tokens: perplexity.tokens as u64,
-        });
+        }
         Ok(())
     }
 
@@ -366,10 +343,11 @@ impl Stages<'_> {
         Ok(())
     }
 
-    /// The baseline's artifact, where it is kept and is the one of its record.
-    fn reference(&self) -> anyhow::Result<Option<PathBuf>> {
+    /// The baseline's artifact, where it is kept and is the one of its record, and the baseline.
+    fn reference(&self) -> anyhow::Result<Option<(PathBuf, BaselineRecord)>> {
         let (Some(record), Some(kept)) = (self.baseline(), &self.job.reference) else { return Ok(None) };
-        Ok(has_artifact(kept, &record)?.then(|| kept.clone()))
+        let is_there = has_artifact(kept, &record)?;
+        Ok(is_there.then(|| (kept.clone(), BaselineRecord { name: record.experiment_name, id: record.id })))
     }
 }
 

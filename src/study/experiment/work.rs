@@ -182,7 +182,7 @@ impl Work {
                 noted.display()
             )
         })?;
-        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+        Ok(text.and_then(|text| RunRecord::parse(&noted, &text).ok()))
     }
 
     /// Notes how far it is.
@@ -213,7 +213,8 @@ impl Work {
     pub fn finish(self, record: &RunRecord, keep: Option<&Path>) -> anyhow::Result<()> {
         let keep = keep.filter(|_| self.artifact().is_dir());
         keep.map_or(Ok(()), check_kept)?;
-        if record.evaluation.is_some() && self.predictions().is_file() {
+        let has_answers = record.evaluation.tasks.iter().any(|task| task.predictions.is_some());
+        if has_answers && self.predictions().is_file() {
             let place = predictions(&self.results, &self.name);
             publish::moved_file(&self.predictions(), &place)
                 .with_context(|| format!("{}: the answers cannot be put in place", place.display()))?;

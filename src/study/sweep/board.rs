@@ -5,7 +5,7 @@ use std::time::Instant;
 use console::Term;
 
 use super::estimate;
-use super::report::{HEADER, RIGHT, cells};
+use super::report::{Columns, RIGHT};
 use crate::host::table::table;
 use crate::host::terminal;
 use crate::record::RunRecord;
@@ -48,6 +48,7 @@ pub struct Line {
 pub struct Board {
     /// Where it is drawn; `None` where stderr is no terminal.
     term: Option<Term>,
+    columns: Columns,
     lines: Vec<Line>,
     /// Experiments at once.
     slots: usize,
@@ -59,9 +60,9 @@ pub struct Board {
 
 impl Board {
     /// Of these experiments, `slots` of which run at once.
-    pub fn new(lines: Vec<Line>, slots: usize) -> Board {
+    pub fn new(columns: Columns, lines: Vec<Line>, slots: usize) -> Board {
         let term = Some(Term::buffered_stderr()).filter(Term::is_term);
-        Board { term, lines, slots, started: Instant::now(), ended: Vec::new(), drawn: 0 }
+        Board { term, columns, lines, slots, started: Instant::now(), ended: Vec::new(), drawn: 0 }
     }
 
     /// Experiment `row` is at something else.
@@ -119,9 +120,9 @@ impl Board {
                 State::Waiting => (None, format!("about {}", estimate::shown(line.seconds))),
                 _ => (None, String::new()),
             };
-            cells(&line.name, &state_word(&line.state), line.bits, record, time)
+            self.columns.cells(&line.name, &state_word(&line.state), line.bits, record, time)
         });
-        let all = table(&HEADER, &RIGHT, rows);
+        let all = table(&self.columns.header(), &RIGHT, rows);
         let mut lines: Vec<&str> = all.lines().collect();
         let header = if lines.is_empty() { "" } else { lines.remove(0) };
         let shown = self.window(height.saturating_sub(FRAME + 1).max(1));
@@ -171,10 +172,12 @@ impl Board {
         let line = &self.lines[row];
         let what = match &line.state {
             State::Ended { record, before: false } => {
-                let columns = cells("", "", line.bits, Some(record), estimate::shown(estimate::taken(record)));
-                let said: Vec<String> = HEADER
+                let cells = self.columns.cells("", "", line.bits, Some(record), estimate::shown(estimate::taken(record)));
+                let said: Vec<String> = self
+                    .columns
+                    .header()
                     .iter()
-                    .zip(columns)
+                    .zip(cells)
                     .skip(2)
                     .filter(|(_, cell)| !cell.is_empty())
                     .map(|(name, cell)| format!("{name} {cell}"))
@@ -209,7 +212,7 @@ mod tests {
 
     fn board(states: Vec<State>) -> Board {
         let line = |state| Line { name: "name".to_owned(), bits: 4.5, seconds: 10.0, state };
-        Board::new(states.into_iter().map(line).collect(), 1)
+        Board::new(Columns::Coqa, states.into_iter().map(line).collect(), 1)
     }
 
     #[test]

@@ -38,8 +38,6 @@ pub enum SweepError {
     DuplicateId { file: String, a: String, b: String, id: String },
     #[error("sweep {file}: {} cannot be run:\n  {}\nexclude a combination by [[exclude]] with a reason, or leave the experiment out", count(.refusals.len()), first(.refusals))]
     Refused { file: String, refusals: Vec<String> },
-    #[error("sweep {file}: text is measured beside CoQA; add coqa to [measure], or leave text out")]
-    TextAlone { file: String },
     #[error("--jobs {jobs}: experiments beside each other on the CPU would time each other; add --no-bench, or leave --jobs out")]
     JobsTimed { jobs: usize },
     #[error(

@@ -97,6 +97,7 @@ pub struct Overrides {
     pub ep: Option<ExecutionProvider>,
     pub f32: Option<bool>,
     pub threads: Option<usize>,
+    pub no_coqa: bool,
     pub no_bench: bool,
     pub keep: bool,
 }
@@ -141,7 +142,7 @@ impl SweepFile {
         let f32 = overrides.f32.or(self.dtype.map(|dtype| dtype == DtypeWord::F32)).unwrap_or(!provider.is_gpu());
         let words = &self.measure;
         let data = overrides.coqa.or(words.coqa.as_ref().map(|coqa| beside(&coqa.data)));
-        let coqa = data.map(|data| CoqaMeasure {
+        let coqa = data.filter(|_| !overrides.no_coqa).map(|data| CoqaMeasure {
             data,
             protocol: overrides.protocol.or(words.coqa.as_ref().map(|coqa| coqa.protocol)).unwrap_or(ProtocolName::Official),
             limit: overrides.limit.or(words.coqa.as_ref().and_then(|coqa| coqa.limit)),
@@ -153,9 +154,6 @@ impl SweepFile {
             window: words.text.as_ref().and_then(|text| text.window),
             windows: words.text.as_ref().and_then(|text| text.windows),
         });
-        if text.is_some() && coqa.is_none() {
-            return Err(SweepError::TextAlone { file: path.display().to_string() }.into());
-        }
         let graph = words.bench.as_ref().and_then(|bench| bench.cuda_graph);
         if graph == Some(true) && !provider.is_gpu() {
             let (what, expected) = ("bench cuda_graph", "true on CUDA only");
@@ -306,6 +304,19 @@ mod tests {
             ask.measure.text.unwrap().window
         };
         assert_eq!([window(""), window(", window = 1024"), window(", window = 64")], [None, Some(1024), Some(64)]);
+    }
+
+    #[test]
+    fn a_text_may_be_all_that_is_measured() {
+        let both = "coqa = { data = \"q.json\", protocol = \"official\" }\ntext = { file = \"t.txt\" }";
+        let measured = |measure: &str, no_coqa| {
+            let sweep = SweepFile::parse("s.toml", &format!("experiments = [\"int8_rtn\"]\n[measure]\n{measure}")).unwrap();
+            let overrides = Overrides { no_coqa, ..Overrides::default() };
+            let measure = sweep.ask(Path::new("s.toml"), "results".into(), overrides).unwrap().measure;
+            (measure.coqa.is_some(), measure.text.is_some())
+        };
+        assert_eq!(measured("text = { file = \"t.txt\" }", false), (false, true));
+        assert_eq!((measured(both, false), measured(both, true)), ((true, true), (false, true)));
     }
 
     #[test]

@@ -114,7 +114,8 @@ fn open_incomparable(rows: &mut [Row], retry_failed: bool) {
     if matches!(baseline.before, Before::Failed(_)) && !retry_failed {
         return;
     }
-    for row in others.iter_mut().filter(|row| row.planned.job.measure.coqa.is_some()) {
+    let is_scored = |row: &&mut Row| row.planned.job.measure.coqa.is_some() || row.planned.job.measure.text.is_some();
+    for row in others.iter_mut().filter(is_scored) {
         row.before = match std::mem::replace(&mut row.before, Before::Nothing) {
             Before::Done(record) if record.compared_with() != Some(&baseline.planned.job.id) => Before::Uncompared(record),
             before => before,

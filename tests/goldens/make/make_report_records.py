@@ -87,15 +87,26 @@ def bench(name, speed, model_bytes, rng):
             "warnings": warnings}
 
 
+def paired(difference, half, baseline, **more):
+    return {} if baseline else {"paired": {"difference": difference, "ci95": [round(difference - half, 6), round(difference + half, 6)], **more}}
+
+
 def record(name, title, method, bits, difference, half, speed, recipe, transform):
     rng = random.Random(name)
     baseline = method == "baseline"
     model_bytes = int(LINEARS * bits / 8 + (PARAMETERS - LINEARS) * 2 + 120_000)
     f1 = round(BASE_F1 + difference, 6)
-    paired = None if baseline else {
-        "baseline": "fp16_baseline", "baseline_id": "b0c1d2e3f4a5", "f1_difference": difference, "f1_ci95": [round(difference - half, 6), round(difference + half, 6)],
-        "em_difference": round(0.9 * difference, 6), "em_ci95": [round(0.9 * difference - half, 6), round(0.9 * difference + half, 6)],
-        "p_mid": round(min(1.0, math.exp(-(abs(difference) / half) ** 2 * 1.9)), 6), "smallest_detectable": round(1.43 * half, 6)}
+    text = {"version": "1.0", "data": "perplexity.txt", "counts": {"tokens": 15330, "windows": 30}}
+    against = {} if baseline else {"baseline": {"name": "fp16_baseline", "id": "b0c1d2e3f4a5"}}
+    p_mid = round(min(1.0, math.exp(-(abs(difference) / (half or 1)) ** 2 * 1.9)), 6)
+    evaluation = [
+        {"task": "coqa", "version": "official 1.0", "data": "coqa-dev-v1.0.json", "counts": {"questions": QUESTIONS}, "questions_per_second": 11.4,
+         "predictions": f"{name}_predictions.jsonl", **against, "scores": [
+             {"metric": "f1", "value": f1, "stderr": 0.0187} | paired(difference, half, baseline, smallest_detectable=round(1.43 * half, 6)),
+             {"metric": "em", "value": round(0.78 * f1, 6), "stderr": 0.0201} | paired(round(0.9 * difference, 6), half, baseline, p_mid=p_mid)]},
+        {"task": "perplexity", **text, "scores": [{"metric": "perplexity", "value": round(21.4 * math.exp(-3.1 * difference), 4)}]}]
+    if not baseline:
+        evaluation.append({"task": "kl", **text, **against, "scores": [{"metric": "kl_mean", "value": round(max(0.0004, 1.9 * abs(difference)), 6)}]})
     calibrated = isinstance(recipe.get("rounding"), dict) or transform or "outlier_threshold" in recipe
     whole = {"weights": recipe, "embedding": {"format": "f16"}}
     if transform:
@@ -104,7 +115,7 @@ def record(name, title, method, bits, difference, half, speed, recipe, transform
         whole["calibration"] = {"set": "own-36x256"}
     ident = "b0c1d2e3f4a5" if baseline else f"{rng.getrandbits(48):012x}"
     return {
-        "schema": 1, "experiment_name": name, "id": ident, "title": title, "method": method, "baseline": None if baseline else "fp16_baseline",
+        "schema": 2, "experiment_name": name, "id": ident, "title": title, "method": method, "baseline": None if baseline else "fp16_baseline",
         "model": {"source": "coqa-45m", "revision": None, "parameters": PARAMETERS, "blake3": "4f9d2c" * 10 + "abcd", "calibration": "77aa" * 16 if calibrated else None},
         "recipe": whole, "program": {"version": "0.1.0", "commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False},
         "environment": {"ep": "cpu", "onnxruntime": "1.32.0", "cpu": "Intel Xeon (made up)", "cores": 2, "threads": 2, "gpu": None, "driver": None, "activation": "f32"},
@@ -113,10 +124,7 @@ def record(name, title, method, bits, difference, half, speed, recipe, transform
         "export": {"seconds": round(4 + 60 * bool(calibrated) + rng.random(), 2), "artifact_bytes": model_bytes + 2_310_000, "peak_rss_bytes": 390_000_000,
                    "peak_anonymous_bytes": 210_000_000, "data_blake3": f"{rng.getrandbits(256):064x}"},
         "sanity": {"prompt": "The capital of France is", "text": " Paris.", "new_tokens": 8},
-        "evaluation": {"coqa_f1": f1, "coqa_em": round(0.78 * f1, 6), "coqa_f1_stderr": 0.0187, "coqa_em_stderr": 0.0201, "protocol": "official 1.0", "data": "coqa-dev-v1.0.json",
-                       "questions": QUESTIONS, "questions_per_second": 11.4, "predictions": f"{name}_predictions.jsonl", "paired": paired,
-                       "perplexity": round(21.4 * math.exp(-3.1 * difference), 4), "kl": None if baseline else round(max(0.0004, 1.9 * abs(difference)), 6),
-                       "text": {"file": "perplexity.txt", "windows": 30, "tokens": 15330}},
+        "evaluation": evaluation,
         "benchmarks": bench(name, speed, model_bytes, rng),
         "stages": [{"stage": stage, "seconds": seconds} for stage, seconds in [("export", 4.2), ("sanity", 0.6), ("evaluate", 43.9), ("bench", 31.0)]],
         "warnings": [], "failure": None}
@@ -130,7 +138,7 @@ def main():
     by_name["bnb_4bit_nf4_dq"]["benchmarks"] = None
     by_name["bnb_4bit_nf4_dq"]["warnings"] = ["benchmark skipped: --skip bench"]
     failed = by_name["int3_rtn_g128"]
-    failed |= {"sizes": None, "export": None, "sanity": None, "evaluation": None, "benchmarks": None, "stages": [{"stage": "export", "seconds": 2.1}],
+    failed |= {"sizes": None, "export": None, "sanity": None, "evaluation": [], "benchmarks": None, "stages": [{"stage": "export", "seconds": 2.1}],
                "failure": {"stage": "export", "message": "model.onnx.data: No space left on device (os error 28); free the disk | or give another folder <-o>"}}
     for name, each in by_name.items():
         (FOLDER / f"{name}_results.json").write_text(json.dumps(each, indent=2, ensure_ascii=False) + "\n")
