@@ -157,7 +157,7 @@ impl Subject {
         let Some(calibration) = job.recipe.calibration.as_ref().filter(|_| self.fixed.is_some()) else { return Ok((None, 0)) };
         if !self.sets.contains_key(&calibration.set) {
             let options = compress::Options { evaluation: job.evaluation(), ..compress::Options::default() };
-            let set = calibrate::set(&plan, &self.source, &options)?.context("the recipe names a set")?;
+            let set = calibrate::set(plan, &self.source, &options)?.context("the recipe names a set")?;
             self.sets.insert(calibration.set.clone(), (set.tokens(), set.hash().to_owned()));
         }
         let (tokens, hash) = &self.sets[&calibration.set];
