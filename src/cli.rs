@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use qonnx::commands::{RuntimeChoice, compare, doctor, export, generate, inspect, plan, verify};
+use qonnx::commands::{RuntimeChoice, compare, doctor, export, generate, inspect, plan, quantize, verify};
 use qonnx::compress;
 use qonnx::host::{interrupt, read, terminal};
 use qonnx::runtime::{ExecutionProvider, Launch, Weights};
@@ -25,7 +25,7 @@ mod values;
 
 use bench::BenchArgs;
 use eval::EvalArgs;
-use model::ModelArgs;
+use model::{ActivationArg, ArtifactForm, ModelArgs};
 use report::ReportArgs;
 use run::RunArgs;
 use sweep::SweepArgs;
@@ -57,6 +57,8 @@ struct Cli {
 enum Command {
     /// Show what an export would write: bytes, bits per weight, VRAM, every refusal. Reads headers only.
     Plan(PlanArgs),
+    /// Choose the numbers of a quantized model and keep them, for any number of artifacts.
+    Quantize(QuantizeArgs),
     /// Quantize a checkpoint and write it as a QDQ ONNX artifact.
     Export(ExportArgs),
     /// Continue a prompt greedily, streaming.
@@ -147,6 +149,8 @@ fn positive(text: &str) -> Result<usize, String> {
 struct PlanArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    form: ArtifactForm,
     /// Sequences decoded together, for the VRAM estimate.
     #[arg(long, default_value_t = 1, value_parser = estimated)]
     batch: usize,
@@ -171,17 +175,61 @@ Examples:
   qonnx export ./my-llama --method nf4 --double-quantization -o my-llama-nf4
   qonnx export ./my-llama --method llm-int8 --dtype f32 -o my-llama-int8-cpu
   qonnx export ./my-llama --recipe my-recipe.toml -o out
-  qonnx export ./my-llama --bits 16 -o my-llama-f16          the unquantized baseline"
+  qonnx export ./my-llama --bits 16 -o my-llama-f16          the unquantized baseline
+  qonnx export my-llama-q --dtype f32 -o my-llama-cpu        of a folder that `qonnx quantize` wrote: nothing is calibrated again"
 )]
 struct ExportArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    form: ArtifactForm,
     /// The artifact's folder; it must not exist.
     #[arg(short, long)]
     output: PathBuf,
     /// Replace the output folder if it is an artifact.
     #[arg(long)]
     overwrite: bool,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
+    /// One JSON object on stdout and nothing else there.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+#[command(
+    after_help = "The folder holds codes, scales and what calibration found, as safetensors and one JSON file. `qonnx export` makes artifacts
+of it, f16 for CUDA and f32 for the CPU, with the same codes and scales and without calibrating again.
+
+Ctrl-C is safe: the same command goes on at the next layer.
+
+Examples:
+  qonnx quantize meta-llama/Llama-3.2-1B --method gptq --bits 4 --ep cuda -o llama-q
+  qonnx export llama-q -o llama-cuda && qonnx export llama-q --dtype f32 -o llama-cpu
+  qonnx quantize ./my-qwen3 --recipe int4-g128-awq-gptq -o my-qwen3-q"
+)]
+struct QuantizeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The folder; it must not exist.
+    #[arg(short, long)]
+    output: PathBuf,
+    /// Replace the output folder if it is a quantized checkpoint.
+    #[arg(long)]
+    overwrite: bool,
+    /// The narrowest activations that artifacts will have: a model that goes beyond f16 on the calibration set is refused under f16.
+    #[arg(long, value_enum, default_value = "f16")]
+    dtype: ActivationArg,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
+    /// One JSON object on stdout and nothing else there.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a calibration runs.
+#[derive(Args)]
+struct CalibrationArgs {
     /// Keep the statistics of calibration here, and read those that are there already from it.
     #[arg(long, value_name = "DIR")]
     save_stats: Option<PathBuf>,
@@ -194,9 +242,13 @@ struct ExportArgs {
     /// CPU threads of calibration [default: one per physical core].
     #[arg(long, value_parser = values::threads)]
     threads: Option<usize>,
-    /// One JSON object on stdout and nothing else there.
-    #[arg(long)]
-    json: bool,
+}
+
+impl CalibrationArgs {
+    fn options(self) -> compress::Options {
+        let CalibrationArgs { save_stats, evaluation, ep, threads } = self;
+        compress::Options { save_stats, evaluation, provider: ep.provider(), threads }
+    }
 }
 
 #[derive(Args)]
@@ -297,7 +349,7 @@ struct DoctorArgs {
 impl Command {
     /// Whether it looks for an interruption between steps and clears up after one; any other is ended by the signal.
     fn has_safe_points(&self) -> bool {
-        matches!(self, Command::Export(_) | Command::Run(_) | Command::Sweep(_) | Command::Worker)
+        matches!(self, Command::Quantize(_) | Command::Export(_) | Command::Run(_) | Command::Sweep(_) | Command::Worker)
     }
 }
 
@@ -316,23 +368,20 @@ pub fn run() -> anyhow::Result<ExitCode> {
     }
     match cli.command {
         Command::Plan(args) => {
-            let report = plan::run(&args.model.request(), plan::Load { batch: args.batch, context: args.context })?;
+            let report = plan::run(&args.model.request(&args.form), plan::Load { batch: args.batch, context: args.context })?;
             let accepted = report.refusals.is_empty();
             emit(&report, args.json)?;
             Ok(if accepted { ExitCode::SUCCESS } else { ExitCode::from(2) })
         }
         Command::Export(args) => {
-            let options = export::Options {
-                output: args.output,
-                overwrite: args.overwrite,
-                calibration: compress::Options {
-                    save_stats: args.save_stats,
-                    evaluation: args.evaluation,
-                    provider: args.ep.provider(),
-                    threads: args.threads,
-                },
-            };
-            emit(&export::run(&args.model.request(), &options)?, args.json)
+            let ExportArgs { model, form, output, overwrite, calibration, json } = args;
+            let options = export::Options { output, overwrite, calibration: calibration.options() };
+            emit(&export::run(&model.request(&form), &options)?, json)
+        }
+        Command::Quantize(args) => {
+            let QuantizeArgs { model, output, overwrite, dtype, calibration, json } = args;
+            let options = export::Options { output, overwrite, calibration: calibration.options() };
+            emit(&quantize::run(&model.numbers(dtype), &options)?, json)
         }
         Command::Generate(args) => run_generate(args),
         Command::Eval(args) => {

@@ -13,6 +13,7 @@ mod bench;
 mod budget;
 mod calibration;
 mod evaluation;
+mod quantized;
 mod run;
 mod version_1;
 
@@ -23,6 +24,7 @@ pub use evaluation::{
     BaselineRecord, COQA, COQA_EM, COQA_F1, EvaluationRecord, KL, KL_MEAN, PERPLEXITY, PairedRecord, QUESTIONS, ScoreName,
     ScoreRecord, TEXT_PERPLEXITY, TOKENS, TaskRecord, WINDOWS,
 };
+pub use quantized::{QUANTIZED_FILE, QUANTIZED_SCHEMA, QuantizedManifest, QuantizedManifestError, QuantizedRecord};
 pub use run::{
     EnvironmentRecord, ExportTimes, FailureRecord, ProgramRecord, RUN_SCHEMA, RUN_SUFFIX, RunModel, RunRecord, RunRecordError,
     SanityRecord, StageRecord,

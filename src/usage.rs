@@ -17,6 +17,17 @@ pub enum UsageError {
     FlagOfNothing { flag: &'static str },
     #[error("{flag} means nothing to --method {method}; leave it out, or choose {takes}")]
     MethodFlag { flag: &'static str, method: &'static str, takes: &'static str },
+    #[error(
+        "quantized checkpoint {dir}: {weight} is missing or has changed since it was written; quantize the model again, or fetch the \
+         folder again"
+    )]
+    QuantizedDamaged { dir: String, weight: String },
+    #[error("quantized checkpoint {dir}: its weights are in {there}, and quantized.json lists {listed}; fetch the folder again")]
+    QuantizedFiles { dir: String, listed: String, there: String },
+    #[error("{model} is quantized already, so {flag} means nothing; leave it out, or give the unquantized model")]
+    QuantizedAlready { model: String, flag: &'static str },
+    #[error("{model} was calibrated with activations in f32, as those of this model are beyond f16; export it with --dtype f32")]
+    QuantizedForF32 { model: String },
     #[error("--seed is of a rotation; add --rotate, or leave it out")]
     SeedOfNothing,
     #[error("--save-stats {folder}: holds {file}, which is no statistics; give a new folder, or one that --save-stats made")]

@@ -12,7 +12,9 @@ use std::sync::mpsc::Receiver;
 
 use anyhow::Context;
 
+use crate::checkpoint::{Checkpoint, WeightFile};
 use crate::host::interrupt;
+use crate::record::FileRecord;
 
 /// Bytes between two looks at whether to go on.
 const CHUNK: usize = 1 << 20;
@@ -43,6 +45,16 @@ impl<'a> Hash<'a> {
     pub fn finish(self) -> String {
         self.hasher.finalize().to_hex().to_string()
     }
+}
+
+/// A checkpoint's files with their hashes; given up once `abandoned` is set.
+pub fn of_checkpoint(checkpoint: &Checkpoint, abandoned: &AtomicBool) -> anyhow::Result<Vec<FileRecord>> {
+    let hash = |(index, file): (usize, &WeightFile)| {
+        let mut hash = Hash::new(abandoned);
+        hash.update(checkpoint.file(index))?;
+        Ok(FileRecord { file: file.name.clone(), bytes: file.bytes, blake3: hash.finish() })
+    };
+    checkpoint.index().files().iter().enumerate().map(hash).collect()
 }
 
 /// BLAKE3 of a file at rest.

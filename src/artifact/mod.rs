@@ -2,8 +2,14 @@
 
 pub mod dataset;
 pub mod hashing;
+pub mod onnx_sink;
 pub mod packing;
+pub mod parts;
 pub mod plan;
 pub mod prepared;
 pub mod quantize;
+pub mod quantized;
+pub mod quantized_sink;
+pub mod sink;
 pub mod source;
+pub mod write;

@@ -1,9 +1,22 @@
 //! A weight as the artifact will hold it, whoever made it so.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use super::sink::Sink;
+use crate::model::StoredWeight;
 use crate::quant::QuantizedTensor;
 use crate::record::CalibratedRecord;
+
+/// What was measured while a weight was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    /// ‖W − Ŵ‖² / ‖W‖²; 0 for a weight that is not quantized.
+    pub relative_error: f64,
+    /// See [`crate::record::WeightRecord::digest`].
+    pub digest: String,
+}
 
 /// A weight as the artifact will hold it.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,6 +26,18 @@ pub enum Prepared {
     /// whose outliers would take as much as f16.
     Dense(Vec<usize>, Vec<f32>),
 }
+
+/// Who has the numbers of a model that are not the checkpoint's.
+pub trait PreparedWeights<'c>: Sync {
+    /// What the weights of a layer became, by name; those that are not among them are the checkpoint's.
+    fn layer(&self, layer: usize) -> anyhow::Result<BTreeMap<String, Prepared>>;
+
+    /// Gives `sink` a weight outside the layers, which may be too large to be held; `None` where it is the checkpoint's.
+    fn outside(&self, stored: &StoredWeight, sink: &dyn Sink<'c>) -> anyhow::Result<Option<WrittenOutside>>;
+}
+
+/// What was measured of a weight outside the layers while it was written, and what calibration had found.
+pub type WrittenOutside = (Written, Option<CalibratedRecord>);
 
 /// What is to be recorded of a quantized weight.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

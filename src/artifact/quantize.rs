@@ -9,8 +9,8 @@ use ndarray::ArrayView2;
 use rayon::prelude::*;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use super::prepared::Prepared;
-use crate::artifact::packing;
+use super::prepared::{Prepared, Written};
+use super::sink::Sink;
 use crate::checkpoint::TensorView;
 use crate::model::{Order, StoredForm, StoredWeight};
 use crate::onnx::DataFile;
@@ -22,49 +22,50 @@ const CHUNK: usize = 1 << 18;
 /// Elements that are transposed at a time: the largest linear of an 8B model, in one piece.
 const BAND: usize = 1 << 26;
 
-/// What was measured while a weight was written.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Written {
-    /// ‖W − Ŵ‖² / ‖W‖²; 0 for a weight that is not quantized.
-    pub relative_error: f64,
-    /// See [`crate::record::WeightRecord::digest`].
-    pub digest: String,
-}
-
-/// Quantizes or converts `view` as `stored` says and writes it into `data`.
-pub fn write(view: TensorView<'_>, stored: &StoredWeight, data: &DataFile<'_>) -> anyhow::Result<Written> {
-    let place = || format!("weight {}", stored.weight);
+/// Rounds `view` to nearest as `stored` says, or leaves it as it is, and gives it to `sink`.
+pub fn write<'c>(view: TensorView<'c>, stored: &StoredWeight, sink: &dyn Sink<'c>) -> anyhow::Result<Written> {
     match &stored.form {
-        StoredForm::Dense { initializer, dtype, order: Order::OutIn } => {
-            write_dense(view, *dtype, initializer, data).with_context(place)
-        }
-        StoredForm::Dense { initializer, dtype, order: Order::InOut } => {
-            write_transposed(view, *dtype, BAND, initializer, data).with_context(place)
-        }
+        StoredForm::Dense { .. } => Ok(Written { relative_error: 0.0, digest: sink.dense(stored, view)? }),
         StoredForm::Quantized { scheme, .. } => {
-            let (quantized, relative_error) = quantize(view, scheme, &Rtn).with_context(place)?;
-            Ok(Written { relative_error, digest: packing::write(&quantized, stored, data)? })
+            let (quantized, relative_error) =
+                quantize(view, scheme, &Rtn).with_context(|| format!("weight {}", stored.weight))?;
+            Ok(Written { relative_error, digest: sink.quantized(stored, &quantized)? })
         }
     }
 }
 
-/// Writes what was prepared before as `stored` says.
-pub fn write_prepared(prepared: &Prepared, stored: &StoredWeight, data: &DataFile<'_>) -> anyhow::Result<Written> {
+/// Gives `sink` what was prepared before.
+pub fn write_prepared(prepared: &Prepared, stored: &StoredWeight, sink: &dyn Sink<'_>) -> anyhow::Result<Written> {
     match prepared {
         Prepared::Quantized(tensor, found) => {
-            Ok(Written { relative_error: found.relative_error, digest: packing::write(tensor, stored, data)? })
+            Ok(Written { relative_error: found.relative_error, digest: sink.quantized(stored, tensor)? })
         }
-        Prepared::Dense(_, values) => write_f32(values, stored, data),
+        Prepared::Dense(_, values) => Ok(Written { relative_error: 0.0, digest: sink.changed(stored, values)? }),
     }
 }
 
-/// As [`write`], from numbers in the checkpoint's order that are not the checkpoint's.
-pub fn write_f32(values: &[f32], stored: &StoredWeight, data: &DataFile<'_>) -> anyhow::Result<Written> {
+/// As [`write_dense`], from numbers in the checkpoint's order that are not the checkpoint's.
+pub fn write_f32(values: &[f32], stored: &StoredWeight, data: &DataFile<'_>) -> anyhow::Result<String> {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    write(TensorView { dtype: DType::F32, shape: &stored.shape, bytes: &bytes }, stored, data)
+    write_dense(TensorView { dtype: DType::F32, shape: &stored.shape, bytes: &bytes }, stored, data)
 }
 
-fn write_dense(view: TensorView<'_>, dtype: DType, initializer: &str, data: &DataFile<'_>) -> anyhow::Result<Written> {
+/// Writes a weight that is not quantized as the graph has it; returns its digest.
+///
+/// # Panics
+/// The graph has it quantized.
+pub fn write_dense(view: TensorView<'_>, stored: &StoredWeight, data: &DataFile<'_>) -> anyhow::Result<String> {
+    let StoredForm::Dense { initializer, dtype, order } = &stored.form else {
+        unreachable!("weight {}: the graph has it quantized", stored.weight);
+    };
+    let written = match order {
+        Order::OutIn => write_as_it_is(view, *dtype, initializer, data),
+        Order::InOut => write_transposed(view, *dtype, BAND, initializer, data),
+    };
+    written.with_context(|| format!("weight {}", stored.weight))
+}
+
+fn write_as_it_is(view: TensorView<'_>, dtype: DType, initializer: &str, data: &DataFile<'_>) -> anyhow::Result<String> {
     let mut hasher = Xxh3::new();
     let mut offset = 0;
     // A batch of chunks is converted in parallel and written in order: the digest runs over the bytes in order.
@@ -74,7 +75,7 @@ fn write_dense(view: TensorView<'_>, dtype: DType, initializer: &str, data: &Dat
         data.write_part(initializer, offset, &bytes)?;
         offset += bytes.len();
     }
-    Ok(Written { relative_error: 0.0, digest: format!("{:032x}", hasher.digest128()) })
+    Ok(format!("{:032x}", hasher.digest128()))
 }
 
 /// Writes `[out_features, in_features]` as `[in_features, out_features]`, a band of output features at a time: an LM head is
@@ -85,7 +86,7 @@ fn write_transposed(
     band: usize,
     initializer: &str,
     data: &DataFile<'_>,
-) -> anyhow::Result<Written> {
+) -> anyhow::Result<String> {
     let &[out_features, in_features] = view.shape else { unreachable!("only matrices are transposed") };
     let (element, mut hasher) = (dtype.bytes_of(1), Xxh3::new());
     let rows = (band / in_features).clamp(1, out_features);
@@ -103,7 +104,7 @@ fn write_transposed(
             data.write_part(initializer, (i * out_features + first) * element, line)?;
         }
     }
-    Ok(Written { relative_error: 0.0, digest: format!("{:032x}", hasher.digest128()) })
+    Ok(format!("{:032x}", hasher.digest128()))
 }
 
 /// `bytes` as elements of `to`; `first` is the index of the first one, for messages.
@@ -221,10 +222,10 @@ mod tests {
         let data = DataFile::create(&folder.path().join("data"), &layout).unwrap();
         let bytes: Vec<u8> = (0..15).flat_map(|i| (i as f32).to_le_bytes()).collect();
         let view = TensorView { dtype: DType::F32, shape: &[5, 3], bytes: &bytes };
-        let written = write_transposed(view, DType::F32, band, "w", &data).unwrap();
+        let digest = write_transposed(view, DType::F32, band, "w", &data).unwrap();
         let model = onnx::decode(&data.finish().unwrap()).unwrap();
         let Content::Inline(stored) = &model.initializers()[0].content else { panic!("a small weight lies in the model") };
-        (stored.clone(), written.digest)
+        (stored.clone(), digest)
     }
 
     #[test]

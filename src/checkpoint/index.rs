@@ -15,7 +15,7 @@ use crate::tensor::DType;
 /// One weight, as the headers describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// F32, F16 or BF16.
+    /// F32, F16 or BF16; U8 for one that is stored in parts.
     pub dtype: DType,
     /// As stored: `[out_features, in_features]` for linears.
     pub shape: Vec<usize>,
@@ -37,6 +37,15 @@ impl TensorInfo {
     }
 }
 
+/// A tensor of an element type that weights are not read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OtherTensor {
+    pub dtype: safetensors::Dtype,
+    pub shape: Vec<usize>,
+    pub file: usize,
+    pub range: Range<u64>,
+}
+
 /// One file of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightFile {
@@ -53,8 +62,8 @@ pub struct Index {
     dir: PathBuf,
     files: Vec<WeightFile>,
     tensors: BTreeMap<String, TensorInfo>,
-    /// Tensors of an element type that weights are not read from, and its name.
-    others: BTreeMap<String, (usize, safetensors::Dtype)>,
+    /// Tensors of an element type that weights are not read from.
+    others: BTreeMap<String, OtherTensor>,
     /// The first tensor that is stored under another name, that name, and how many are.
     renamed: Option<Renamed>,
     /// Tensors that a shard index names and no shard has, with the shard where they should be.
@@ -117,7 +126,7 @@ impl Index {
                         index.tensors.insert(tensor, TensorInfo { dtype, shape: entry.shape, file, range: entry.range });
                     }
                     StoredDtype::Other(dtype) => {
-                        index.others.insert(tensor, (file, dtype));
+                        index.others.insert(tensor, OtherTensor { dtype, shape: entry.shape, file, range: entry.range });
                     }
                 }
             }
@@ -166,7 +175,7 @@ impl Index {
         }
         let tensor = shown(name).to_string();
         Err(match (self.others.get(name), self.unheld.get(name)) {
-            (Some((file, dtype)), _) => {
+            (Some(OtherTensor { file, dtype, .. }), _) => {
                 CheckpointError::Dtype { file: self.dir.join(&self.files[*file].name), tensor, got: format!("{dtype:?}") }
             }
             (None, Some(shard)) => {
@@ -198,11 +207,27 @@ impl Index {
 
     /// Names of tensors whose element type weights are not read from (`F8_E4M3`, `I8`, …), with that type, in name order.
     pub fn unsupported(&self) -> impl Iterator<Item = (&str, String)> {
-        self.others.iter().map(|(name, (_, dtype))| (name.as_str(), format!("{dtype:?}")))
+        self.others.iter().map(|(name, other)| (name.as_str(), format!("{:?}", other.dtype)))
+    }
+
+    /// A tensor of an element type that weights are not read from.
+    pub(super) fn other(&self, name: &str) -> Option<&OtherTensor> {
+        self.others.get(name)
+    }
+
+    /// Lists the weight `W` where there is a tensor `W{part}` of bytes, with that one's shape: weights that are stored in parts
+    /// are then known by their own names.
+    pub fn with_parts(mut self, part: &str) -> Index {
+        for (stored, other) in &self.others {
+            let Some(weight) = stored.strip_suffix(part).filter(|_| other.dtype == safetensors::Dtype::U8) else { continue };
+            let OtherTensor { shape, file, range, .. } = other.clone();
+            self.tensors.insert(weight.to_owned(), TensorInfo { dtype: DType::U8, shape, file, range });
+        }
+        self
     }
 
     fn file_of(&self, tensor: &str) -> Option<usize> {
-        self.tensors.get(tensor).map(|info| info.file).or_else(|| self.others.get(tensor).map(|(file, _)| *file))
+        self.tensors.get(tensor).map(|info| info.file).or_else(|| self.others.get(tensor).map(|other| other.file))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use memmap2::{Mmap, UncheckedAdvice};
 
-use super::{CheckpointError, Index, TensorInfo};
+use super::{CheckpointError, Index, Numbers, TensorInfo};
 use crate::tensor::DType;
 
 /// A checkpoint whose files are mapped into memory; nothing of a weight is read before its bytes are looked at.
@@ -33,10 +33,18 @@ impl Checkpoint {
     /// A file that is cut short by someone else while it is mapped ends the process with a bus error, as with every
     /// memory map; one that changed between the check and the mapping is an error.
     pub fn open(dir: &Path) -> Result<Checkpoint, CheckpointError> {
-        let index = Index::open(dir)?;
+        Checkpoint::of(Index::open(dir)?)
+    }
+
+    /// As [`Self::open`], of weights that are stored in parts, too: see [`Index::with_parts`].
+    pub fn open_in_parts(dir: &Path, part: &str) -> Result<Checkpoint, CheckpointError> {
+        Checkpoint::of(Index::open(dir)?.with_parts(part))
+    }
+
+    fn of(index: Index) -> Result<Checkpoint, CheckpointError> {
         let mut maps = Vec::new();
         for file in index.files() {
-            let path = dir.join(&file.name);
+            let path = index.dir().join(&file.name);
             let read = |source| CheckpointError::Read { file: path.clone(), source };
             let handle = File::open(&path).map_err(read)?;
             // SAFETY: the map is read-only and its length is compared below; that nobody writes to a checkpoint while it
@@ -65,6 +73,17 @@ impl Checkpoint {
         let info = self.index.require(name)?;
         let (start, len) = extent(info);
         Ok(TensorView { dtype: info.dtype, shape: &info.shape, bytes: &self.maps[info.file][start..start + len] })
+    }
+
+    /// The numbers of a tensor that this program wrote, of bytes, 32-bit integers or f32; `None` where there is none.
+    pub fn numbers(&self, name: &str) -> Option<(Vec<usize>, Numbers)> {
+        let (dtype, shape, file, range) = match (self.index.other(name), self.index.get(name)) {
+            (Some(other), _) => (other.dtype, &other.shape, other.file, &other.range),
+            (None, Some(info)) if info.dtype == DType::F32 => (safetensors::Dtype::F32, &info.shape, info.file, &info.range),
+            _ => return None,
+        };
+        let bytes = &self.maps[file][range.start as usize..range.end as usize];
+        Some((shape.clone(), Numbers::read(dtype, bytes)?))
     }
 
     /// The bytes of one of [`Index::files`], header included.

@@ -14,6 +14,7 @@ mod mapped;
 mod prefix;
 mod shards;
 mod tensor_file;
+mod writer;
 
 pub use beside::left_out;
 pub use error::CheckpointError;
@@ -21,3 +22,4 @@ pub use header::{Header, HeaderError, HeaderTensor, StoredDtype, header_bytes, p
 pub use index::{Index, Renamed, TensorInfo, WeightFile};
 pub use mapped::{Checkpoint, TensorView};
 pub use tensor_file::{Numbers, TensorFile, TensorFileError};
+pub use writer::{RawTensor, StoredNumber, write_tensors};

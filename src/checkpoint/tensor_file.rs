@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use super::writer::StoredNumber;
 use crate::fault::Fault;
 use crate::host::publish;
+use crate::tensor::DType;
 
 /// Where the file's own words lie in its metadata: the checksum of note and tensors, a space, the note.
 const NOTE: &str = "qonnx";
@@ -62,14 +64,6 @@ impl TensorFile {
     pub fn take_f32(&mut self, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
         match self.take(name)? {
             (shape, Numbers::F32(numbers)) => Some((shape, numbers)),
-            _ => None,
-        }
-    }
-
-    /// Takes a tensor of bytes out.
-    pub fn take_u8(&mut self, name: &str) -> Option<Vec<u8>> {
-        match self.take(name)? {
-            (_, Numbers::U8(numbers)) => Some(numbers),
             _ => None,
         }
     }
@@ -136,6 +130,16 @@ impl TensorFile {
 }
 
 impl Numbers {
+    /// As they lie in a file.
+    pub fn to_stored(&self) -> (StoredNumber, Vec<u8>) {
+        let number = match self {
+            Numbers::U8(_) => StoredNumber::U8,
+            Numbers::U32(_) => StoredNumber::U32,
+            Numbers::F32(_) => StoredNumber::Weight(DType::F32),
+        };
+        (number, self.bytes())
+    }
+
     fn len(&self) -> usize {
         match self {
             Numbers::U8(numbers) => numbers.len(),
@@ -161,9 +165,14 @@ impl Numbers {
     }
 
     fn of(view: &TensorView<'_>) -> Option<Numbers> {
-        let words = view.data().as_chunks::<4>().0;
-        match view.dtype() {
-            Dtype::U8 => Some(Numbers::U8(view.data().to_vec())),
+        Numbers::read(view.dtype(), view.data())
+    }
+
+    /// The numbers that `bytes` are; `None` for a type that is not one of these.
+    pub(super) fn read(dtype: Dtype, bytes: &[u8]) -> Option<Numbers> {
+        let words = bytes.as_chunks::<4>().0;
+        match dtype {
+            Dtype::U8 => Some(Numbers::U8(bytes.to_vec())),
             Dtype::U32 => Some(Numbers::U32(words.iter().map(|&word| u32::from_le_bytes(word)).collect())),
             Dtype::F32 => Some(Numbers::F32(words.iter().map(|&word| f32::from_le_bytes(word)).collect())),
             _ => None,
@@ -192,7 +201,7 @@ mod tests {
         assert_eq!(read, example());
         read.write(&second).unwrap();
         assert_eq!(fs::read(&first).unwrap(), fs::read(&second).unwrap());
-        assert_eq!(read.take_u8("codes"), Some(vec![1, 2, 3, 250, 251, 252]));
+        assert_eq!(read.take("codes"), Some((vec![2, 3], Numbers::U8(vec![1, 2, 3, 250, 251, 252]))));
         assert_eq!(read.take_f32("scales").unwrap().0, [3, 1]);
         assert_eq!(read.take_f32("features"), None);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left");

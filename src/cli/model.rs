@@ -1,8 +1,9 @@
-//! What `plan` and `export` take: a model, and the recipe in its short form.
+//! What `plan`, `quantize` and `export` take: a model, the recipe in its short form, and the form of an artifact.
 
 use clap::{Args, ValueEnum};
 use qonnx::artifact::plan::{GptqFlags, Method, RecipeChoice, RecipeFlags, Request};
 use qonnx::recipe::{BudgetRecipe, FormatName, GranularityName, Override, RotationKind, ScaleName};
+use qonnx::tensor::DType;
 
 use super::positive;
 
@@ -75,6 +76,11 @@ pub struct ModelArgs {
     /// A recipe file (TOML) or the name of a built-in recipe, like int4-g32-gptq.
     #[arg(long)]
     recipe: Option<String>,
+}
+
+/// What an artifact differs in from others of the same numbers.
+#[derive(Args)]
+pub struct ArtifactForm {
     /// Element type of activations and KV cache: f16 for CUDA, f32 for the CPU.
     #[arg(long, value_enum, default_value = "f16")]
     dtype: ActivationArg,
@@ -118,20 +124,32 @@ enum RotateArg {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum ActivationArg {
+pub enum ActivationArg {
     F16,
     F32,
 }
 
+impl ActivationArg {
+    fn dtype(self) -> DType {
+        match self {
+            ActivationArg::F16 => DType::F16,
+            ActivationArg::F32 => DType::F32,
+        }
+    }
+}
+
 impl ModelArgs {
-    pub fn request(self) -> Request {
+    /// An artifact of this form.
+    pub fn request(self, form: &ArtifactForm) -> Request {
+        Request { max_context: form.max_context, ..self.numbers(form.dtype) }
+    }
+
+    /// The numbers alone, calibrated with activations of this type.
+    pub fn numbers(self, activation: ActivationArg) -> Request {
         let overrides = self.overrides.clone();
         Request {
-            activation: match self.dtype {
-                ActivationArg::F16 => qonnx::tensor::DType::F16,
-                ActivationArg::F32 => qonnx::tensor::DType::F32,
-            },
-            max_context: self.max_context,
+            activation: activation.dtype(),
+            max_context: None,
             calibration: self.calibration.clone(),
             model: self.model.clone(),
             recipe: match &self.recipe {

@@ -1,40 +1,36 @@
-//! From a checkpoint to an artifact: streamed, atomic, deterministic.
+//! From a checkpoint, or from one that is quantized already, to an artifact: streamed, atomic, deterministic.
 
-use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
+use std::thread;
 use std::time::Instant;
-use std::{fs, thread};
 
 use anyhow::Context;
-use rayon::prelude::*;
 
-use crate::artifact::hashing::{self, Hash};
-use crate::artifact::plan::{self, Facts, Plan, Refused, Request, plan};
-use crate::artifact::quantize::{self, Written};
-use crate::artifact::source;
-use crate::checkpoint::{Checkpoint, WeightFile};
+use super::output_folder::{self, Kind, OutputFolder};
+use crate::artifact::onnx_sink::OnnxSink;
+use crate::artifact::plan::{self, Plan, RecipeChoice, RecipeFlags, Request};
+use crate::artifact::prepared::PreparedWeights;
+use crate::artifact::quantized::QuantizedCheckpoint;
+use crate::artifact::{hashing, source, write};
+use crate::checkpoint::Checkpoint;
 use crate::compress;
-use crate::compress::budget::{self, BudgetPlan, Parts};
-use crate::compress::calibrate::{self, Calibrated, Job, RotatedWeights, StatisticsCache, Weights};
-use crate::host::hidden::parent;
+use crate::compress::budget::BudgetPlan;
+use crate::compress::chosen::{self, Choice, ChosenWeights};
+use crate::host::memory;
 use crate::host::progress::Observe;
-use crate::host::{interrupt, memory, progress, terminal};
-use crate::model::{ModelRotation, StoredWeight};
+use crate::model::StoredWeight;
 use crate::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
-use crate::record::{CalibratedRecord, FileRecord, MANIFEST_FILE, WeightRecord};
-use crate::runtime::{self, ExecutionProvider};
-use crate::tensor::convert;
+use crate::record::{FileRecord, MANIFEST_FILE, Manifest};
+use crate::tensor::DType;
 use crate::usage::UsageError;
 
-mod output;
 mod report;
 
-pub use output::check_replaced;
 pub use report::{CalibratedKind, ExportReport};
-
-use report::{calibrated_kinds, calibrated_on};
+pub(super) use report::{calibrated_kinds, calibrated_on, calibrated_table};
 
 /// Where to write, and how to calibrate.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,67 +63,16 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
 pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> anyhow::Result<ExportReport> {
     let started = Instant::now();
     let watch = memory::Watch::start();
-    let asked = options;
-    let options = &Options { output: output::resolved(options)?, ..options.clone() };
-    let calibration = &options.calibration;
-    if let Some(folder) = calibration.save_stats.as_deref().filter(|folder| lies_in(folder, &options.output)) {
-        return Err(UsageError::StatisticsOfOutput { folder: folder.display().to_string() }.into());
-    }
-    calibration.save_stats.as_deref().map_or(Ok(()), StatisticsCache::check)?;
-    if calibration.provider == ExecutionProvider::Cuda && request.recipe()?.calibration.is_some() {
-        runtime::require(calibration.provider)?;
-    }
-    let source = source::resolve(&request.model)?;
-    let checkpoint = Checkpoint::open(&source.dir)?;
-    let mut plan = plan(request, &source, checkpoint.index())?;
-    if plan.architecture.tie_word_embeddings {
-        check_tied_head(&checkpoint)?;
-    }
-    let set = calibrate::set(&plan, &source, calibration)?;
-    let kept = calibration.save_stats.as_deref().map(StatisticsCache::open).transpose()?;
-    let hash = || hashed_inputs(&checkpoint, &AtomicBool::new(false));
-    let is_keyed = plan.manifest.recipe.budget.is_some() && kept.is_some();
-    let mut inputs = is_keyed.then(hash).transpose()?;
-    let inputs_known = inputs.as_deref().unwrap_or_default();
-    let beside = parent(&options.output);
-    let parts = Parts { checkpoint: &checkpoint, source: &source, inputs: inputs_known, kept: kept.as_ref(), beside, observe };
-    let chosen = budget::chosen(request, &plan, &parts, set.as_ref(), calibration)?;
-    if let Some(chosen) = &chosen {
-        terminal::say(chosen);
-        plan = plan::with_facts(request, chosen.recipe.clone(), &Facts::default(), &source, checkpoint.index())?;
-    }
-    let mut calibrated = None;
-    if calibrate::is_needed(&plan) {
-        let known = inputs.take().map_or_else(hash, Ok)?;
-        let job = Job {
-            plan: &plan,
-            checkpoint: &checkpoint,
-            source: &source,
-            options: calibration,
-            kept: kept.as_ref(),
-            output: &options.output,
-            inputs: &known,
-            observe,
-        };
-        let done = job.run(set.as_ref())?;
-        plan = plan::with_facts(request, plan.manifest.recipe.clone(), &done.facts, &source, checkpoint.index())?;
-        (inputs, calibrated) = (Some(known), Some(done));
-    }
-    plan.manifest.calibration = set.map(|set| set.record);
-    plan.manifest.budget = chosen.as_ref().map(BudgetPlan::record);
-    let folder = output::begin(&options.output)?;
-    write_artifact(&mut plan, &checkpoint, calibrated.as_ref(), inputs, folder.path()).map_err(|error| match &calibrated {
-        Some(calibrated) => calibrated.stopped(error),
-        None => error,
-    })?;
-    let artifact_bytes = folder_bytes(folder.path())?;
-    output::publish(folder, options)?;
-    if let Some(calibrated) = calibrated {
-        calibrated.remove();
-    }
+    let output = OutputFolder { path: options.output.clone(), overwrite: options.overwrite, kind: Kind::Artifact };
+    let output = OutputFolder { path: output_folder::resolved(&output)?, ..output };
+    refuse_statistics_in(&output.path, &options.calibration)?;
+    let (plan, budget, artifact_bytes) = match QuantizedCheckpoint::is_in(Path::new(&request.model)) {
+        true => of_quantized(request, &options.calibration, &output)?,
+        false => of_model(request, &options.calibration, &output, observe)?,
+    };
     let peak = watch.stop();
     Ok(ExportReport {
-        output: asked.output.clone(),
+        output: options.output.clone(),
         artifact_bytes,
         bits_per_weight_linears: plan.manifest.sizes.bits_per_weight_linears,
         bits_per_weight_model: plan.manifest.sizes.bits_per_weight_model,
@@ -136,73 +81,129 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> an
         peak_anonymous_bytes: peak.anonymous,
         calibration: plan.manifest.calibration.as_ref().map(calibrated_on),
         calibrated: calibrated_kinds(&plan.manifest.weights),
-        budget: chosen,
+        budget,
     })
 }
 
-fn lies_in(path: &Path, folder: &Path) -> bool {
+/// What was written: its plan, how widths were chosen, and its bytes.
+type Made = (Plan, Option<BudgetPlan>, u64);
+
+/// The artifact of a model: its numbers are chosen, and written as they are read.
+fn of_model(
+    request: &Request,
+    calibration: &compress::Options,
+    output: &OutputFolder,
+    observe: Observe<'_>,
+) -> anyhow::Result<Made> {
+    chosen::check(request, calibration)?;
+    let source = source::resolve(&request.model)?;
+    let checkpoint = Checkpoint::open(&source.dir)?;
+    let (source, options, path) = (&source, calibration, &output.path);
+    let choice = Choice { request, source, checkpoint: &checkpoint, options, output: path, observe };
+    let chosen = choice.choose()?;
+    let (mut plan, calibrated) = (chosen.plan, chosen.calibrated);
+    let folder = output_folder::begin(path)?;
+    let weights = ChosenWeights::of(&plan, calibrated.as_ref(), &checkpoint)?;
+    let written = write_artifact(&plan, &checkpoint, &weights, chosen.inputs, folder.path());
+    plan.manifest = written.map_err(|error| match &calibrated {
+        Some(calibrated) => calibrated.stopped(error),
+        None => error,
+    })?;
+    let artifact_bytes = folder_bytes(folder.path())?;
+    output_folder::publish(folder, output)?;
+    if let Some(calibrated) = calibrated {
+        calibrated.remove();
+    }
+    Ok((plan, chosen.budget, artifact_bytes))
+}
+
+/// The artifact of a quantized checkpoint: its numbers as they are.
+fn of_quantized(request: &Request, calibration: &compress::Options, output: &OutputFolder) -> anyhow::Result<Made> {
+    refuse_choices(request, calibration)?;
+    let source = source::resolve(&request.model)?;
+    let quantized = QuantizedCheckpoint::open(&source.dir)?;
+    let manifest = &quantized.manifest;
+    if request.activation == DType::F16 && manifest.activation == DType::F32.name() {
+        return Err(UsageError::QuantizedForF32 { model: request.model.clone() }.into());
+    }
+    let index = quantized.checkpoint.index();
+    let mut plan = plan::with_facts(request, manifest.recipe.clone(), &quantized.facts(), &source, index)?;
+    plan.manifest.model = manifest.model.clone();
+    plan.manifest.calibration = manifest.calibration.clone();
+    plan.manifest.budget = manifest.budget.clone();
+    let folder = output_folder::begin(&output.path)?;
+    let (weights, inputs) = (quantized.prepared(&plan.graph.weights), Some(manifest.inputs.clone()));
+    plan.manifest = write_artifact(&plan, &quantized.checkpoint, &weights, inputs, folder.path())?;
+    let artifact_bytes = folder_bytes(folder.path())?;
+    output_folder::publish(folder, output)?;
+    Ok((plan, None, artifact_bytes))
+}
+
+/// Refuses flags that choose numbers, which are chosen.
+fn refuse_choices(request: &Request, calibration: &compress::Options) -> Result<(), UsageError> {
+    let is_plain = match &request.recipe {
+        RecipeChoice::Flags(flags) => *flags == RecipeFlags::default(),
+        RecipeChoice::Named(_) | RecipeChoice::Whole(_) => false,
+    };
+    let flags = [
+        (!is_plain, "a recipe, whole or in flags,"),
+        (!request.overrides.is_empty(), "--override"),
+        (request.calibration.is_some(), "--calibration"),
+        (calibration.save_stats.is_some(), "--save-stats"),
+        (!calibration.evaluation.is_empty(), "--evaluation"),
+    ];
+    match flags.into_iter().find(|(is_given, _)| *is_given) {
+        Some((_, flag)) => Err(UsageError::QuantizedAlready { model: request.model.clone(), flag }),
+        None => Ok(()),
+    }
+}
+
+/// Statistics in the output would be taken for files of somebody else's.
+pub(super) fn refuse_statistics_in(output: &Path, calibration: &compress::Options) -> Result<(), UsageError> {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    absolute(path).starts_with(absolute(folder))
+    match calibration.save_stats.as_deref() {
+        Some(folder) if absolute(folder).starts_with(absolute(output)) => {
+            Err(UsageError::StatisticsOfOutput { folder: folder.display().to_string() })
+        }
+        _ => Ok(()),
+    }
 }
 
-/// Refuses a checkpoint that says its LM head is the embedding and brings a head that is not: transformers uses that head,
-/// and the artifact would leave it out.
-fn check_tied_head(checkpoint: &Checkpoint) -> anyhow::Result<()> {
-    const TABLES: [&str; 2] = ["model.embed_tokens.weight", "lm_head.weight"];
-    if checkpoint.index().get(TABLES[1]).is_none() {
-        return Ok(());
-    }
-    let [table, head] = [checkpoint.tensor(TABLES[0])?, checkpoint.tensor(TABLES[1])?];
-    // The same numbers may be stored in another type.
-    let same = (table.dtype, table.shape, table.bytes) == (head.dtype, head.shape, head.bytes)
-        || table.shape == head.shape && convert::same_values((table.dtype, table.bytes), (head.dtype, head.bytes));
-    TABLES.iter().try_for_each(|name| checkpoint.release(name))?;
-    if same {
-        return Ok(());
-    }
-    let sentence = "weight lm_head.weight: config.json says tie_word_embeddings, so it must equal model.embed_tokens.weight, and \
-                    it does not; set tie_word_embeddings to false, or remove the tensor";
-    Err(Refused(vec![sentence.to_owned()]).into())
-}
-
-/// Writes every file of the artifact into `folder`, which the caller then renames.
+/// Writes every file of the artifact into `folder`, which the caller then renames; its manifest, as written.
 ///
 /// Both hashes run beside the quantization: of the checkpoint, unless `hashed` has them, over the pages that it waits for
 /// anyway, of the data file behind the layers that are written.
-fn write_artifact(
-    plan: &mut Plan,
-    checkpoint: &Checkpoint,
-    calibrated: Option<&Calibrated>,
+fn write_artifact<'c>(
+    plan: &Plan,
+    checkpoint: &'c Checkpoint,
+    prepared: &dyn PreparedWeights<'c>,
     hashed: Option<Vec<FileRecord>>,
     folder: &Path,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Manifest> {
     let data_path = folder.join(DATA_FILE);
     let layout = Layout::of(&plan.graph.model);
-    let data = DataFile::create(&data_path, &layout)?;
     let (data_bytes, ends) = (layout.data_bytes(), final_ends(&plan.graph.weights, &layout));
-    let (written_to, growing) = mpsc::channel();
+    let (grown_to, growing) = mpsc::channel();
+    let sink = OnnxSink { data: DataFile::create(&data_path, &layout)?, ends, grown_to };
     let (abandoned, data_path) = (&AtomicBool::new(false), &data_path);
-    let (weights, inputs, data_hash) = thread::scope(|scope| {
-        let inputs = scope.spawn(move || hashed.map_or_else(|| hashed_inputs(checkpoint, abandoned), Ok));
+    let (weights, inputs, data_hash, data) = thread::scope(|scope| {
+        let inputs = scope.spawn(move || hashed.map_or_else(|| hashing::of_checkpoint(checkpoint, abandoned), Ok));
         let data_hash = scope.spawn(move || hashing::of_growing_file(data_path, data_bytes, &growing, abandoned));
-        let weights = write_weights(plan, checkpoint, calibrated, &data, |done| {
-            // The other end is gone only when it has failed, which is reported below.
-            let _ = written_to.send(ends[done]);
-        });
+        let weights = write::weights(&plan.graph.weights, checkpoint, prepared, &sink);
         abandoned.store(weights.is_err(), Ordering::Relaxed);
-        drop(written_to);
-        (weights, inputs.join().expect("hashing does not panic"), data_hash.join().expect("hashing does not panic"))
+        let OnnxSink { data, grown_to, .. } = sink;
+        drop(grown_to);
+        (weights, inputs.join().expect("hashing does not panic"), data_hash.join().expect("hashing does not panic"), data)
     });
     let weights = weights?;
     write_file(&folder.join(MODEL_FILE), &data.finish()?)?;
-    for (record, written) in plan.manifest.weights.iter_mut().zip(weights) {
-        let (Written { relative_error, digest }, calibrated) = written;
-        *record = WeightRecord { relative_error, digest, calibrated, ..record.clone() };
-    }
-    plan.manifest.inputs = inputs?;
-    plan.manifest.outputs = output_records(plan, checkpoint.dir(), folder, (data_bytes, data_hash?))?;
-    plan.manifest.seal();
-    write_file(&folder.join(MANIFEST_FILE), plan.manifest.to_json().as_bytes())
+    let mut manifest = plan.manifest.clone();
+    write::record(&mut manifest.weights, weights);
+    manifest.inputs = inputs?;
+    manifest.outputs = output_records(plan, checkpoint.dir(), folder, (data_bytes, data_hash?))?;
+    manifest.seal();
+    write_file(&folder.join(MANIFEST_FILE), manifest.to_json().as_bytes())?;
+    Ok(manifest)
 }
 
 /// For each number of weights that are written, up to where the data file is final.
@@ -215,23 +216,19 @@ fn final_ends(weights: &[StoredWeight], layout: &Layout<'_>) -> Vec<u64> {
     ends
 }
 
-/// The checkpoint's files with their hashes.
-fn hashed_inputs(checkpoint: &Checkpoint, abandoned: &AtomicBool) -> anyhow::Result<Vec<FileRecord>> {
-    let hash = |(index, file): (usize, &WeightFile)| {
-        let mut hash = Hash::new(abandoned);
-        hash.update(checkpoint.file(index))?;
-        Ok(FileRecord { file: file.name.clone(), bytes: file.bytes, blake3: hash.finish() })
-    };
-    checkpoint.index().files().iter().enumerate().map(hash).collect()
-}
-
-/// Copies what goes along, and records every file but the manifest.
-fn output_records(plan: &Plan, from: &Path, folder: &Path, data: (u64, String)) -> anyhow::Result<Vec<FileRecord>> {
+/// Copies what goes along with a model.
+pub(super) fn copy_companions(plan: &Plan, from: &Path, folder: &Path) -> anyhow::Result<()> {
     for file in &plan.copied {
         let (source, copy) = (from.join(&file.file), folder.join(&file.file));
         let copied = fs::copy(&source, &copy);
         copied.with_context(|| format!("{}: cannot be copied to {}", source.display(), copy.display()))?;
     }
+    Ok(())
+}
+
+/// Copies what goes along, and records every file but the manifest.
+fn output_records(plan: &Plan, from: &Path, folder: &Path, data: (u64, String)) -> anyhow::Result<Vec<FileRecord>> {
+    copy_companions(plan, from, folder)?;
     let record = |name: &str| -> anyhow::Result<FileRecord> {
         let path = folder.join(name);
         let bytes = fs::metadata(&path).with_context(|| format!("{}: cannot be read", path.display()))?.len();
@@ -245,69 +242,12 @@ fn output_records(plan: &Plan, from: &Path, folder: &Path, data: (u64, String)) 
     Ok(records)
 }
 
-/// Writes all weights, a decoder layer at a time, the weights of a layer in parallel; `layer_done` is told how many
-/// weights are written.
-fn write_weights(
-    plan: &Plan,
-    checkpoint: &Checkpoint,
-    calibrated: Option<&Calibrated>,
-    data: &DataFile<'_>,
-    layer_done: impl Fn(usize),
-) -> anyhow::Result<Vec<(Written, Option<CalibratedRecord>)>> {
-    let weights = &plan.graph.weights;
-    let rotation = ModelRotation::of(&plan.architecture, &plan.manifest.recipe)?;
-    let rotated =
-        RotatedWeights { weights: Weights { checkpoint, architecture: &plan.architecture, survey: &plan.survey, rotation } };
-    let bytes = |name: &str| checkpoint.index().get(name).map_or(0, |info| info.bytes());
-    let bar = progress::bytes(weights.iter().map(|weight| bytes(&weight.weight)).sum(), "quantize");
-    let mut written = Vec::with_capacity(weights.len());
-    for layer in weights.chunk_by(|a, b| layer_of(&a.weight) == layer_of(&b.weight)) {
-        bar.set_message(layer_of(&layer[0].weight).to_owned());
-        let prepared = match (calibrated, layer_number(&layer[0].weight)) {
-            (Some(calibrated), Some(layer)) => calibrated.layer(layer)?,
-            _ => BTreeMap::new(),
-        };
-        let results: anyhow::Result<Vec<_>> = layer
-            .par_iter()
-            .map(|stored| {
-                interrupt::check()?;
-                let result = match prepared.get(&stored.weight) {
-                    Some(prepared) => (quantize::write_prepared(prepared, stored, data)?, prepared.record()),
-                    None if rotated.has(&stored.weight) => (rotated.write(stored, data)?, None),
-                    None => {
-                        let written = quantize::write(checkpoint.tensor(&stored.weight)?, stored, data)?;
-                        checkpoint.release(&stored.weight)?;
-                        (written, None)
-                    }
-                };
-                bar.inc(bytes(&stored.weight));
-                Ok(result)
-            })
-            .collect();
-        written.extend(results?);
-        layer_done(written.len());
-    }
-    bar.finish_and_clear();
-    Ok(written)
-}
-
-/// `model.layers.7` of a layer's weight; the whole name of any other.
-fn layer_of(weight: &str) -> &str {
-    let end = weight.match_indices('.').nth(2).map(|(position, _)| position);
-    end.filter(|_| weight.starts_with("model.layers.")).map_or(weight, |end| &weight[..end])
-}
-
-/// 7 of `model.layers.7.mlp.down_proj.weight`.
-fn layer_number(weight: &str) -> Option<usize> {
-    layer_of(weight).strip_prefix("model.layers.")?.parse().ok()
-}
-
 /// Writes a file of the folder, which is put on the disk as a whole.
-fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     fs::write(path, bytes).with_context(|| format!("{}: cannot be written", path.display()))
 }
 
-fn folder_bytes(folder: &Path) -> anyhow::Result<u64> {
+pub(super) fn folder_bytes(folder: &Path) -> anyhow::Result<u64> {
     let sizes = fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.metadata()?.len())).sum());
     sizes.with_context(|| format!("{}: cannot be read", folder.display()))
 }

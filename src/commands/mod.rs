@@ -10,11 +10,13 @@ pub mod generate;
 pub mod inspect;
 pub mod outputs;
 pub mod plan;
+pub mod quantize;
 #[cfg_attr(not(feature = "report"), path = "report/absent.rs")]
 pub mod report;
 pub mod verify;
 
 pub mod claims;
+pub mod output_folder;
 mod runtime_choice;
 
 pub use runtime_choice::RuntimeChoice;

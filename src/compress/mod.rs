@@ -6,6 +6,7 @@ use crate::runtime::ExecutionProvider;
 
 pub mod budget;
 pub mod calibrate;
+pub mod chosen;
 
 /// How a calibration runs.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -36,6 +36,7 @@ mod not_a_number;
 mod nvml;
 mod other_forms;
 mod quant_golden;
+mod quantized;
 mod quiet;
 mod recipe_bytes;
 mod report;

@@ -6,7 +6,11 @@ use crate::model::{Architecture, DecoderConfig, ExpectedTensor, Survey};
 use crate::onnx::GraphError;
 
 /// What the checkpoint's tensors are called instead: part of a name, what that means and what to do.
-const FOREIGN: [(&str, &str); 5] = [
+const FOREIGN: [(&str, &str); 6] = [
+    (
+        ".weight.codes",
+        "they are codes that `qonnx quantize` wrote; give the folder to `qonnx export`, or take the unquantized model",
+    ),
     (".qweight", "they are codes of a checkpoint that is quantized already (GPTQ or AWQ); take the unquantized one"),
     (".weight_packed", "they are codes of a checkpoint that is quantized already (compressed-tensors); take the unquantized one"),
     (".quant_state.", "they are codes of a checkpoint that is quantized already (bitsandbytes); take the unquantized one"),

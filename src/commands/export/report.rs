@@ -56,12 +56,12 @@ pub struct CalibratedKind {
 }
 
 /// `own-36x256, 36 sequences, 9216 tokens`
-pub(super) fn calibrated_on(set: &CalibrationRecord) -> String {
+pub fn calibrated_on(set: &CalibrationRecord) -> String {
     format!("{}, {} sequences, {} tokens", set.set, set.sequences, set.tokens)
 }
 
 /// Sums up what was calibrated, in the order of a layer.
-pub(super) fn calibrated_kinds(weights: &[WeightRecord]) -> Vec<CalibratedKind> {
+pub fn calibrated_kinds(weights: &[WeightRecord]) -> Vec<CalibratedKind> {
     let mut kinds: Vec<(String, Vec<(&WeightRecord, &CalibratedRecord)>)> = Vec::new();
     for weight in weights {
         let Some(calibrated) = &weight.calibrated else { continue };
@@ -115,7 +115,7 @@ impl fmt::Display for ExportReport {
 }
 
 /// Columns that say the same of every kind are left out.
-fn calibrated_table(kinds: &[CalibratedKind]) -> String {
+pub fn calibrated_table(kinds: &[CalibratedKind]) -> String {
     let has_outliers = kinds.iter().any(|kind| kind.outliers > 0);
     let has_rtn = kinds.iter().any(|kind| kind.rtn_kept > 0);
     let has_damping = kinds.iter().any(|kind| kind.damping.is_some());

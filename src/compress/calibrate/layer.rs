@@ -8,10 +8,10 @@ use ndarray::{Array2, ArrayView1};
 use serde::{Deserialize, Serialize};
 
 use super::weights::Weights;
+use crate::artifact::parts;
 use crate::artifact::prepared::{Prepared, RoundingOutcome};
 use crate::checkpoint::{Numbers, TensorFile};
 use crate::model::{LinearInput, Scaling, Smooth, Survey};
-use crate::quant::{Codes, NestedScales, Outliers, QuantizedTensor};
 use crate::recipe::WeightRecipe;
 
 /// A finished layer: what differs from the checkpoint.
@@ -97,7 +97,7 @@ impl LayerResult {
                 Prepared::Dense(shape, values) => file.put(name.clone(), shape, Numbers::F32(values.clone())),
                 Prepared::Quantized(tensor, of) => {
                     found.insert(name.clone(), of.clone());
-                    put_tensor(&mut file, name, tensor);
+                    parts::of(name, tensor).into_iter().for_each(|(name, shape, numbers)| file.put(name, &shape, numbers));
                 }
             }
         }
@@ -124,7 +124,8 @@ impl LayerResult {
         let note: Note = serde_json::from_str(&file.note).with_context(damaged)?;
         let mut result = LayerResult::default();
         for (name, found) in note.found {
-            let tensor = take_tensor(&mut file, &name, recipes).with_context(damaged)?;
+            let scheme = recipes.get(&name).and_then(WeightRecipe::scheme).with_context(damaged)?;
+            let tensor = parts::read(&name, scheme, &mut |part| file.take(part)).with_context(damaged)?;
             result.weights.insert(name, Prepared::Quantized(Box::new(tensor), found));
         }
         let rest: Vec<String> = file.names().map(str::to_owned).collect();
@@ -150,52 +151,6 @@ pub fn scale_rows(values: &mut [f32], factors: &[f32]) {
 fn update_f32<'a>(hash: &mut blake3::Hasher, values: impl IntoIterator<Item = &'a f32>) {
     let bytes: Vec<u8> = values.into_iter().flat_map(|value| value.to_le_bytes()).collect();
     hash.update(&bytes);
-}
-
-fn put_tensor(file: &mut TensorFile, name: &str, tensor: &QuantizedTensor) {
-    let (rows, columns, groups) = (tensor.out_features, tensor.in_features, tensor.groups());
-    file.put(format!("{name}.codes"), &[rows, columns], Numbers::U8(tensor.codes.clone()));
-    file.put(format!("{name}.scales"), &[rows, groups], Numbers::F32(tensor.scales.clone()));
-    if let Some(points) = &tensor.zero_points {
-        file.put(format!("{name}.zero_points"), &[rows, groups], Numbers::U8(points.clone()));
-    }
-    if let Some(NestedScales { codes, absmax, offset }) = &tensor.nested {
-        file.put(format!("{name}.nested.codes"), &[codes.len()], Numbers::U8(codes.clone()));
-        file.put(format!("{name}.nested.absmax"), &[absmax.len()], Numbers::F32(absmax.clone()));
-        file.put(format!("{name}.nested.offset"), &[1], Numbers::F32(vec![*offset]));
-    }
-    if let Some(Outliers { in_features, weights }) = &tensor.outliers {
-        let ids = in_features.iter().map(|&feature| feature as u32).collect();
-        file.put(format!("{name}.outliers.in_features"), &[in_features.len()], Numbers::U32(ids));
-        let values = weights.iter().copied().collect();
-        file.put(format!("{name}.outliers.weights"), &[rows, in_features.len()], Numbers::F32(values));
-    }
-}
-
-fn take_tensor(file: &mut TensorFile, name: &str, recipes: &BTreeMap<String, WeightRecipe>) -> Option<QuantizedTensor> {
-    let scheme = recipes.get(name)?.scheme()?;
-    let (_, codes) = file.take(&format!("{name}.codes")).and_then(|(shape, numbers)| match numbers {
-        Numbers::U8(codes) => Some((shape, codes)),
-        _ => None,
-    })?;
-    let (shape, scales) = file.take_f32(&format!("{name}.scales"))?;
-    let (out_features, in_features) = (*shape.first()?, codes.len() / shape.first()?);
-    let zero_points = file.take_u8(&format!("{name}.zero_points"));
-    let mut tensor = match file.take_u8(&format!("{name}.nested.codes")) {
-        None => QuantizedTensor::new(scheme, out_features, in_features, Codes { codes, scales, zero_points }),
-        Some(nested) => {
-            let (_, absmax) = file.take_f32(&format!("{name}.nested.absmax"))?;
-            let offset = *file.take_f32(&format!("{name}.nested.offset"))?.1.first()?;
-            let nested = NestedScales { codes: nested, absmax, offset };
-            QuantizedTensor::from_nested(scheme, out_features, in_features, codes, nested)
-        }
-    };
-    if let Some((shape, weights)) = file.take_f32(&format!("{name}.outliers.weights")) {
-        let (_, Numbers::U32(ids)) = file.take(&format!("{name}.outliers.in_features"))? else { return None };
-        let weights = Array2::from_shape_vec((*shape.first()?, *shape.get(1)?), weights).ok()?;
-        tensor.outliers = Some(Outliers { in_features: ids.iter().map(|&id| id as usize).collect(), weights });
-    }
-    Some(tensor)
 }
 
 #[cfg(test)]

@@ -3,15 +3,13 @@
 
 use anyhow::Context;
 use ndarray::ArrayView2;
-use xxhash_rust::xxh3::Xxh3;
 
 use super::weights::Weights;
-use crate::artifact::prepared::Prepared;
-use crate::artifact::quantize::{Written, write_prepared};
+use crate::artifact::prepared::Written;
+use crate::artifact::sink::Sink;
 use crate::checkpoint::TensorView;
-use crate::model::{Order, StoredForm, StoredWeight};
-use crate::onnx::DataFile;
-use crate::tensor::{self, DType, transpose_bytes};
+use crate::model::{ModelRotation, StoredForm, StoredWeight};
+use crate::tensor;
 
 /// Elements that are turned at a time: 64 MB in f32.
 const BAND: usize = 1 << 24;
@@ -29,62 +27,39 @@ impl RotatedWeights<'_> {
         self.weights.rotation.is_some() && !name.starts_with("model.layers.")
     }
 
-    /// Writes one of them.
-    pub fn write(&self, stored: &StoredWeight, data: &DataFile<'_>) -> anyhow::Result<Written> {
+    /// Gives `sink` one of them.
+    pub fn write(&self, stored: &StoredWeight, sink: &dyn Sink<'_>) -> anyhow::Result<Written> {
         let name = stored.weight.as_str();
         let rotation = self.weights.rotation.as_ref().expect("asked for models that are turned");
-        match &stored.form {
+        let digest = match &stored.form {
             _ if name == HEAD_MATRIX => {
                 let matrix = rotation.head_matrix(&self.weights.final_norm()?).expect("asked for where the head is tied");
-                let values = matrix.iter().copied().collect();
-                write_prepared(&Prepared::Dense(stored.shape.clone(), values), stored, data)
+                sink.changed(stored, &matrix.iter().copied().collect::<Vec<f32>>())?
             }
-            StoredForm::Dense { initializer, dtype, order } if stored.shape.len() == 2 => {
-                self.write_table(name, (*dtype, *order), initializer, data)
-            }
-            _ => {
-                let values = self.weights.vector(name)?;
-                write_prepared(&Prepared::Dense(stored.shape.clone(), values), stored, data)
-            }
-        }
+            StoredForm::Dense { .. } if stored.shape.len() == 2 => self.write_table(stored, rotation, sink)?,
+            _ => sink.changed(stored, &self.weights.vector(name)?)?,
+        };
+        Ok(Written { relative_error: 0.0, digest })
     }
 
-    fn write_table(
-        &self,
-        name: &str,
-        (dtype, order): (DType, Order),
-        initializer: &str,
-        data: &DataFile<'_>,
-    ) -> anyhow::Result<Written> {
-        let Weights { checkpoint, rotation, .. } = &self.weights;
-        let TensorView { dtype: stored, shape, bytes } = checkpoint.tensor(name)?;
+    fn write_table(&self, stored: &StoredWeight, rotation: &ModelRotation, sink: &dyn Sink<'_>) -> anyhow::Result<String> {
+        let (name, checkpoint) = (stored.weight.as_str(), self.weights.checkpoint);
+        let TensorView { dtype, shape, bytes } = checkpoint.tensor(name)?;
         let &[out_features, in_features] = shape else { unreachable!("tables are matrices") };
-        let (norm, mut hasher) = (self.weights.folded_norm(name)?, Xxh3::new());
-        let rotation = rotation.as_ref().expect("asked for models that are turned");
-        let (rows, element) = ((BAND / in_features).clamp(1, out_features), dtype.bytes_of(1));
-        for (band, bytes) in bytes.chunks(rows * stored.bytes_of(in_features)).enumerate() {
-            let (first, height) = (band * rows, bytes.len() / stored.bytes_of(in_features));
+        let norm = self.weights.folded_norm(name)?;
+        let rows = (BAND / in_features).clamp(1, out_features);
+        let mut bands = bytes.chunks(rows * dtype.bytes_of(in_features)).enumerate();
+        let digest = sink.changed_in_bands(stored, &mut || {
+            let Some((band, bytes)) = bands.next() else { return Ok(None) };
+            let height = bytes.len() / dtype.bytes_of(in_features);
             let mut values = vec![0.0; height * in_features];
-            tensor::convert::decode(stored, bytes, &mut values)
-                .map_err(|error| error.shifted(first * in_features))
+            tensor::convert::decode(dtype, bytes, &mut values)
+                .map_err(|error| error.shifted(band * rows * in_features))
                 .with_context(|| format!("weight {name}"))?;
             let w = ArrayView2::from_shape((height, in_features), &values).expect("whole rows");
-            let turned = rotation.matrix(name, w, norm.as_deref());
-            let mut band = vec![0; turned.len() * element];
-            tensor::convert::encode(turned.as_slice().expect("turned in standard layout"), dtype, &mut band)
-                .with_context(|| format!("weight {name}, turned"))?;
-            hasher.update(&band);
-            match order {
-                Order::OutIn => data.write_part(initializer, first * in_features * element, &band)?,
-                Order::InOut => {
-                    let transposed = transpose_bytes(band, height, in_features, element);
-                    for (i, line) in transposed.chunks(height * element).enumerate() {
-                        data.write_part(initializer, (i * out_features + first) * element, line)?;
-                    }
-                }
-            }
-        }
+            Ok(Some(rotation.matrix(name, w, norm.as_deref())))
+        })?;
         checkpoint.release(name)?;
-        Ok(Written { relative_error: 0.0, digest: format!("{:032x}", hasher.digest128()) })
+        Ok(digest)
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::{ExperimentError, Job};
-use crate::commands::export;
+use crate::commands::output_folder::{Kind, check_replaced};
 use crate::eval::EvalError;
 use crate::eval::coqa::AnswerLog;
 use crate::eval::coqa::lines::are_ours;
@@ -127,7 +127,7 @@ pub fn refuse_foreign(job: &Job) -> anyhow::Result<()> {
 
 /// Refuses the place of an artifact that is to be kept if something else is there.
 fn check_kept(kept: &Path) -> anyhow::Result<()> {
-    if kept.exists() { export::check_replaced(kept, &kept.display().to_string()) } else { Ok(()) }
+    if kept.exists() { check_replaced(kept, &kept.display().to_string(), Kind::Artifact) } else { Ok(()) }
 }
 
 impl Work {
@@ -221,7 +221,7 @@ impl Work {
         }
         if let Some(kept) = keep {
             make(kept.parent().unwrap_or(&self.results))?;
-            let may_go = |taken: &Path| export::check_replaced(taken, &kept.display().to_string()).is_ok();
+            let may_go = |taken: &Path| check_replaced(taken, &kept.display().to_string(), Kind::Artifact).is_ok();
             publish::moved(&self.artifact(), kept, publish::Target::Replaced(&may_go))
                 .with_context(|| format!("{}: cannot be put in place", kept.display()))?;
         }

@@ -1,39 +1,84 @@
-//! Where an artifact goes: what may lie there already, the hidden folder it is made in, and how it gets its name.
+//! Where an artifact or a quantized checkpoint goes: what may lie there already, the hidden folder it is made in, and how it gets
+//! its name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::Options;
 use crate::contract::COMPANIONS;
 use crate::host::hidden::{Hidden, parent};
 use crate::host::publish::{self, Target};
 use crate::onnx::{DATA_FILE, MODEL_FILE};
-use crate::record::{MANIFEST_FILE, Manifest};
+use crate::record::{FileRecord, MANIFEST_FILE, Manifest, QUANTIZED_FILE, QuantizedManifest};
 use crate::usage::UsageError;
+
+/// A folder that a command makes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputFolder {
+    pub path: PathBuf,
+    /// Replace one of its kind that is there already.
+    pub overwrite: bool,
+    pub kind: Kind,
+}
+
+/// What such a folder holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Artifact,
+    QuantizedCheckpoint,
+}
+
+impl Kind {
+    fn manifest(self) -> &'static str {
+        match self {
+            Kind::Artifact => MANIFEST_FILE,
+            Kind::QuantizedCheckpoint => QUANTIZED_FILE,
+        }
+    }
+
+    /// The files that the folder's manifest lists; `None` where it is damaged.
+    fn recorded(self, folder: &Path) -> Option<Vec<String>> {
+        let names = |files: Vec<FileRecord>| files.into_iter().map(|file| file.file);
+        match self {
+            Kind::Artifact => Manifest::load(folder).ok().map(|manifest| names(manifest.outputs).collect()),
+            Kind::QuantizedCheckpoint => QuantizedManifest::load(folder)
+                .ok()
+                .map(|manifest| manifest.files.into_iter().chain(names(manifest.companions)).collect()),
+        }
+    }
+
+    /// Whether any folder of the kind may have a file of this name.
+    fn may_have(self, name: &str) -> bool {
+        let is_weights = match self {
+            Kind::Artifact => [MODEL_FILE, DATA_FILE].contains(&name),
+            Kind::QuantizedCheckpoint => name.starts_with("model-") && name.ends_with(".safetensors"),
+        };
+        is_weights || COMPANIONS.iter().any(|companion| companion.file == name)
+    }
+}
 
 /// The output, links resolved, once what a process that died has left of it is cleared; refused, before any work, where
 /// something is in the way.
-pub fn resolved(options: &Options) -> anyhow::Result<PathBuf> {
-    let path = || options.output.display().to_string();
-    if options.output.to_str().is_none() {
+pub fn resolved(options: &OutputFolder) -> anyhow::Result<PathBuf> {
+    let path = || options.path.display().to_string();
+    if options.path.to_str().is_none() {
         return Err(UsageError::OutputNotUtf8 { path: path() }.into());
     }
-    if let Err(error) = publish::fits(&options.output) {
+    if let Err(error) = publish::fits(&options.path) {
         return Err(UsageError::OutputUnwritable { flag: "output", path: path(), reason: error.to_string() }.into());
     }
-    if options.output.file_name().is_none() && !options.output.exists() {
+    if options.path.file_name().is_none() && !options.path.exists() {
         return Err(UsageError::OutputForeign { path: path() }.into());
     }
-    if !parent(&options.output).is_dir() {
+    if !parent(&options.path).is_dir() {
         return Err(UsageError::ParentMissing { path: path() }.into());
     }
-    if options.output.is_symlink() && !options.output.exists() {
+    if options.path.is_symlink() && !options.path.exists() {
         return Err(UsageError::OutputLink { path: path() }.into());
     }
     // What a link leads to is replaced, on its own disk, and the link stays.
-    let resolved = fs::canonicalize(&options.output).unwrap_or_else(|_| options.output.clone());
+    let resolved = fs::canonicalize(&options.path).unwrap_or_else(|_| options.path.clone());
     let put_back = || format!("output {}: what a killed export has set aside cannot be put back", path());
     if publish::recover(&resolved).with_context(put_back)? {
         tracing::warn!("output {}: an export was killed while it replaced it; the artifact that was there is back", path());
@@ -41,24 +86,25 @@ pub fn resolved(options: &Options) -> anyhow::Result<PathBuf> {
     match (resolved.exists(), options.overwrite) {
         (false, _) => {}
         (true, false) => return Err(UsageError::OutputExists { path: path() }.into()),
-        (true, true) => check_replaced(&resolved, &path())?,
+        (true, true) => check_replaced(&resolved, &path(), options.kind)?,
     }
     Ok(resolved)
 }
 
-/// Only an artifact is replaced, and only one without files of somebody else's, which would go with it.
-pub fn check_replaced(output: &Path, shown: &str) -> anyhow::Result<()> {
-    if !output.join(MANIFEST_FILE).is_file() {
+/// Only a folder of the same kind is replaced, and only one without files of somebody else's, which would go with it.
+pub fn check_replaced(output: &Path, shown: &str, kind: Kind) -> anyhow::Result<()> {
+    if !output.join(kind.manifest()).is_file() {
         return Err(UsageError::OutputForeign { path: shown.to_owned() }.into());
     }
-    let recorded = Manifest::load(output).map(|manifest| manifest.outputs).ok();
-    // Of one whose manifest is damaged: what any artifact has.
-    let is_companion = |name: &str| COMPANIONS.iter().any(|companion| companion.file == name);
+    // Of one whose manifest is damaged: what any of its kind has.
+    let recorded = kind.recorded(output);
     let entries = fs::read_dir(output).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
     for entry in entries.with_context(|| format!("output {shown}: cannot be listed"))? {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let is_ours = [MANIFEST_FILE, MODEL_FILE, DATA_FILE].contains(&name.as_str())
-            || recorded.as_ref().map_or(is_companion(&name), |files| files.iter().any(|file| file.file == name));
+        let is_weights = kind == Kind::Artifact && [MODEL_FILE, DATA_FILE].contains(&name.as_str());
+        let is_ours = name == kind.manifest()
+            || is_weights
+            || recorded.as_ref().map_or_else(|| kind.may_have(&name), |files| files.contains(&name));
         if !is_ours || entry.path().is_dir() {
             return Err(UsageError::OutputHolds { path: shown.to_owned(), name }.into());
         }
@@ -74,15 +120,15 @@ pub fn begin(output: &Path) -> anyhow::Result<Hidden> {
 
 /// Gives the finished folder its name; what was there before goes away only after that. Hours may have passed since the start:
 /// what lies there is looked at again.
-pub fn publish(folder: Hidden, options: &Options) -> anyhow::Result<()> {
-    let output = &options.output;
+pub fn publish(folder: Hidden, options: &OutputFolder) -> anyhow::Result<()> {
+    let output = &options.path;
     let shown = output.display().to_string();
-    let may_go = |taken: &Path| check_replaced(taken, &shown).is_ok();
+    let may_go = |taken: &Path| check_replaced(taken, &shown, options.kind).is_ok();
     let target = match (output.exists(), options.overwrite) {
         (true, false) => return Err(UsageError::OutputExists { path: shown }.into()),
         (_, false) => Target::Free,
         (true, true) => {
-            check_replaced(output, &shown)?;
+            check_replaced(output, &shown, options.kind)?;
             Target::Replaced(&may_go)
         }
         (false, true) => Target::Replaced(&may_go),
@@ -108,10 +154,10 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let out = place.path().join("out");
         damaged(&out);
-        check_replaced(&out, "out").unwrap();
+        check_replaced(&out, "out", Kind::Artifact).unwrap();
         for theirs in ["notes.json", "letter.jinja", "model.onnx.bak"] {
             fs::write(out.join(theirs), "the only copy").unwrap();
-            let error = check_replaced(&out, "out").unwrap_err().to_string();
+            let error = check_replaced(&out, "out", Kind::Artifact).unwrap_err().to_string();
             assert!(error.contains(theirs), "{error}");
             fs::remove_file(out.join(theirs)).unwrap();
         }
@@ -120,20 +166,20 @@ mod tests {
     #[test]
     fn what_was_put_into_the_output_meanwhile_stays() {
         let place = tempfile::tempdir().unwrap();
-        let options = Options { overwrite: true, ..Options::new(place.path().join("out")) };
+        let options = OutputFolder { path: place.path().join("out"), overwrite: true, kind: Kind::Artifact };
         let finished = || {
-            let folder = begin(&options.output).unwrap();
+            let folder = begin(&options.path).unwrap();
             fs::write(folder.path().join(MANIFEST_FILE), "new").unwrap();
             folder
         };
-        damaged(&options.output);
-        fs::write(options.output.join("notes"), "the only copy").unwrap();
+        damaged(&options.path);
+        fs::write(options.path.join("notes"), "the only copy").unwrap();
         let error = publish(finished(), &options).unwrap_err().to_string();
         assert!(error.contains("notes"), "{error}");
-        assert_eq!(fs::read_to_string(options.output.join("notes")).unwrap(), "the only copy");
-        fs::remove_file(options.output.join("notes")).unwrap();
+        assert_eq!(fs::read_to_string(options.path.join("notes")).unwrap(), "the only copy");
+        fs::remove_file(options.path.join("notes")).unwrap();
         publish(finished(), &options).unwrap();
-        assert_eq!(fs::read_to_string(options.output.join(MANIFEST_FILE)).unwrap(), "new");
+        assert_eq!(fs::read_to_string(options.path.join(MANIFEST_FILE)).unwrap(), "new");
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
     }
 }
