@@ -1,11 +1,11 @@
 //! What one experiment is told: everything that a worker process needs, as one JSON object.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::MethodLabel;
-use crate::artifact::plan::{RecipeChoice, Request};
+use crate::artifact::plan::{RecipeChoice, RecipeFlags, Request};
 use crate::commands::RuntimeChoice;
 use crate::eval::coqa::Protocol;
 use crate::recipe::Recipe;
@@ -33,6 +33,9 @@ pub struct Job {
     pub measure: Measure,
     /// Where statistics of calibration are kept for other experiments.
     pub save_stats: Option<PathBuf>,
+    /// Where the chosen numbers are kept for experiments that differ in the artifact's form alone; `None` where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantized: Option<PathBuf>,
     /// Where the artifact stays; it is removed where this is absent.
     pub keep: Option<PathBuf>,
     /// The baseline's artifact, which KL is measured from; passed over where none is there.
@@ -153,6 +156,12 @@ impl Job {
             activation: self.device.activation(),
             max_context: None,
         }
+    }
+
+    /// The artifact of the chosen numbers that lie at `quantized`.
+    pub fn request_of(&self, quantized: &Path) -> Request {
+        let model = quantized.display().to_string();
+        Request { model, recipe: RecipeChoice::Flags(RecipeFlags::default()), ..self.request() }
     }
 
     /// Files that the calibration set must share no passage with.

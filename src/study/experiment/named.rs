@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{ExperimentError, builtin};
 use crate::host::read;
 use crate::recipe::Recipe;
+use crate::tensor::DType;
 
 /// A named experiment, its recipe read.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +20,8 @@ pub struct Experiment {
     pub title: String,
     pub method: MethodLabel,
     pub recipe: Recipe,
+    /// Element type of activations, where it is another than the study's.
+    pub activation: Option<DType>,
 }
 
 /// What an experiment is drawn as.
@@ -119,7 +122,7 @@ impl Experiment {
             }
             RecipeWord::Whole(recipe) => *recipe,
         };
-        Ok(Experiment { name: name.to_owned(), title: worded.title, method: worded.method, recipe })
+        Ok(Experiment { name: name.to_owned(), title: worded.title, method: worded.method, recipe, activation: None })
     }
 }
 

@@ -19,19 +19,23 @@ use super::child::{self, TICK};
 use super::messages::{Event, Task};
 use super::work::{self, Work};
 use super::{Job, TextMeasure, blank, disk, scores, subject};
+use crate::artifact::plan::Request;
+use crate::artifact::quantized::QuantizedCheckpoint;
 use crate::artifact::{hashing, source};
-use crate::commands::{evaluate, export, generate};
+use crate::calib::CalibError;
+use crate::commands::{evaluate, export, generate, quantize};
 use crate::compress;
 use crate::eval::compare::{NamedLines, compare};
 use crate::eval::coqa::lines::read_lines;
-use crate::host::interrupt;
-use crate::host::progress::Step;
+use crate::host::progress::{Observe, Step};
 use crate::host::read::is_wrong_file;
+use crate::host::{interrupt, lock};
 use crate::onnx::DATA_FILE;
 use crate::record::{
     BaselineRecord, BenchSettings, COQA, EvaluationRecord, ExportTimes, FailureRecord, FileRecord, MANIFEST_FILE, Manifest,
     PERPLEXITY, RecordError, RunRecord, SanityRecord, StageRecord, TaskRecord,
 };
+use crate::tensor::DType;
 
 /// What every artifact is asked to go on with.
 const SANITY_PROMPT: &str = "The village lies in a narrow valley, and for most of the year";
@@ -95,6 +99,28 @@ fn options(job: &Job, output: PathBuf) -> export::Options {
             threads: job.device.threads,
         },
         ..export::Options::new(output)
+    }
+}
+
+/// The numbers that `job` shares with others: chosen now, by another process meanwhile, or before. `None` where it shares none, or
+/// where activations are beyond the f16 that another wants of them.
+fn shared_numbers<'j>(job: &'j Job, observe: Observe<'_>) -> anyhow::Result<Option<&'j Path>> {
+    let Some(quantized) = job.quantized.as_deref() else { return Ok(None) };
+    let path = quantized.with_extension("lock");
+    let _lock = loop {
+        interrupt::check()?;
+        if let Some(lock) = lock::hold(&path, TICK).with_context(|| format!("{}: cannot be locked", path.display()))? {
+            break lock;
+        }
+    };
+    if QuantizedCheckpoint::is_in(quantized) {
+        return Ok(Some(quantized));
+    }
+    let request = Request { activation: DType::F16, ..job.request() };
+    match quantize::watched(&request, &options(job, quantized.to_owned()), observe) {
+        Ok(_) => Ok(Some(quantized)),
+        Err(error) if job.device.f32 && matches!(error.downcast_ref(), Some(CalibError::BeyondF16 { .. })) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -183,7 +209,17 @@ impl Stages<'_> {
         let observe = |Step { what, done, all }: Step| {
             tell.borrow_mut()(&Event::Progress { done, total: all, note: what.to_owned() });
         };
-        let report = export::watched(&job.request(), &options(job, self.work.artifact()), &observe)?;
+        let started = Instant::now();
+        let request = match shared_numbers(job, &observe)? {
+            Some(quantized) => job.request_of(quantized),
+            None => job.request(),
+        };
+        let options = match request.model == job.model {
+            true => options(job, self.work.artifact()),
+            false => export::Options::new(self.work.artifact()),
+        };
+        let report = export::watched(&request, &options, &observe)?;
+        let seconds = started.elapsed().as_secs_f64();
         let manifest = Manifest::load(&self.work.artifact())?;
         let model = subject::model_blake3(&source::resolve(&job.model)?, &manifest.inputs)?;
         ensure!(
@@ -196,7 +232,7 @@ impl Stages<'_> {
         record.model.calibration = manifest.calibration.as_ref().map(|set| set.hash.clone());
         record.sizes = Some(manifest.sizes);
         record.export = Some(ExportTimes {
-            seconds: report.seconds,
+            seconds,
             artifact_bytes: report.artifact_bytes,
             peak_rss_bytes: report.peak_rss_bytes,
             peak_anonymous_bytes: report.peak_anonymous_bytes,

@@ -23,6 +23,7 @@ use crate::contract::{COMPANIONS, Companion};
 use crate::host::sealed;
 use crate::recipe::{BudgetRecipe, CalibrationRecipe, Recipe};
 use crate::record::FileRecord;
+use crate::tensor::DType;
 
 /// Hexadecimal digits of an id.
 const ID_DIGITS: usize = 16;
@@ -118,6 +119,7 @@ impl Subject {
             recipe.calibration = Some(CalibrationRecipe { set: set.clone() });
         }
         let is_baseline = experiment.name == ask.baseline;
+        let f32 = experiment.activation.map_or(ask.device.f32, |activation| activation == DType::F32);
         let mut job = Job {
             name: experiment.name.clone(),
             id: String::new(),
@@ -128,9 +130,10 @@ impl Subject {
             model_blake3: self.model_blake3.clone(),
             baseline: (!is_baseline).then(|| ask.baseline.clone()),
             results: ask.results.clone(),
-            device: ask.device,
+            device: Device { f32, ..ask.device },
             measure: ask.measure.clone(),
             save_stats: None,
+            quantized: None,
             keep: ask.keep.then(|| work::kept_artifact(&ask.results, &experiment.name)),
             reference: Some(work::kept_artifact(&ask.results, &ask.baseline)),
             awaits: None,
@@ -143,7 +146,10 @@ impl Subject {
         if let Some(fixed) = &self.fixed {
             // What the set is called says nothing that its hash does not.
             let recipe = Recipe { calibration: None, ..job.recipe.clone() };
-            let decided = json!({ "fixed": fixed, "recipe": recipe, "calibration": set, "baseline": job.baseline });
+            let mut decided = json!({ "fixed": fixed, "recipe": recipe, "calibration": set, "baseline": job.baseline });
+            if let Some(activation) = experiment.activation {
+                decided["activation"] = activation.name().into();
+            }
             job.id = blake3::hash(decided.to_string().as_bytes()).to_hex()[..ID_DIGITS].to_owned();
         }
         let (bits_per_weight, artifact_bytes) = expected_size(&plan);

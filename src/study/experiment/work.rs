@@ -18,6 +18,7 @@ use crate::eval::EvalError;
 use crate::eval::coqa::AnswerLog;
 use crate::eval::coqa::lines::are_ours;
 use crate::host::{lock, publish, read, sealed};
+use crate::recipe::Recipe;
 use crate::record::{FailureRecord, RunRecord};
 
 /// What is not a result lies here, in the results folder.
@@ -67,6 +68,12 @@ pub fn hold_for_sweep(results: &Path) -> anyhow::Result<Option<File>> {
 /// Where the artifact of an experiment is kept for good.
 pub fn kept_artifact(results: &Path, name: &str) -> PathBuf {
     results.join("artifacts").join(name)
+}
+
+/// Where numbers that several experiments share lie for the time of their sweep.
+pub fn quantized(results: &Path, recipe: &Recipe) -> PathBuf {
+    let key = serde_json::to_string(recipe).expect("a recipe's keys are text and its numbers finite");
+    folder(results).join(format!("quantized-{:.16}", blake3::hash(key.as_bytes()).to_hex()))
 }
 
 /// Where the answers of an experiment lie once it has ended.

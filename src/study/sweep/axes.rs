@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::SweepError;
-use super::words::{GroupWord, OneOrMany};
+use super::words::{DtypeWord, GroupWord, OneOrMany};
 use crate::artifact::plan::{Method, RecipeFlags};
 use crate::recipe::{FormatName, GranularityName, Recipe, RotationKind};
 use crate::study::experiment::{Experiment, MethodLabel};
@@ -18,6 +18,8 @@ pub struct Axes {
     symmetric: Option<Vec<bool>>,
     rotation: Option<Vec<RotationWord>>,
     calibration: Option<Vec<String>>,
+    /// Element types of activations: artifacts of the same codes and scales.
+    dtype: Option<Vec<DtypeWord>>,
     /// How artifacts are laid out; there is one way.
     layout: Option<Vec<String>>,
 }
@@ -32,6 +34,7 @@ pub struct Exclude {
     symmetric: Option<OneOrMany<bool>>,
     rotation: Option<OneOrMany<RotationWord>>,
     calibration: Option<OneOrMany<String>>,
+    dtype: Option<OneOrMany<DtypeWord>>,
     pub reason: String,
 }
 
@@ -116,6 +119,7 @@ pub struct Combination {
     symmetric: Option<bool>,
     rotation: Option<RotationWord>,
     calibration: Option<String>,
+    dtype: Option<DtypeWord>,
 }
 
 /// A combination that is left out, and why.
@@ -179,6 +183,7 @@ impl Axes {
             ("symmetric", is_empty(&self.symmetric)),
             ("rotation", is_empty(&self.rotation)),
             ("calibration", is_empty(&self.calibration)),
+            ("dtype", is_empty(&self.dtype)),
             ("layout", is_empty(&self.layout)),
         ];
         axes.into_iter().find(|(_, empty)| *empty).map(|(axis, _)| axis)
@@ -196,6 +201,7 @@ impl Axes {
             length(&self.symmetric),
             length(&self.rotation),
             length(&self.calibration),
+            length(&self.dtype),
         ];
         axes.iter().fold(1, |count: u128, &length| count.saturating_mul(length as u128))
     }
@@ -208,7 +214,10 @@ impl Axes {
                     for symmetric in each(&self.symmetric) {
                         for rotation in each(&self.rotation) {
                             for calibration in each(&self.calibration) {
-                                all.push(Combination { method, bits, group_size, symmetric, rotation, calibration });
+                                for dtype in each(&self.dtype) {
+                                    let calibration = calibration.clone();
+                                    all.push(Combination { method, bits, group_size, symmetric, rotation, calibration, dtype });
+                                }
                             }
                         }
                     }
@@ -230,6 +239,7 @@ impl Exclude {
             && has(&self.symmetric, &combination.symmetric)
             && has(&self.rotation, &combination.rotation)
             && has(&self.calibration, &combination.calibration)
+            && has(&self.dtype, &combination.dtype)
     }
 }
 
@@ -242,6 +252,7 @@ impl Combination {
         parts.extend(self.symmetric.map(|symmetric| format!("symmetric = {symmetric}")));
         parts.extend(self.rotation.map(|rotation| format!("rotation = {rotation:?}").to_lowercase()));
         parts.extend(self.calibration.as_ref().map(|set| format!("calibration = {set}")));
+        parts.extend(self.dtype.map(|dtype| format!("dtype = {}", dtype.dtype().name())));
         parts.join(", ")
     }
 
@@ -272,11 +283,18 @@ impl Combination {
         let recipe = flags.recipe(set)?;
         let unquantized = recipe.weights.format == FormatName::F16;
         let method = if unquantized { MethodLabel::Baseline } else { self.method.label() };
-        Ok(Experiment { name: self.name(&recipe), title: self.title(&recipe), method, recipe })
+        Ok(Experiment {
+            name: self.name(&recipe),
+            title: self.title(&recipe),
+            method,
+            recipe,
+            activation: self.dtype.map(DtypeWord::dtype),
+        })
     }
 
     fn name(&self, recipe: &Recipe) -> String {
-        let Some(bits) = recipe.weights.format.code_bits() else { return "f16".to_owned() };
+        let activations = self.dtype.map(|dtype| format!("_{}_activations", dtype.dtype().name())).unwrap_or_default();
+        let Some(bits) = recipe.weights.format.code_bits() else { return format!("f16{activations}") };
         let mut name = format!("{}_{bits}bit_", self.method.method().name().replace(['+', '-'], "_"));
         match recipe.weights.granularity {
             GranularityName::Group(size) => name += &format!("g{size}"),
@@ -293,7 +311,7 @@ impl Combination {
             let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
             name += &format!("_{}", stem.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "-"));
         }
-        name
+        name + &activations
     }
 
     fn title(&self, recipe: &Recipe) -> String {
@@ -316,6 +334,7 @@ impl Combination {
         parts.extend((!weights.symmetric).then(|| "asymmetric".to_owned()));
         parts.extend(recipe.rotation().map(|_| "rotated".to_owned()));
         parts.extend(self.calibration.as_ref().map(|set| format!("calibrated on {set}")));
+        parts.extend(self.dtype.map(|dtype| format!("{} activations", dtype.dtype().name())));
         parts.join(", ")
     }
 }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::SweepError;
 use super::axes::{Axes, Combination, Exclude, Excluded};
+use super::words::DtypeWord;
 use crate::host::read;
 use crate::record::BenchSettings;
 use crate::runtime::ExecutionProvider;
@@ -36,13 +37,6 @@ pub struct SweepFile {
     exclude: Vec<Exclude>,
     #[serde(default)]
     measure: MeasureWords,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum DtypeWord {
-    F16,
-    F32,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]

@@ -9,8 +9,9 @@ use super::axes::Excluded;
 use super::file::{Member, SweepFile};
 use super::{Overrides, SweepError, estimate};
 use crate::host::table::{size, table};
+use crate::recipe::Recipe;
 use crate::record::RunRecord;
-use crate::study::experiment::{Ask, Planned, Subject, recorded};
+use crate::study::experiment::{Ask, Planned, Subject, recorded, work};
 
 /// A sweep that can be run.
 pub struct SweepPlan {
@@ -77,6 +78,7 @@ pub fn plan(path: &Path, results: PathBuf, overrides: Overrides, dry: bool, retr
         rows.push(Row { seconds: estimate::by_rule(&planned), planned, before });
     }
     refuse_duplicates(&rows, &file)?;
+    share_numbers(&mut rows);
     open_incomparable(&mut rows, retry_failed);
     let (factor, records) = bring_into_line(&mut rows);
     let model = subject.model().to_owned();
@@ -129,7 +131,8 @@ fn refuse_duplicates(rows: &[Row], file: &str) -> Result<(), SweepError> {
         let (id, recipe) = (&row.planned.job.id, &row.planned.job.recipe);
         let same = |before: &&Row| {
             let other = &before.planned.job;
-            other.recipe == *recipe || (other.id == *id && !id.is_empty())
+            let is_same_form = other.device.activation() == row.planned.job.device.activation();
+            other.recipe == *recipe && is_same_form || (other.id == *id && !id.is_empty())
         };
         if let Some(before) = rows[..place].iter().find(same) {
             let (a, b, id) = (before.name().to_owned(), row.name().to_owned(), row.planned.job.id.clone());
@@ -137,6 +140,19 @@ fn refuse_duplicates(rows: &[Row], file: &str) -> Result<(), SweepError> {
         }
     }
     Ok(())
+}
+
+/// Experiments whose artifacts hold the same numbers have them chosen once.
+fn share_numbers(rows: &mut [Row]) {
+    let recipes: Vec<Recipe> = rows.iter().map(|row| row.planned.job.recipe.clone()).collect();
+    for row in rows {
+        let job = &mut row.planned.job;
+        let is_shared = recipes.iter().filter(|recipe| **recipe == job.recipe).count() > 1;
+        // Nearest codes are chosen sooner than they are read.
+        if is_shared && job.recipe.calibration.is_some() {
+            job.quantized = Some(work::quantized(&job.results, &job.recipe));
+        }
+    }
 }
 
 /// Corrects estimates by what finished experiments took; of one that ran before, what it took itself.

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use serde::Deserialize;
 use serde::de::value::SeqAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, Error, IntoDeserializer, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error, IntoDeserializer, SeqAccess, Visitor};
+
+use crate::tensor::DType;
 
 /// One value, or a list of them; an untagged enum could not say what is wrong with either.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +42,23 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrManyVisitor<T> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<OneOrMany<T>, A::Error> {
         Vec::deserialize(SeqAccessDeserializer::new(list)).map(OneOrMany)
+    }
+}
+
+/// Element type of activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DtypeWord {
+    F16,
+    F32,
+}
+
+impl DtypeWord {
+    pub fn dtype(self) -> DType {
+        match self {
+            DtypeWord::F16 => DType::F16,
+            DtypeWord::F32 => DType::F32,
+        }
     }
 }
 
