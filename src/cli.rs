@@ -247,7 +247,7 @@ struct CalibrationArgs {
 impl CalibrationArgs {
     fn options(self) -> compress::Options {
         let CalibrationArgs { save_stats, evaluation, ep, threads } = self;
-        compress::Options { save_stats, evaluation, provider: ep.provider(), threads }
+        compress::Options { save_stats, evaluation, provider: ep.provider(), threads, ..compress::Options::default() }
     }
 }
 

@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     qonnx::runtime::disable_telemetry();
     qonnx::host::guard::quiet();
     signals::install();
+    terminal::own();
     match cli::run() {
         Ok(code) => code,
         Err(error) => {

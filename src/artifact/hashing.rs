@@ -7,13 +7,12 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 
 use anyhow::Context;
 
 use crate::checkpoint::{Checkpoint, WeightFile};
-use crate::host::interrupt;
+use crate::host::interrupt::CancelToken;
 use crate::record::FileRecord;
 
 /// Bytes between two looks at whether to go on.
@@ -22,20 +21,19 @@ const CHUNK: usize = 1 << 20;
 /// A hash that ends early when the user asks to stop or the work that it is for has failed.
 pub struct Hash<'a> {
     hasher: blake3::Hasher,
-    abandoned: &'a AtomicBool,
+    cancel: &'a CancelToken,
 }
 
 impl<'a> Hash<'a> {
     /// Of nothing yet.
-    pub fn new(abandoned: &'a AtomicBool) -> Hash<'a> {
-        Hash { hasher: blake3::Hasher::new(), abandoned }
+    pub fn new(cancel: &'a CancelToken) -> Hash<'a> {
+        Hash { hasher: blake3::Hasher::new(), cancel }
     }
 
     /// Takes more bytes.
     pub fn update(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         for chunk in bytes.chunks(CHUNK) {
-            interrupt::check()?;
-            anyhow::ensure!(!self.abandoned.load(Ordering::Relaxed), "abandoned");
+            self.cancel.check()?;
             self.hasher.update(chunk);
         }
         Ok(())
@@ -47,10 +45,10 @@ impl<'a> Hash<'a> {
     }
 }
 
-/// A checkpoint's files with their hashes; given up once `abandoned` is set.
-pub fn of_checkpoint(checkpoint: &Checkpoint, abandoned: &AtomicBool) -> anyhow::Result<Vec<FileRecord>> {
+/// A checkpoint's files with their hashes; given up once `cancel` is cancelled.
+pub fn of_checkpoint(checkpoint: &Checkpoint, cancel: &CancelToken) -> anyhow::Result<Vec<FileRecord>> {
     let hash = |(index, file): (usize, &WeightFile)| {
-        let mut hash = Hash::new(abandoned);
+        let mut hash = Hash::new(cancel);
         hash.update(checkpoint.file(index))?;
         Ok(FileRecord { file: file.name.clone(), bytes: file.bytes, blake3: hash.finish() })
     };
@@ -59,8 +57,7 @@ pub fn of_checkpoint(checkpoint: &Checkpoint, abandoned: &AtomicBool) -> anyhow:
 
 /// BLAKE3 of a file at rest.
 pub fn of_file(path: &Path) -> anyhow::Result<String> {
-    let going_on = AtomicBool::new(false);
-    let mut hash = Hash::new(&going_on);
+    let mut hash = Hash::new(&CancelToken::NEVER);
     let read = || format!("{}: cannot be read", path.display());
     let file = File::open(path).with_context(read)?;
     take(&file, path, 0..file.metadata().with_context(read)?.len(), &mut hash)?;
@@ -70,8 +67,8 @@ pub fn of_file(path: &Path) -> anyhow::Result<String> {
 /// BLAKE3 of a file of `bytes` while it is written from front to back: each message says up to where it is final.
 ///
 /// What is final is also put on the disk, so that nothing is left to wait for at the end.
-pub fn of_growing_file(path: &Path, bytes: u64, written: &Receiver<u64>, abandoned: &AtomicBool) -> anyhow::Result<String> {
-    let mut hash = Hash::new(abandoned);
+pub fn of_growing_file(path: &Path, bytes: u64, written: &Receiver<u64>, cancel: &CancelToken) -> anyhow::Result<String> {
+    let mut hash = Hash::new(cancel);
     let file = File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
     let mut done = 0;
     for end in written.iter().chain(std::iter::once(bytes)) {
@@ -115,15 +112,15 @@ mod tests {
             sender.send(end).unwrap();
         }
         drop(sender);
-        let going_on = AtomicBool::new(false);
-        let growing = of_growing_file(&path, bytes.len() as u64, &receiver, &going_on).unwrap();
+        let growing = of_growing_file(&path, bytes.len() as u64, &receiver, &CancelToken::NEVER).unwrap();
         assert_eq!(growing, of_file(&path).unwrap());
         assert_eq!(&of_file(&path).unwrap()[..16], "4713babaefbc2271");
     }
 
     #[test]
     fn an_abandoned_hash_ends() {
-        let abandoned = AtomicBool::new(true);
+        let abandoned = CancelToken::new();
+        abandoned.cancel();
         let mut hash = Hash::new(&abandoned);
         assert!(hash.update(b"x").is_err());
     }

@@ -8,19 +8,21 @@ use super::prepared::{PreparedWeights, Written, WrittenOutside};
 use super::quantize;
 use super::sink::Sink;
 use crate::checkpoint::Checkpoint;
-use crate::host::{interrupt, progress};
+use crate::host::interrupt::CancelToken;
+use crate::host::progress;
 use crate::model::StoredWeight;
 use crate::record::{CalibratedRecord, WeightRecord};
 
 /// Writes all weights, a decoder layer at a time, the weights of a layer in parallel; what was measured of each, in their order.
 ///
 /// # Errors
-/// A weight cannot be read, quantized or written; the user stopped it.
+/// A weight cannot be read, quantized or written; `cancel` was cancelled.
 pub fn weights<'c>(
     weights: &[StoredWeight],
     checkpoint: &'c Checkpoint,
     prepared: &dyn PreparedWeights<'c>,
     sink: &dyn Sink<'c>,
+    cancel: &CancelToken,
 ) -> anyhow::Result<Vec<WrittenOutside>> {
     let bytes = |name: &str| checkpoint.index().get(name).map_or(0, |info| info.bytes());
     let bar = progress::bytes(weights.iter().map(|weight| bytes(&weight.weight)).sum(), "quantize");
@@ -34,7 +36,7 @@ pub fn weights<'c>(
         let results: anyhow::Result<Vec<_>> = layer
             .par_iter()
             .map(|stored| {
-                interrupt::check()?;
+                cancel.check()?;
                 let result = match of_layer.get(&stored.weight) {
                     Some(prepared) => (quantize::write_prepared(prepared, stored, sink)?, prepared.record()),
                     None => outside_or_own(stored, checkpoint, prepared, sink)?,

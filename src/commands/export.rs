@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
@@ -19,6 +18,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compress;
 use crate::compress::budget::BudgetPlan;
 use crate::compress::chosen::{self, Choice, ChosenWeights};
+use crate::host::interrupt::CancelToken;
 use crate::host::memory;
 use crate::host::progress::Observe;
 use crate::model::StoredWeight;
@@ -104,7 +104,7 @@ fn of_model(
     let (mut plan, calibrated) = (chosen.plan, chosen.calibrated);
     let folder = output_folder::begin(path)?;
     let weights = ChosenWeights::of(&plan, calibrated.as_ref(), &checkpoint)?;
-    let written = write_artifact(&plan, &checkpoint, &weights, chosen.inputs, folder.path());
+    let written = write_artifact(&plan, &checkpoint, &weights, chosen.inputs, (folder.path(), &calibration.cancel));
     plan.manifest = written.map_err(|error| match &calibrated {
         Some(calibrated) => calibrated.stopped(error),
         None => error,
@@ -133,7 +133,7 @@ fn of_quantized(request: &Request, calibration: &compress::Options, output: &Out
     plan.manifest.budget = manifest.budget.clone();
     let folder = output_folder::begin(&output.path)?;
     let (weights, inputs) = (quantized.prepared(&plan.graph.weights), Some(manifest.inputs.clone()));
-    plan.manifest = write_artifact(&plan, &quantized.checkpoint, &weights, inputs, folder.path())?;
+    plan.manifest = write_artifact(&plan, &quantized.checkpoint, &weights, inputs, (folder.path(), &calibration.cancel))?;
     let artifact_bytes = folder_bytes(folder.path())?;
     output_folder::publish(folder, output)?;
     Ok((plan, None, artifact_bytes))
@@ -178,19 +178,21 @@ fn write_artifact<'c>(
     checkpoint: &'c Checkpoint,
     prepared: &dyn PreparedWeights<'c>,
     hashed: Option<Vec<FileRecord>>,
-    folder: &Path,
+    (folder, cancel): (&Path, &CancelToken),
 ) -> anyhow::Result<Manifest> {
     let data_path = folder.join(DATA_FILE);
     let layout = Layout::of(&plan.graph.model);
     let (data_bytes, ends) = (layout.data_bytes(), final_ends(&plan.graph.weights, &layout));
     let (grown_to, growing) = mpsc::channel();
     let sink = OnnxSink { data: DataFile::create(&data_path, &layout)?, ends, grown_to };
-    let (abandoned, data_path) = (&AtomicBool::new(false), &data_path);
+    let (abandoned, data_path) = (&CancelToken::new(), &data_path);
     let (weights, inputs, data_hash, data) = thread::scope(|scope| {
         let inputs = scope.spawn(move || hashed.map_or_else(|| hashing::of_checkpoint(checkpoint, abandoned), Ok));
         let data_hash = scope.spawn(move || hashing::of_growing_file(data_path, data_bytes, &growing, abandoned));
-        let weights = write::weights(&plan.graph.weights, checkpoint, prepared, &sink);
-        abandoned.store(weights.is_err(), Ordering::Relaxed);
+        let weights = write::weights(&plan.graph.weights, checkpoint, prepared, &sink, cancel);
+        if weights.is_err() {
+            abandoned.cancel();
+        }
         let OnnxSink { data, grown_to, .. } = sink;
         drop(grown_to);
         (weights, inputs.join().expect("hashing does not panic"), data_hash.join().expect("hashing does not panic"), data)

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -17,6 +16,7 @@ use crate::artifact::{hashing, source, write};
 use crate::checkpoint::Checkpoint;
 use crate::compress::budget::BudgetPlan;
 use crate::compress::chosen::{self, Choice, Chosen, ChosenWeights};
+use crate::host::interrupt::CancelToken;
 use crate::host::memory;
 use crate::host::progress::Observe;
 use crate::host::table::size;
@@ -70,7 +70,7 @@ pub fn watched(request: &Request, options: &export::Options, observe: Observe<'_
     let choice = Choice { request, source, checkpoint: &checkpoint, options: &options.calibration, output: path, observe };
     let mut chosen = choice.choose()?;
     let folder = output_folder::begin(path)?;
-    let written = write_folder(&mut chosen, &checkpoint, folder.path());
+    let written = write_folder(&mut chosen, &checkpoint, folder.path(), &options.calibration.cancel);
     written.map_err(|error| match &chosen.calibrated {
         Some(calibrated) => calibrated.stopped(error),
         None => error,
@@ -96,14 +96,14 @@ pub fn watched(request: &Request, options: &export::Options, observe: Observe<'_
 }
 
 /// Writes every file of the quantized checkpoint into `folder`, which the caller then renames.
-fn write_folder(chosen: &mut Chosen, checkpoint: &Checkpoint, folder: &Path) -> anyhow::Result<()> {
+fn write_folder(chosen: &mut Chosen, checkpoint: &Checkpoint, folder: &Path, cancel: &CancelToken) -> anyhow::Result<()> {
     let plan = &chosen.plan;
     let sink = QuantizedSink::new(folder, write::by_layer(&plan.graph.weights).count());
     let weights = ChosenWeights::of(plan, chosen.calibrated.as_ref(), checkpoint)?;
-    let written = write::weights(&plan.graph.weights, checkpoint, &weights, &sink)?;
+    let written = write::weights(&plan.graph.weights, checkpoint, &weights, &sink, cancel)?;
     let inputs = match chosen.inputs.take() {
         Some(known) => known,
-        None => hashing::of_checkpoint(checkpoint, &AtomicBool::new(false))?,
+        None => hashing::of_checkpoint(checkpoint, cancel)?,
     };
     copy_companions(plan, checkpoint.dir(), folder)?;
     let files = sink.finish();

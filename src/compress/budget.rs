@@ -23,6 +23,7 @@ use crate::calib::CalibrationSet;
 use crate::checkpoint::Checkpoint;
 use crate::compress::Options;
 use crate::compress::calibrate::{Keys, StatisticsCache, Weights};
+use crate::host::interrupt::CancelToken;
 use crate::host::progress::Observe;
 use crate::model::ModelRotation;
 use crate::quant::{Allocation, BudgetError, Choice, allocate};
@@ -66,6 +67,7 @@ pub struct Task<'a> {
     /// Type of the artifact's activations.
     pub activation: DType,
     pub observe: Observe<'a>,
+    pub cancel: CancelToken,
 }
 
 /// Widths under a budget, and what they were chosen by.
@@ -153,6 +155,7 @@ pub fn chosen(
         kept: kept.map(|kept| (kept.clone(), keys.budget())),
         activation: plan.activation,
         observe,
+        cancel: options.cancel.clone(),
     };
     resolve(recipe, target, &task).map(Some)
 }

@@ -127,6 +127,7 @@ impl Job<'_> {
         let sequences = set.map_or(&[][..], |set| &set.sequences);
         let activations =
             Activations::new(&weights, sequences, self.stream_options(work.path()), self.kept.cloned(), chain, bar.clone());
+        let activations = activations.cancelled_by(self.options.cancel.clone());
         let mut layers = Layers { job: self, weights: &weights, work: &work, activations, previous: LayerResult::default() };
         let mut facts = Facts::default();
         for layer in 0..all {
@@ -196,7 +197,7 @@ impl Layers<'_> {
         let mut read: Vec<(&LinearInput, InputStats)> = Vec::new();
         let Weights { architecture, survey, .. } = self.weights;
         for input in survey.layer(layer) {
-            interrupt::check()?;
+            self.job.options.cancel.check()?;
             bar.set_message(format!("layer {}/{}: {}", layer + 1, architecture.num_hidden_layers, input.short()));
             let recipes: Vec<WeightRecipe> = input.weights().map(|name| self.job.plan.recipes[&name]).collect();
             let awq = self.awq();

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use crate::artifact::hashing;
 use crate::artifact::plan::{self, Facts, Plan, Refused, Request};
@@ -69,7 +68,7 @@ impl Choice<'_> {
         }
         let set = calibrate::set(&plan, source, options)?;
         let kept = options.save_stats.as_deref().map(StatisticsCache::open).transpose()?;
-        let hash = || hashing::of_checkpoint(checkpoint, &AtomicBool::new(false));
+        let hash = || hashing::of_checkpoint(checkpoint, &options.cancel);
         let is_keyed = plan.manifest.recipe.budget.is_some() && kept.is_some();
         let mut inputs = is_keyed.then(hash).transpose()?;
         let inputs_known = inputs.as_deref().unwrap_or_default();

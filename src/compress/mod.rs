@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::host::interrupt::CancelToken;
 use crate::runtime::ExecutionProvider;
 
 pub mod budget;
@@ -18,4 +19,6 @@ pub struct Options {
     pub provider: ExecutionProvider,
     /// CPU threads; one per physical core where it is not given.
     pub threads: Option<usize>,
+    /// Ends the work at its next safe point; finished layers are kept.
+    pub cancel: CancelToken,
 }

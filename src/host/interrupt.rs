@@ -1,7 +1,7 @@
 //! Ctrl-C ends a stage at its next safe point, so that temporary folders are removed and files are whole.
 
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 
 static ASKED: AtomicBool = AtomicBool::new(false);
 static INSTALL: Once = Once::new();
@@ -33,4 +33,65 @@ pub fn ask() {
 /// An error once the user has asked to stop.
 pub fn check() -> Result<(), Interrupted> {
     if ASKED.load(Ordering::SeqCst) { Err(Interrupted) } else { Ok(()) }
+}
+
+/// A wish to stop that a caller keeps one end of: work that has the other looks at its safe points. It stops for [`ask`] as well.
+#[derive(Debug, Clone, Default)]
+pub struct CancelToken(Option<Arc<AtomicBool>>);
+
+impl CancelToken {
+    /// One that nobody can cancel.
+    pub const NEVER: CancelToken = CancelToken(None);
+
+    /// A token whose copies are all cancelled together.
+    pub fn new() -> CancelToken {
+        CancelToken(Some(Arc::default()))
+    }
+
+    /// Asks whoever has a copy to stop.
+    pub fn cancel(&self) {
+        if let Some(flag) = &self.0 {
+            flag.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// An error once it is cancelled.
+    ///
+    /// # Errors
+    /// [`Interrupted`].
+    pub fn check(&self) -> Result<(), Interrupted> {
+        match &self.0 {
+            Some(flag) if flag.load(Ordering::SeqCst) => Err(Interrupted),
+            _ => check(),
+        }
+    }
+}
+
+/// Tokens are equal where one wish cancels both.
+impl PartialEq for CancelToken {
+    fn eq(&self, other: &CancelToken) -> bool {
+        match (&self.0, &other.0) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for CancelToken {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_cancelled_with_its_copies_and_no_other() {
+        let (token, other) = (CancelToken::new(), CancelToken::new());
+        let copy = token.clone();
+        assert!(copy.check().is_ok() && token == copy && token != other);
+        token.cancel();
+        assert!(copy.check().is_err());
+        CancelToken::NEVER.cancel();
+        assert!(other.check().is_ok() && CancelToken::NEVER.check().is_ok() && CancelToken::default() == CancelToken::NEVER);
+    }
 }

@@ -1,6 +1,8 @@
-//! Progress bars on stderr; hidden where stderr is no terminal.
+//! Progress bars on stderr; hidden where stderr is no terminal, or not this program's.
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+use super::terminal;
 
 /// How far a stage is, for who shows it elsewhere than on this terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,5 +33,6 @@ pub fn share(total: u64, what: &'static str) -> ProgressBar {
 
 fn styled(total: u64, what: &'static str, template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).expect("the templates above are well formed").progress_chars("=> ");
-    ProgressBar::new(total).with_style(style).with_prefix(what)
+    let bar = if terminal::is_owned() { ProgressBar::new(total) } else { ProgressBar::hidden() };
+    bar.with_style(style).with_prefix(what)
 }

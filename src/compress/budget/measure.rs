@@ -11,7 +11,6 @@ use super::{BudgetRefusal, Task};
 use crate::calib::{Head, Logits, Matrix, StreamOptions, TooFewTokens};
 use crate::compress::calibrate::Weights;
 use crate::eval::kl_of_logits;
-use crate::host::interrupt;
 use crate::host::progress::{self, Observe, Step};
 use crate::quant::{InputStats, Scheme, output_error, rtn};
 use crate::recipe::{FormatName, WeightRecipe};
@@ -50,11 +49,11 @@ pub fn measure(menu: &Menu, decisions: &[Decision], task: &Task<'_>) -> anyhow::
     let probed = spread(task.sequences, PROBE_TOKENS, PROBE_TOKENS / PROBE_SEQUENCES);
     let mut bar = Work::of(decisions.len(), tokens(&seen), tokens(&probed), task.observe);
     let mut seen = StatisticsWalk::new(task, &options, seen);
-    let mut probe = Probe::start(task.weights, Walk::start(task.weights, &options, &probed)?, tokens(&probed))?;
+    let mut probe = Probe::start(task.weights, Walk::start(task.weights, &options, &probed, &task.cancel)?, tokens(&probed))?;
     bar.passed(0);
     let mut measured = Vec::with_capacity(decisions.len());
     for (index, decision) in decisions.iter().enumerate() {
-        interrupt::check()?;
+        task.cancel.check()?;
         bar.at(decision);
         let weights = task.weights.group(&decision.input)?;
         let recipes = recipes(menu, decision);

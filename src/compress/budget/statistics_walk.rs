@@ -33,7 +33,7 @@ impl<'a> StatisticsWalk<'a> {
         }
         let walk = match &mut self.walk {
             Some(walk) => walk,
-            None => self.walk.insert(Walk::start(self.task.weights, self.options, &self.sequences)?),
+            None => self.walk.insert(Walk::start(self.task.weights, self.options, &self.sequences, &self.task.cancel)?),
         };
         while walk.at() < n {
             walk.pass(&self.task.weights.group(&self.task.weights.survey.inputs[walk.at()])?)?;

@@ -6,6 +6,7 @@ use ndarray::{Array1, Array2, ArrayD, ArrayView2, CowArray};
 
 use crate::calib::{Head, Logits, Mark, Stream, StreamOptions, Weight};
 use crate::compress::calibrate::{Weights, interrupted};
+use crate::host::interrupt::CancelToken;
 use crate::quant::InputStats;
 
 /// A stream and the weights that it is fed with.
@@ -16,8 +17,13 @@ pub struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     /// At what the first linears read.
-    pub fn start(weights: &'a Weights<'a>, options: &StreamOptions, sequences: &[Vec<u32>]) -> anyhow::Result<Walk<'a>> {
-        let mut walk = Walk { weights, stream: weights.stream(options, sequences, |_| {})? };
+    pub fn start(
+        weights: &'a Weights<'a>,
+        options: &StreamOptions,
+        sequences: &[Vec<u32>],
+        cancel: &CancelToken,
+    ) -> anyhow::Result<Walk<'a>> {
+        let mut walk = Walk { weights, stream: weights.stream(options, sequences, cancel, |_| {})? };
         walk.advance(&BTreeMap::new())?;
         Ok(walk)
     }

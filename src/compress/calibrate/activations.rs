@@ -7,7 +7,7 @@ use super::statistics_cache::StatisticsCache;
 use super::stream::interrupted;
 use super::weights::Weights;
 use crate::calib::{Both, Progress, Stream, StreamOptions, Weight};
-use crate::host::interrupt;
+use crate::host::interrupt::CancelToken;
 use crate::quant::InputStats;
 
 /// A weight as a stage multiplies by it.
@@ -27,6 +27,7 @@ pub struct Activations<'a> {
     kept: Option<StatisticsCache>,
     /// Of everything that determines the next input's statistics.
     chain: blake3::Hasher,
+    cancel: CancelToken,
 }
 
 impl<'a> Activations<'a> {
@@ -39,7 +40,12 @@ impl<'a> Activations<'a> {
         chain: blake3::Hasher,
         bar: ProgressBar,
     ) -> Activations<'a> {
-        Activations { weights, sequences, options, bar, stream: None, kept, chain }
+        Activations { weights, sequences, options, bar, stream: None, kept, chain, cancel: CancelToken::NEVER }
+    }
+
+    /// Stops where `cancel` says so.
+    pub fn cancelled_by(self, cancel: CancelToken) -> Activations<'a> {
+        Activations { cancel, ..self }
     }
 
     /// Tells what the linears of the input before the next one became.
@@ -58,7 +64,7 @@ impl<'a> Activations<'a> {
             None => self.start()?,
         };
         while stream.passed() <= n {
-            interrupt::check()?;
+            self.cancel.check()?;
             let operands = stream.wanted().iter().map(|wanted| fed(&wanted.name)).collect::<anyhow::Result<Vec<_>>>()?;
             stream.advance(&operands.iter().map(StageOperand::weight).collect::<Vec<_>>()).map_err(interrupted)?;
         }
@@ -77,7 +83,7 @@ impl<'a> Activations<'a> {
             let (layer, step) = ((progress.layer + 1).min(layers), progress.step);
             bar.set_message(format!("layer {layer}/{layers}: {step} {}/{}", progress.done, progress.all));
         };
-        let started = self.weights.stream(&self.options, self.sequences, observe);
+        let started = self.weights.stream(&self.options, self.sequences, &self.cancel, observe);
         self.weights.checkpoint.release("model.embed_tokens.weight")?;
         started
     }

@@ -4,11 +4,10 @@ use std::ops::ControlFlow;
 
 use super::Weights;
 use crate::calib::{CalibError, Progress, Stream, StreamOptions};
-use crate::host::interrupt;
+use crate::host::interrupt::{self, CancelToken};
 
 impl Weights<'_> {
-    /// The embeddings of `sequences`, before the first layer. `observe` hears of progress; the user's wish to stop ends the
-    /// walk.
+    /// The embeddings of `sequences`, before the first layer. `observe` hears of progress; `cancel` ends the walk.
     ///
     /// # Errors
     /// The options do not suit the model, or an embedding is not a number.
@@ -16,11 +15,13 @@ impl Weights<'_> {
         &self,
         options: &StreamOptions,
         sequences: &[Vec<u32>],
+        cancel: &CancelToken,
         mut observe: impl FnMut(Progress) + 's,
     ) -> anyhow::Result<Stream<'s>> {
+        let cancel = cancel.clone();
         let observe = move |progress: Progress| {
             observe(progress);
-            if interrupt::check().is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if cancel.check().is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let mut failed = None;
         let mut embedding = |id: u32, row: &mut [f32]| {

@@ -97,6 +97,7 @@ fn options(job: &Job, output: PathBuf) -> export::Options {
             evaluation: job.evaluation(),
             provider: job.device.provider,
             threads: job.device.threads,
+            ..compress::Options::default()
         },
         ..export::Options::new(output)
     }

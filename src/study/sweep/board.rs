@@ -61,7 +61,7 @@ pub struct Board {
 impl Board {
     /// Of these experiments, `slots` of which run at once.
     pub fn new(columns: Columns, lines: Vec<Line>, slots: usize) -> Board {
-        let term = Some(Term::buffered_stderr()).filter(Term::is_term);
+        let term = Some(Term::buffered_stderr()).filter(|term| term.is_term() && terminal::is_owned());
         Board { term, columns, lines, slots, started: Instant::now(), ended: Vec::new(), drawn: 0 }
     }
 
