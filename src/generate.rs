@@ -46,6 +46,7 @@ pub struct Piece<'a> {
 
 /// What can go wrong while asking a model.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum GenerateError {
     #[error(
         "prompt {row}: {tokens} tokens and {max_new_tokens} new ones exceed the context of {context} tokens; shorten the prompt or lower max_new_tokens"

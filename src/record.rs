@@ -166,6 +166,7 @@ pub struct FileRecord {
 
 /// Every way a manifest can be wrong.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RecordError {
     #[error("artifact {dir}: {file} is missing; give a folder written by `qonnx export`")]
     Missing { dir: String, file: String },

@@ -4,6 +4,7 @@ use crate::host::shown;
 
 /// Flags that clap cannot check by itself.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum UsageError {
     #[error("--text is missing; perplexity and kl need a text: plain text, JSONL with a `text` field, or token id windows")]
     TextMissing,

@@ -11,6 +11,7 @@ use crate::host::read;
 
 /// Why there is no calibration set.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SetError {
     #[error(
         "calibration set {name}: no such file, and no built-in set; give a .toml as in calibration/, a .json of token ids, or one of {}",

@@ -6,6 +6,7 @@ use crate::runtime::RuntimeError;
 
 /// What can go wrong while activations are pushed through a model.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CalibError {
     #[error("the calibration set has no sequences; give at least one")]
     NoSequences,

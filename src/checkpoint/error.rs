@@ -6,6 +6,7 @@ use crate::fault::Fault;
 
 /// Why a folder is not a checkpoint that weights can be read from.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CheckpointError {
     #[error("checkpoint {}: no such folder; give the folder that holds config.json and model.safetensors", dir.display())]
     NoFolder { dir: PathBuf },

@@ -25,6 +25,7 @@ const LFS_POINTER: &[u8; LENGTH_BYTES] = b"version ";
 
 /// What is wrong with one safetensors file; the sentence gets its file name from the caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum HeaderError {
     #[error("the file has {got} bytes, expected at least the 8 of a safetensors header length; download it again")]
     TooShort { got: u64 },

@@ -32,6 +32,7 @@ pub enum Numbers {
 
 /// Why such a file cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TensorFileError {
     #[error("{}: cannot be read", file.display())]
     Read { file: PathBuf, source: std::io::Error },

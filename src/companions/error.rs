@@ -6,6 +6,7 @@ use crate::settings::InvalidSetting;
 
 /// What can be wrong with the files beside a model's weights.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CompanionError {
     #[error("{dir} has no {file}; copy it from the model's repository", dir = .dir.display())]
     Missing { dir: PathBuf, file: &'static str },

@@ -7,6 +7,7 @@ use crate::generate::GenerateError;
 
 /// Errors of `eval/`, a variant for each cause.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EvalError {
     #[error(transparent)]
     Data(#[from] DataError),

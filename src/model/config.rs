@@ -36,6 +36,7 @@ pub struct DecoderConfig {
 
 /// How rotary frequencies are stretched beyond the original context.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum RopeScaling {
     Default,
     /// All frequencies divided by `factor`.
@@ -53,6 +54,7 @@ pub enum RopeScaling {
 
 /// Why a `config.json` is refused.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConfigError {
     #[error("config.json is not valid JSON: {0}")]
     Json(#[from] serde_json::Error),

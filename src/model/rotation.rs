@@ -49,6 +49,7 @@ pub struct ModelRotation {
 
 /// Why a model cannot be rotated.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ModelRotationError {
     #[error(transparent)]
     Size(#[from] RotationError),

@@ -11,6 +11,7 @@ use crate::tensor::DType;
 
 /// Why an edit does not fit the model.
 #[derive(Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum EditError {
     #[error("the model has no value {0}; export the artifact again with this version of qonnx")]
     NoValue(String),

@@ -23,6 +23,7 @@ const ALIGNMENT: u64 = 4096;
 
 /// What can go wrong while an artifact's data is written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DataError {
     #[error("initializer {0} is not in the graph, or its value is already known")]
     Unknown(String),

@@ -33,6 +33,7 @@ impl GraphError {
 
 /// Why an operator was refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum GraphCause {
     #[error("{operand} must be {expected}, got {got}")]
     DType { operand: &'static str, expected: String, got: DType },

@@ -12,6 +12,7 @@ use crate::tensor::DType;
 
 /// Why bytes are not a model that qonnx can read, or a model cannot be written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProtoError {
     #[error("the file is not an ONNX model: {0}; export the artifact again")]
     NotProtobuf(#[from] prost::DecodeError),

@@ -34,6 +34,7 @@ pub struct Allocation {
 
 /// Why there is no allocation.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BudgetError {
     #[error(
         "budget {budget_bits} bits is below the {least_bits} bits of the smallest choices; raise it, or allow fewer bits a weight"

@@ -71,6 +71,7 @@ const ABSMAX_MIN: f32 = 1e-38;
 
 /// Levels of a 4-bit codebook, from −1 to 1, by code; bitsandbytes' own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Codebook {
     /// Quantiles of the normal distribution (QLoRA, arXiv 2305.14314, appendix E).
     Nf4,

@@ -2,6 +2,7 @@ use crate::fault::Fault;
 
 /// Why a weight could not be quantized.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum QuantError {
     #[error("bits {got} is not a width of the integer formats; choose 2, 3, 4, 5, 6 or 8")]
     Bits { got: u8 },

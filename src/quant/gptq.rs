@@ -41,6 +41,7 @@ pub struct Gptq {
 
 /// When a group's scale is fitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum GroupScales {
     /// Before anything is rounded, to the original weights.
     Static,

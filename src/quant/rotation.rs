@@ -12,6 +12,7 @@ const ROWS: usize = 256;
 
 /// How a rotation is drawn; the same seed gives the same matrix on every machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RotationKind {
     /// A Hadamard matrix, its rows with random signs: spreads every feature evenly, and costs `n log n` a row.
     Hadamard,
@@ -21,6 +22,7 @@ pub enum RotationKind {
 
 /// Why there is no such rotation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RotationError {
     #[error(
         "no Hadamard matrix of size {size} is known here: sizes are 2^k · m with m = 1, q + 1 for a prime q of the form 4i + 3, \

@@ -2,6 +2,7 @@
 
 /// How the scale of a group is chosen before rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ScaleRule {
     /// Symmetric: `max|w| / (2^(b−1) − 1/2)`, no weight more than half a step away. Asymmetric: the range from the least
     /// to the greatest weight, widened to contain zero, over `2^b−1` steps.

@@ -5,6 +5,7 @@ use crate::tensor::DType;
 
 /// What a code means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Format {
     /// Uniform integer grid: `w ≈ scale · (code − zero_point)` with `code` in `0 … 2^b−1`, one a byte, always unsigned
     /// here. Asymmetric formats store a zero point with each scale. Symmetric ones fix it at `2^(b−1)` and store none:
@@ -66,6 +67,7 @@ impl Format {
 
 /// Who shares a scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Granularity {
     /// One scale for each output feature.
     PerChannel,

@@ -3,6 +3,7 @@ use crate::fault::Fault;
 
 /// Every way a recipe can be wrong.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RecipeError {
     #[error("recipe {path}: cannot be read; give a TOML file or one of {}", builtin_names().join(", "))]
     Unreadable { path: String, source: std::io::Error },

@@ -44,6 +44,7 @@ pub struct RotationRecipe {
 /// How a rotation is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum RotationKind {
     /// Hadamard with random signs.
     Hadamard,

@@ -63,6 +63,7 @@ pub struct QuantizedRecord {
 
 /// Every way such a manifest can be wrong.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum QuantizedManifestError {
     #[error("quantized checkpoint {dir}: {QUANTIZED_FILE} cannot be read")]
     Unreadable { dir: String, source: std::io::Error },

@@ -118,6 +118,7 @@ pub struct FailureRecord {
 
 /// Every way a record can be wrong.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RunRecordError {
     #[error("record {path}: cannot be read")]
     Unreadable { path: PathBuf, source: std::io::Error },

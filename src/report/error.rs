@@ -4,6 +4,7 @@ use crate::fault::Fault;
 
 /// Why records do not make a report; files are named as they were given.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReportError {
     #[error(
         "results {folder}: no file ends in _results.json{}; run an experiment first (`qonnx run`, `qonnx sweep`) or give another folder",

@@ -8,6 +8,7 @@ use crate::tensor::DType;
 
 /// What can go wrong between an artifact's folder and its first token.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RuntimeError {
     #[error(
         "ONNX Runtime's shared library was not found in {looked}; run scripts/get-onnxruntime.sh{flag}, or set ORT_DYLIB_PATH"

@@ -34,6 +34,7 @@ struct Metered {
 
 /// Why a GPU cannot be metered.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum MeterError {
     #[error("NVML does not answer")]
     Nvml(#[from] NvmlError),

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Which of ONNX Runtime's execution providers runs the model. The asked-for one runs it, or loading fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ExecutionProvider {
     #[default]
     Cpu,

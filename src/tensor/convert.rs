@@ -21,6 +21,7 @@ const BF16_MAX_BITS: u32 = 0x7f7f_7fff;
 
 /// Why an element cannot be converted; the caller knows the weight's name.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConvertError {
     #[error("element {index} is {value}, expected finite numbers; the checkpoint is damaged or its training diverged")]
     NotFinite { index: usize, value: f32 },

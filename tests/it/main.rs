@@ -32,6 +32,7 @@ mod hub;
 mod links;
 mod lm_eval;
 mod lost;
+mod manners;
 mod not_a_number;
 mod nvml;
 mod other_forms;

@@ -7,6 +7,7 @@ use crate::host::shown;
 
 /// Why a chat has no text.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ChatError {
     /// The template called `raise_exception`.
     #[error("{}", shown(.0))]

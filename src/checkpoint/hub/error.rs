@@ -7,6 +7,7 @@ use crate::features::NotBuilt;
 
 /// Why a model or data set cannot be had from the hub.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum HubError {
     #[error(
         "model {name:?}: neither a folder nor a repository of the hub; give an existing folder, or org/name or org/name@revision"

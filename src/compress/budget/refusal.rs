@@ -2,6 +2,7 @@ use crate::fault::Fault;
 
 /// Why widths cannot be chosen as asked.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BudgetRefusal {
     #[error(
         "target {target}: the least that this model can have is {least}, with {format} wherever no override says otherwise; ask for more"

@@ -33,6 +33,7 @@ impl fmt::Display for Place {
 
 /// What is wrong with a data file, and what to do about it.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DataError {
     #[error("{file} cannot be read; give a CoQA JSON file, a JSONL file of prompts, or the id of a hub data set")]
     Read { file: String, source: io::Error },

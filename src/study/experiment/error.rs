@@ -8,6 +8,7 @@ use crate::fault::Fault;
 
 /// Every way an experiment can be wrong or end early.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ExperimentError {
     #[error("experiment {name}: cannot be read; give a TOML file or one of {}", builtin_names().join(", "))]
     Unreadable { name: String, source: std::io::Error },

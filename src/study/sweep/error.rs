@@ -7,6 +7,7 @@ use crate::host::NAMED;
 
 /// Every way a sweep can be wrong or end early.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SweepError {
     #[error("sweep {file}: cannot be read; give a TOML file, like those in benches/sweeps/")]
     Unreadable { file: String, source: std::io::Error },
