@@ -156,6 +156,11 @@ impl ModelRotation {
         }
     }
 
+    /// Whether this weight's numbers may be others than the checkpoint's; norms of heads, say, are none of the residual stream.
+    pub fn touches(&self, weight: &str) -> bool {
+        weight.rsplit_once('.').is_some_and(|(path, _)| self.modules.contains_key(path))
+    }
+
     fn module(&self, path: &str) -> Option<&ModuleRotation> {
         self.modules.get(path)
     }

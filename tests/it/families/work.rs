@@ -239,7 +239,7 @@ fn an_artifact_of_every_family_is_scored_timed_and_spoken_with() {
 fn a_rotation_leaves_norms_of_heads_as_they_are_and_what_the_model_says() {
     let place = Place::new(MODELS[1], 2);
     place.exported("f16", &["--bits", "16"]);
-    place.exported("rotated", &["--bits", "8", "--rotate", "--group-size", "16"]);
+    let manifest = place.exported("rotated", &["--bits", "8", "--rotate", "--group-size", "16"]);
     let checkpoint = Checkpoint::open(&place.at("model")).expect("it is whole");
     for norm in (0..place.layers).flat_map(|layer| HEAD_NORMS.map(|norm| format!("model.layers.{layer}.{norm}.weight"))) {
         let view = checkpoint.tensor(&norm).expect("it is there");
@@ -247,6 +247,8 @@ fn a_rotation_leaves_norms_of_heads_as_they_are_and_what_the_model_says() {
         convert::decode(view.dtype, view.bytes, &mut expected).expect("floats");
         assert_eq!(dense(&place.at("rotated"), &norm), expected, "{norm}");
         assert!(expected.iter().any(|weight| *weight != 1.0));
+        let stored = weights(&manifest).iter().find(|weight| weight["name"] == norm.as_str()).expect("it is listed");
+        assert_eq!(stored["format"], "bf16", "{norm}: the checkpoint's own type");
     }
     let folded = dense(&place.at("rotated"), "model.layers.1.input_layernorm.weight");
     assert!(folded.iter().all(|weight| *weight == 1.0), "{folded:?}");
