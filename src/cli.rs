@@ -32,7 +32,7 @@ use sweep::SweepArgs;
 
 /// Find out how few bits a language model can live on.
 ///
-/// Takes a Llama-architecture checkpoint (a Hugging Face repo id or a local folder of safetensors), quantizes it, writes
+/// Takes a Llama, Mistral or Qwen3 checkpoint (a Hugging Face repo id or a local folder of safetensors), quantizes it, writes
 /// a QDQ ONNX artifact that other runtimes load unchanged, runs it through ONNX Runtime and scores it.
 #[derive(Parser)]
 #[command(

@@ -1,4 +1,4 @@
-//! qonnx finds out how few bits a Llama-architecture language model can live on.
+//! qonnx finds out how few bits a language model can live on.
 //!
 //! Stages are values: `Checkpoint → Plan → Graph → model.onnx + .data → Session → RunRecord`. A module uses only
 //! modules of lower rows; `tests/tidy.rs` checks it:
@@ -14,7 +14,7 @@
 //! 9. [`study`]
 //!
 //! To add a rounding: one file in `quant/`, one match arm in `compress/calibrate/group.rs`, one golden. To add a format: one
-//! `Format` variant and one arm in `model/quantized.rs`. To add a model: one file in `model/`.
+//! `Format` variant and one arm in `model/quantized.rs`. To add a family of models: one file in `model/families/`.
 
 pub mod artifact;
 pub mod bench;

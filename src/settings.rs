@@ -64,6 +64,11 @@ impl<'a> Settings<'a> {
         self.object.contains_key(key)
     }
 
+    /// Every key, those of null too.
+    pub fn keys(&self) -> impl Iterator<Item = &'a str> {
+        self.object.keys().map(String::as_str)
+    }
+
     /// A size: a whole number that some model could have.
     ///
     /// # Errors

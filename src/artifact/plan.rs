@@ -123,7 +123,7 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
     let architecture = source.architecture()?;
     let survey = disagreements::agreed(&architecture, index)?.map_err(Refused)?;
     let rotation = ModelRotation::of(&architecture, &recipe)?;
-    let dense = Dense { index, activation: request.activation, is_rotated: rotation.is_some(), facts };
+    let dense = Dense { index, activation: request.activation, rotation: rotation.as_ref(), facts };
     let forms = Forms::resolve(&recipe, &survey.tensors, &dense)?;
     let max_context = max_context(request.max_context, &architecture)?;
     let copied = source.companions()?;
@@ -230,8 +230,8 @@ impl Forms {
 struct Dense<'a> {
     index: &'a Index,
     activation: DType,
-    /// Whether a rotation is merged into the weights.
-    is_rotated: bool,
+    /// What is merged into the weights.
+    rotation: Option<&'a ModelRotation>,
     facts: &'a Facts,
 }
 
@@ -240,8 +240,9 @@ impl Dense<'_> {
     /// artifact holds f16. Those that are not the checkpoint's any more have no type of their own: f16, whose eleven bits are
     /// enough for rotated matrices and exact for norms that took AWQ's scales; biases are small.
     fn dtype(&self, name: &str) -> DType {
+        let is_rotated = self.rotation.is_some_and(|rotation| rotation.touches(name));
         match self.activation {
-            DType::F32 if self.is_rotated || self.facts.dense.contains(name) => {
+            DType::F32 if is_rotated || self.facts.dense.contains(name) => {
                 if name.ends_with(".bias") {
                     DType::F32
                 } else {

@@ -24,7 +24,7 @@ use super::statistics::{Statistics, Sums};
 use super::weights::{Gathered, Weight};
 use crate::model::{DecoderConfig, DecoderStage, DecoderStages, ExpectedTensor, LinearInput, StageOperand, Waiting};
 use crate::quant::InputStats;
-use crate::runtime::{ExecutionProvider, Stage, Stages, Target};
+use crate::runtime::{ExecutionProvider, Operand, Stage, Stages, Target};
 use crate::tensor::DType;
 
 /// How activations are computed.
@@ -127,18 +127,8 @@ impl Stream<'_> {
             for (index, batch) in self.batches.iter().enumerate() {
                 let places = Places::of(batch);
                 let shapes: Vec<[usize; 3]> = stage.waiting().map(|waiting| batch.shape(waiting.width)).collect();
-                let (mut shapes, mut operands) = (shapes.iter(), Vec::with_capacity(4));
-                for input in &stage.inputs {
-                    let operand = match input.what {
-                        StageOperand::Weight(_) => continue,
-                        StageOperand::Places(place) => places.operand(place),
-                        StageOperand::Waiting(waiting) => {
-                            let shape = shapes.next().expect("a shape for each of them");
-                            lane.stores[self.slots.slot(waiting)].get(index, batch, shape)
-                        }
-                    };
-                    operands.push((input.name.as_str(), operand));
-                }
+                let stored = |waiting, shape| lane.stores[self.slots.slot(waiting)].get(index, batch, shape);
+                let operands = operands(stage, &places, &shapes, stored);
                 let outputs = bound.run(&operands, Target::Device).map_err(CalibError::ran(batch.tokens()))?;
                 for (waiting, output) in stage.outputs.iter().zip(outputs) {
                     let largest = lane.stores[self.slots.slot(*waiting)].put(index, batch, output)?;
@@ -228,6 +218,22 @@ fn gather<'w>(lane: usize, stage: &'w DecoderStage, weights: &'w [Weight<'_>]) -
     });
     let mut pairs = wanted.zip(weights);
     pairs.try_fold(Gathered::new(lane), |gathered, ((name, expected), weight)| gathered.weight(name, expected, weight))
+}
+
+/// What a stage reads of a batch beside its weights, under the names of its graph; `shapes` are those of what waits for it.
+fn operands<'o>(
+    stage: &'o DecoderStage,
+    places: &'o Places,
+    shapes: &'o [[usize; 3]],
+    stored: impl Fn(Waiting, &'o [usize; 3]) -> Operand<'o>,
+) -> Vec<(&'o str, Operand<'o>)> {
+    let mut shapes = shapes.iter();
+    let mut operand = |what: &StageOperand| match *what {
+        StageOperand::Weight(_) => None,
+        StageOperand::Places(place) => Some(places.operand(place)),
+        StageOperand::Waiting(waiting) => Some(stored(waiting, shapes.next().expect("a shape for each of them"))),
+    };
+    stage.inputs.iter().filter_map(|input| Some((input.name.as_str(), operand(&input.what)?))).collect()
 }
 
 /// Who reads what stage `passed` ends at.

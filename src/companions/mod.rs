@@ -31,7 +31,7 @@ pub struct Companions {
     pub tokenizer: Arc<Tokenizer>,
     pub special: SpecialTokens,
     pub generation: GenerationSettings,
-    /// `max_position_embeddings`, 2048 where it is not given, as transformers has it for Llama.
+    /// `max_position_embeddings`, 2048 where it is not given, as transformers has it for Llama; of other families export asks for it.
     pub context_length: usize,
     /// `n_positions`, which lm-evaluation-harness takes for the context wherever config.json has it.
     pub harness_context: Option<usize>,

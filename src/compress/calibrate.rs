@@ -255,10 +255,10 @@ impl Layers<'_> {
     /// Norms and biases of a layer that is turned.
     fn rotated_vectors(&self, layer: usize) -> anyhow::Result<LayerResult> {
         let mut result = LayerResult::default();
-        if self.weights.rotation.is_some() {
+        if let Some(rotation) = &self.weights.rotation {
             let prefix = format!("model.layers.{layer}.");
             let vectors = self.weights.survey.tensors.iter().filter(|tensor| tensor.shape.len() == 1);
-            for tensor in vectors.filter(|tensor| tensor.name.starts_with(&prefix)) {
+            for tensor in vectors.filter(|tensor| tensor.name.starts_with(&prefix) && rotation.touches(&tensor.name)) {
                 let values = self.weights.vector(&tensor.name)?;
                 result.weights.insert(tensor.name.clone(), Prepared::Dense(tensor.shape.clone(), values));
             }

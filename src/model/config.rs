@@ -52,6 +52,9 @@ pub enum RopeScaling {
     },
 }
 
+/// A head of more is of no model, and the angles of its pairs alone would take gigabytes. Configurations claim any number.
+const MOST_HEAD_DIM: usize = 1 << 16;
+
 /// Why a `config.json` is refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -65,7 +68,7 @@ pub enum ConfigError {
     #[error("config.json: neither architectures nor model_type says what it is of; take it from the model's own folder")]
     NoArchitecture,
     #[error("config.json: {0}")]
-    Invalid(#[from] InvalidSetting),
+    Invalid(InvalidSetting),
     #[error("config.json: architecture {got} is not supported; qonnx runs {known}")]
     Architecture { got: String, known: String },
     #[error("config.json: {0} and {1} are of two families; take it from the model's own folder")]
@@ -74,6 +77,13 @@ pub enum ConfigError {
     RopeType(String),
     #[error("config.json: {key} = {got} is not supported; {supported}")]
     Unsupported { key: &'static str, got: String, supported: String },
+}
+
+// Not its source: the sentence is in the message already.
+impl From<InvalidSetting> for ConfigError {
+    fn from(setting: InvalidSetting) -> ConfigError {
+        ConfigError::Invalid(setting)
+    }
 }
 
 impl ConfigError {
@@ -88,6 +98,9 @@ pub(super) struct Defaults {
     pub architecture: &'static str,
     /// `None`: the width that the heads share out.
     pub head_dim: Option<usize>,
+    /// `None`: one for each query head, as null is everywhere.
+    pub num_key_value_heads: Option<usize>,
+    /// `None`: the key is needed. Whoever runs an artifact reads its config.json too, and knows a Llama's default alone.
     pub max_position_embeddings: Option<usize>,
 }
 
@@ -96,6 +109,7 @@ impl DecoderConfig {
     pub(super) fn read(keys: &Settings<'_>, defaults: &Defaults) -> Result<DecoderConfig, ConfigError> {
         refuse(keys, "quantization_config", "give the unquantized checkpoint, qonnx quantizes it")?;
         refuse_other_activations(keys)?;
+        refuse_partial_rotation(keys, defaults)?;
         let size = |key: &str| keys.size(key)?.ok_or_else(|| defaults.missing(keys.path(key)));
         let num_attention_heads = size("num_attention_heads")?;
         let hidden_size = size("hidden_size")?;
@@ -103,13 +117,13 @@ impl DecoderConfig {
             (Some(positions), _) | (None, Some(positions)) => positions,
             (None, None) => return Err(defaults.missing(keys.path("max_position_embeddings"))),
         };
-        let config = DecoderConfig {
+        Ok(DecoderConfig {
             vocab_size: size("vocab_size")?,
             hidden_size,
             intermediate_size: size("intermediate_size")?,
             num_hidden_layers: size("num_hidden_layers")?,
             num_attention_heads,
-            num_key_value_heads: keys.size("num_key_value_heads")?.unwrap_or(num_attention_heads),
+            num_key_value_heads: key_value_heads(keys, num_attention_heads, defaults)?,
             head_dim: head_dim(keys, hidden_size, num_attention_heads, defaults)?,
             max_position_embeddings,
             rms_norm_eps: keys.positive("rms_norm_eps")?.unwrap_or(1e-6),
@@ -121,12 +135,7 @@ impl DecoderConfig {
             bos_token_id: keys.tokens("bos_token_id")?.first().copied(),
             eos_token_ids: keys.tokens("eos_token_id")?,
             dtype: dtype(keys)?,
-        };
-        if !num_attention_heads.is_multiple_of(config.num_key_value_heads) {
-            let expected = format!("a divisor of num_attention_heads ({num_attention_heads})");
-            return Err(keys.invalid("num_key_value_heads", expected).into());
-        }
-        Ok(config)
+        })
     }
 
     /// Width of all query heads together.
@@ -171,22 +180,41 @@ fn refuse_other_activations(keys: &Settings<'_>) -> Result<(), ConfigError> {
     }
 }
 
+fn key_value_heads(keys: &Settings<'_>, query_heads: usize, defaults: &Defaults) -> Result<usize, ConfigError> {
+    let key = "num_key_value_heads";
+    let left_out = if keys.has(key) { None } else { defaults.num_key_value_heads };
+    let heads = keys.size(key)?.or(left_out).unwrap_or(query_heads);
+    if query_heads.is_multiple_of(heads) {
+        return Ok(heads);
+    }
+    let expected = format!("a divisor of num_attention_heads ({query_heads})");
+    Err(InvalidSetting { got: heads.to_string(), ..keys.invalid(key, expected) }.into())
+}
+
 fn head_dim(keys: &Settings<'_>, hidden_size: usize, heads: usize, defaults: &Defaults) -> Result<usize, ConfigError> {
     let head_dim = match keys.size("head_dim")?.or(defaults.head_dim) {
         Some(given) => given,
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => return Err(keys.invalid("hidden_size", format!("a multiple of num_attention_heads ({heads})")).into()),
     };
+    let expected = if !head_dim.is_multiple_of(16) {
+        "a multiple of 16, for ONNX Runtime's GroupQueryAttention".to_owned()
+    } else if head_dim > MOST_HEAD_DIM {
+        format!("at most {MOST_HEAD_DIM}")
+    } else {
+        return Ok(head_dim);
+    };
+    Err(InvalidSetting { key: "head_dim".to_owned(), expected, got: head_dim.to_string() }.into())
+}
+
+/// Refuses a model that turns only a part of each head. The key stands beside rope_theta, in one of its two places.
+fn refuse_partial_rotation(keys: &Settings<'_>, defaults: &Defaults) -> Result<(), ConfigError> {
     match keys.positive("partial_rotary_factor")? {
         Some(part) if part != 1.0 => {
             let supported = format!("{} rotates whole heads", defaults.architecture);
             Err(ConfigError::Unsupported { key: "partial_rotary_factor", got: part.to_string(), supported })
         }
-        _ if !head_dim.is_multiple_of(16) => {
-            let (key, expected) = ("head_dim".to_owned(), "a multiple of 16, for ONNX Runtime's GroupQueryAttention".to_owned());
-            Err(InvalidSetting { key, expected, got: head_dim.to_string() }.into())
-        }
-        _ => Ok(head_dim),
+        _ => Ok(()),
     }
 }
 
@@ -221,6 +249,10 @@ fn rope_theta(keys: &Settings<'_>) -> Result<f64, ConfigError> {
 
 fn rope_scaling(keys: &Settings<'_>, max_positions: usize, defaults: &Defaults) -> Result<RopeScaling, ConfigError> {
     let Some(rope) = rope_block(keys)? else { return Ok(RopeScaling::Default) };
+    refuse_partial_rotation(&rope, defaults)?;
+    if let Some(key) = rope.keys().find(|key| matches!(rope.get(key), Some(Json::Object(_)))) {
+        return Err(rope.invalid(key, "a number or a name, for all layers have one set of rotary parameters".to_owned()).into());
+    }
     let name = match rope.get("rope_type").or_else(|| rope.get("type")) {
         Some(Json::String(name)) => name.as_str(),
         Some(_) => return Err(rope.invalid("rope_type", "a name".to_owned()).into()),

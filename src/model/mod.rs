@@ -18,6 +18,7 @@ mod stages;
 mod stored;
 mod survey;
 mod transforms;
+mod windows;
 
 pub use architecture::Architecture;
 pub use config::{ConfigError, DecoderConfig, RopeScaling};

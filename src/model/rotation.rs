@@ -1,8 +1,8 @@
-//! A decoder's weights in a turned basis: R1 turns the residual stream, R2 each value head (SpinQuant, arXiv 2405.16406, figure 1;
+//! A decoder's weights in a rotated basis: R1 rotates the residual stream, R2 each value head (SpinQuant, arXiv 2405.16406, figure 1;
 //! QuaRot, arXiv 2404.00456, section 4). The model computes what it did; no operator is added, save one small matrix before a
 //! tied head.
 //!
-//! RMSNorm without its weight does not see a turn of its input, `norm(x·R) = norm(x)·R`. So norm weights move into the linears
+//! RMSNorm without its weight does not see a rotation of its input, `norm(x·R) = norm(x)·R`. So norm weights move into the linears
 //! that follow, and R1 with its inverse cancels between every two matrices:
 //!
 //! ```text
@@ -10,7 +10,7 @@
 //!                  └─────────────────────────────────────────────────────┘    └──────────────────────────────────────────┘
 //! ```
 //!
-//! Turned weights are no longer what a bf16 checkpoint held exactly. Those that stay dense should be f16: rounding a turned table
+//! Rotated weights are no longer what a bf16 checkpoint held exactly. Those that stay dense should be f16: rounding a rotated table
 //! and its head matrix costs a KL of 1e-7 in f16 and 8e-6 in bf16 (coqa-45m, random R1).
 //!
 //! R2 stands between v and o: attention sums rows of v and never mixes the features of a head.
@@ -43,7 +43,7 @@ pub struct ModelRotation {
     /// By layer; empty without R2.
     heads: Vec<Rotation>,
     /// By module, `model.layers.0.self_attn.v_proj`; what is not among them stays as it is.
-    turns: HashMap<String, Turn>,
+    modules: HashMap<String, ModuleRotation>,
     tied: bool,
 }
 
@@ -69,17 +69,17 @@ impl ModelRotationError {
 
 /// What a rotation does to one module.
 #[derive(Debug, Clone, Default)]
-struct Turn {
+struct ModuleRotation {
     /// It is a norm of the residual stream, whose weight moves into the linears that read it.
     is_norm: bool,
     /// The norm that it reads.
     norm: Option<String>,
-    /// What turns the features it reads, and those it gives.
+    /// What rotates the features it reads, and those it gives.
     reads: Option<Basis>,
     gives: Option<Basis>,
 }
 
-/// Whose features are turned.
+/// Whose features are rotated.
 #[derive(Debug, Clone, Copy)]
 enum Basis {
     Residual,
@@ -110,55 +110,60 @@ impl ModelRotation {
         let residual = if options.residual { Some(draw(model.hidden_size, 0)?) } else { None };
         let layers = if options.heads { model.num_hidden_layers } else { 0 };
         let heads = (0..layers).map(|layer| draw(model.head_dim, layer + 1)).collect::<Result<_, _>>()?;
-        let mut turns = outside();
+        let mut modules = outside();
         for layer in 0..model.num_hidden_layers {
-            turns_of(layer, &of_layer, &mut turns);
+            add_layer(layer, &of_layer, &mut modules);
         }
-        Ok(ModelRotation { residual, heads, turns, tied: model.tie_word_embeddings })
+        Ok(ModelRotation { residual, heads, modules, tied: model.tie_word_embeddings })
     }
 
     /// Name of the norm whose weight [`Self::matrix`] folds into this matrix; `None` where there is none to fold.
     pub fn folded_norm(&self, name: &str) -> Option<String> {
         self.residual.as_ref()?;
-        self.turn(name.strip_suffix(".weight")?)?.norm.as_ref().map(|norm| format!("{norm}.weight"))
+        self.module(name.strip_suffix(".weight")?)?.norm.as_ref().map(|norm| format!("{norm}.weight"))
     }
 
-    /// The matrix of this name, `[out_features, in_features]`, in the turned basis; `norm` is the weight of
-    /// [`Self::folded_norm`]. Rows depend on each other only where what a linear gives is turned (v, o and down): the others may
+    /// The matrix of this name, `[out_features, in_features]`, in the rotated basis; `norm` is the weight of
+    /// [`Self::folded_norm`]. Rows depend on each other only where what a linear gives is rotated (v, o and down): the others may
     /// come in pieces.
     ///
     /// # Panics
     /// Where `norm` is given and not wanted, or wanted and not given, or shapes are not those of the config.
     pub fn matrix(&self, name: &str, w: ArrayView2<'_, f32>, norm: Option<&[f32]>) -> Array2<f32> {
         assert_eq!(norm.is_some(), self.folded_norm(name).is_some(), "{name}: the norm that is folded into it");
-        let Some(turn) = name.strip_suffix(".weight").and_then(|module| self.turn(module)) else { return w.to_owned() };
+        let Some(module) = name.strip_suffix(".weight").and_then(|path| self.module(path)) else { return w.to_owned() };
         let w: CowArray<'_, f32, Ix2> = match norm {
             Some(norm) => (&w * &ArrayView1::from(norm)).into(),
             None => w.into(),
         };
-        let w = match self.rotation(turn.reads) {
+        let w = match self.rotation(module.reads) {
             Some(rotation) => rotation.right(w.view()),
             None => w.into_owned(),
         };
-        match self.rotation(turn.gives) {
+        match self.rotation(module.gives) {
             Some(rotation) => rotation.left_transposed(w.view()),
             None => w,
         }
     }
 
-    /// The norm weight or bias of this name in the turned basis.
+    /// The norm weight or bias of this name in the rotated basis.
     pub fn vector(&self, name: &str, v: &[f32]) -> Vec<f32> {
         let (module, field) = name.rsplit_once('.').unwrap_or((name, ""));
-        let Some(turn) = self.turn(module) else { return v.to_vec() };
-        match (turn.is_norm, field) {
+        let Some(module) = self.module(module) else { return v.to_vec() };
+        match (module.is_norm, field) {
             (true, "weight") if self.residual.is_some() => vec![1.0; v.len()],
-            (false, "bias") => self.rotation(turn.gives).map_or_else(|| v.to_vec(), |rotation| rotation.turn(v)),
+            (false, "bias") => self.rotation(module.gives).map_or_else(|| v.to_vec(), |rotation| rotation.turn(v)),
             _ => v.to_vec(),
         }
     }
 
-    fn turn(&self, module: &str) -> Option<&Turn> {
-        self.turns.get(module)
+    /// Whether this weight's numbers may be others than the checkpoint's; norms of heads, say, are none of the residual stream.
+    pub fn touches(&self, weight: &str) -> bool {
+        weight.rsplit_once('.').is_some_and(|(path, _)| self.modules.contains_key(path))
+    }
+
+    fn module(&self, path: &str) -> Option<&ModuleRotation> {
+        self.modules.get(path)
     }
 
     fn rotation(&self, basis: Option<Basis>) -> Option<&Rotation> {
@@ -174,7 +179,7 @@ impl ModelRotation {
     }
 
     /// `M = R1ᵀ·diag(norm)·R1`, `[hidden_size, hidden_size]`, symmetric: what a tied head needs between the final norm, whose
-    /// weight is folded into it, and the turned table that it shares with the embedding: `logits = norm(x)·M·tableᵀ`. An
+    /// weight is folded into it, and the rotated table that it shares with the embedding: `logits = norm(x)·M·tableᵀ`. An
     /// untied head takes norm and rotation into its own weight instead.
     pub fn head_matrix(&self, final_norm: &[f32]) -> Option<Array2<f32>> {
         let residual = self.residual.as_ref().filter(|_| self.tied)?;
@@ -183,32 +188,32 @@ impl ModelRotation {
     }
 }
 
-/// What is turned outside the layers. The embedding's rows are in the basis that a linear's columns are in; a tied head is
+/// What is rotated outside the layers. The embedding's rows are in the basis that a linear's columns are in; a tied head is
 /// that table, an untied one reads the final norm.
-fn outside() -> HashMap<String, Turn> {
+fn outside() -> HashMap<String, ModuleRotation> {
     let residual = Some(Basis::Residual);
     let final_norm = || "model.norm".to_owned();
     HashMap::from([
-        ("model.embed_tokens".to_owned(), Turn { reads: residual, ..Turn::default() }),
-        (final_norm(), Turn { is_norm: true, ..Turn::default() }),
-        ("lm_head".to_owned(), Turn { reads: residual, norm: Some(final_norm()), ..Turn::default() }),
+        ("model.embed_tokens".to_owned(), ModuleRotation { reads: residual, ..ModuleRotation::default() }),
+        (final_norm(), ModuleRotation { is_norm: true, ..ModuleRotation::default() }),
+        ("lm_head".to_owned(), ModuleRotation { reads: residual, norm: Some(final_norm()), ..ModuleRotation::default() }),
     ])
 }
 
-/// Adds what is turned in one layer.
-fn turns_of(layer: usize, rotations: &LayerRotations, turns: &mut HashMap<String, Turn>) {
+/// Adds what is rotated in one layer.
+fn add_layer(layer: usize, rotations: &LayerRotations, modules: &mut HashMap<String, ModuleRotation>) {
     let at = |path: &str| format!("model.layers.{layer}.{path}");
-    let mut change = |path: &str, change: &dyn Fn(&mut Turn)| change(turns.entry(at(path)).or_default());
+    let mut change = |path: &str, change: &dyn Fn(&mut ModuleRotation)| change(modules.entry(at(path)).or_default());
     for (norm, linears) in rotations.reads {
-        change(norm, &|turn| turn.is_norm = true);
+        change(norm, &|module| module.is_norm = true);
         for linear in *linears {
-            change(linear, &|turn| (turn.norm, turn.reads) = (Some(at(norm)), Some(Basis::Residual)));
+            change(linear, &|module| (module.norm, module.reads) = (Some(at(norm)), Some(Basis::Residual)));
         }
     }
     for linear in rotations.writes {
-        change(linear, &|turn| turn.gives = Some(Basis::Residual));
+        change(linear, &|module| module.gives = Some(Basis::Residual));
     }
     let [makes, mixes] = rotations.heads;
-    change(makes, &|turn| turn.gives = Some(Basis::Heads(layer)));
-    change(mixes, &|turn| turn.reads = Some(Basis::Heads(layer)));
+    change(makes, &|module| module.gives = Some(Basis::Heads(layer)));
+    change(mixes, &|module| module.reads = Some(Basis::Heads(layer)));
 }

@@ -40,25 +40,7 @@ impl<'m> Cutter<'m> {
     pub fn piece(&self, range: Range<usize>) -> Piece {
         let nodes = &self.model.nodes[range.clone()];
         let mut draft = Draft { whole: self.model, values: Vec::new(), moved: HashMap::new() };
-        let (mut inputs, mut initializers) = (Vec::new(), Vec::new());
-        for (index, node) in nodes.iter().enumerate() {
-            for &value in node.inputs.iter().flatten() {
-                if draft.has(value, &nodes[..index]) {
-                    continue;
-                }
-                match self.initializers.get(&value) {
-                    None => {
-                        draft.add(value, format!("input.{}", inputs.len()));
-                        inputs.push(value);
-                    }
-                    Some(&place) => {
-                        let content = self.model.initializers[place].content.clone();
-                        let value = draft.add(value, format!("constant.{}", initializers.len()));
-                        initializers.push(Initializer { value, content });
-                    }
-                }
-            }
-        }
+        let (inputs, initializers) = self.read(nodes, &mut draft);
         let computed = nodes.iter().flat_map(|node| node.outputs.iter().flatten().copied());
         let is_read_later = |value: &Value| self.last_readers.get(value).is_some_and(|&reader| reader >= range.end);
         let outputs: Vec<Value> = computed.clone().filter(is_read_later).collect();
@@ -83,6 +65,30 @@ impl<'m> Cutter<'m> {
             values: draft.values,
         };
         Piece { model, inputs, outputs }
+    }
+
+    /// Adds what nodes read and do not compute: what comes from outside, and the constants among it.
+    fn read(&self, nodes: &[Node], draft: &mut Draft<'_>) -> (Vec<Value>, Vec<Initializer>) {
+        let (mut inputs, mut initializers) = (Vec::new(), Vec::new());
+        for (index, node) in nodes.iter().enumerate() {
+            for &value in node.inputs.iter().flatten() {
+                if draft.has(value, &nodes[..index]) {
+                    continue;
+                }
+                match self.initializers.get(&value) {
+                    None => {
+                        draft.add(value, format!("input.{}", inputs.len()));
+                        inputs.push(value);
+                    }
+                    Some(&place) => {
+                        let content = self.model.initializers[place].content.clone();
+                        let value = draft.add(value, format!("constant.{}", initializers.len()));
+                        initializers.push(Initializer { value, content });
+                    }
+                }
+            }
+        }
+        (inputs, initializers)
     }
 }
 

@@ -1,4 +1,4 @@
-//! ONNX models: built, laid out, written, read back and edited. Knows no Llama and no quantization method.
+//! ONNX models: built, laid out, written, read back and edited. Knows no family of models and no quantization method.
 
 pub mod bnb4;
 mod contrib;

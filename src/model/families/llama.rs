@@ -14,8 +14,12 @@ pub(super) const ARCHITECTURE: &str = "LlamaForCausalLM";
 pub(super) const MODEL_TYPE: &str = "llama";
 
 /// `LlamaConfig` of transformers, where a key is left out.
-const CONFIG: Defaults =
-    Defaults { architecture: ARCHITECTURE, head_dim: None, max_position_embeddings: Some(DEFAULT_POSITIONS) };
+const CONFIG: Defaults = Defaults {
+    architecture: ARCHITECTURE,
+    head_dim: None,
+    num_key_value_heads: None,
+    max_position_embeddings: Some(DEFAULT_POSITIONS),
+};
 
 struct Llama;
 

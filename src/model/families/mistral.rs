@@ -1,4 +1,4 @@
-//! `MistralForCausalLM`: Mistral 7B and Nemo. A Llama that may see no farther back than a window.
+//! `MistralForCausalLM`: Mistral 7B and Nemo, Ministral 8B. A Llama whose layers may see no farther back than a window.
 
 use crate::model::architecture::Architecture;
 use crate::model::attention::{AttentionOptions, KvPair, Place, attention};
@@ -7,6 +7,7 @@ use crate::model::family::{Family, Layers};
 use crate::model::module::Module;
 use crate::model::parts::{Stream, output, pre_norm_layer, query_key_value};
 use crate::model::transforms::{LayerRotations, Scaling};
+use crate::model::windows::{Windows, sliding_window};
 use crate::onnx::Value;
 use crate::settings::Settings;
 
@@ -14,20 +15,19 @@ pub(super) const ARCHITECTURE: &str = "MistralForCausalLM";
 pub(super) const MODEL_TYPE: &str = "mistral";
 
 /// `MistralConfig` of transformers, where a key is left out.
-const CONFIG: Defaults = Defaults { architecture: ARCHITECTURE, head_dim: None, max_position_embeddings: Some(4096 * 32) };
-/// The window of a `MistralConfig` that leaves it out; null is none.
-const DEFAULT_WINDOW: usize = 4096;
+const CONFIG: Defaults =
+    Defaults { architecture: ARCHITECTURE, head_dim: None, num_key_value_heads: Some(8), max_position_embeddings: None };
 
 struct Mistral {
-    /// Positions that a token sees, itself included.
-    window: Option<usize>,
+    windows: Windows,
 }
 
-/// Reads a Mistral's `config.json`.
+/// Reads a Mistral's `config.json`. With `layer_types` it is what transformers takes for a Ministral: only some layers have the
+/// window.
 pub(super) fn read(keys: &Settings<'_>) -> Result<Architecture, ConfigError> {
     let config = DecoderConfig::read(keys, &CONFIG)?;
-    let window = if keys.has("sliding_window") { keys.size("sliding_window")? } else { Some(DEFAULT_WINDOW) };
-    Ok(Architecture { config, family: Family::new(Mistral { window }) })
+    let windows = Windows::read(keys, config.num_hidden_layers, sliding_window(keys)?, 0)?;
+    Ok(Architecture { config, family: Family::new(Mistral { windows }) })
 }
 
 impl Layers for Mistral {
@@ -59,7 +59,7 @@ impl Layers for Mistral {
 impl Mistral {
     fn self_attn(&self, m: &Module, cfg: &DecoderConfig, x: Value, at: Place<'_>) -> (Value, KvPair) {
         let qkv = query_key_value(m, cfg, x);
-        let (y, present) = attention(m, cfg, qkv, at, AttentionOptions { window: self.window });
+        let (y, present) = attention(m, cfg, qkv, at, AttentionOptions { window: self.windows.of(at.layer) });
         (output(m, cfg, y), present)
     }
 }

@@ -150,6 +150,11 @@ fn refuses_what_changes_the_mathematics() {
     refused(json!({"quantization_config": {"quant_method": "gptq"}}), message);
     let message = "config.json: partial_rotary_factor = 0.5 is not supported; LlamaForCausalLM rotates whole heads";
     refused(json!({"partial_rotary_factor": 0.5}), message);
+    let parameters = json!({"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5});
+    refused(json!({"rope_scaling": null, "rope_parameters": parameters}), message);
+    let message = "config.json: rope_parameters.full_attention must be a number or a name, for all layers have one set of rotary \
+                   parameters, got {\"rope_type\":\"yarn\"}";
+    refused(json!({"rope_scaling": null, "rope_parameters": {"full_attention": {"rope_type": "yarn"}}}), message);
     let message = "config.json: dtype = \"float8_e4m3fn\" is not supported; qonnx reads float32, float16 and bfloat16 weights";
     refused(json!({"torch_dtype": "float8_e4m3fn"}), message);
 }
@@ -171,6 +176,7 @@ fn refuses_sizes_that_cannot_be() {
         json!({"head_dim": 63}),
         "config.json: head_dim must be a multiple of 16, for ONNX Runtime's GroupQueryAttention, got 63",
     );
+    refused(json!({"head_dim": 1u64 << 31}), "config.json: head_dim must be at most 65536, got 2147483648");
     refused(json!({"rms_norm_eps": 0}), "config.json: rms_norm_eps must be a number above zero, got 0");
     refused(json!({"mlp_bias": "no"}), "config.json: mlp_bias must be true or false, got \"no\"");
     let message = "config.json: eos_token_id must be a token id or a list of token ids, got [1,\"x\"]";
@@ -243,7 +249,6 @@ fn a_qwen3_has_windows_where_it_uses_them() {
     assert_eq!(windows(json!({"use_sliding_window": true})), [None; 3], "28 layers come before the first");
     let kinds = json!(["full_attention", "sliding_attention", "full_attention"]);
     assert_eq!(windows(json!({"use_sliding_window": true, "layer_types": kinds})), [None, Some(4096), None]);
-    assert_eq!(windows(json!({"use_sliding_window": true, "sliding_window": null, "layer_types": kinds})), [None; 3]);
     for kinds in
         [json!(["full_attention"]), json!(["full_attention", "linear_attention", "full_attention"]), json!("full_attention")]
     {
@@ -251,6 +256,61 @@ fn a_qwen3_has_windows_where_it_uses_them() {
             Architecture::from_value(&small("Qwen3ForCausalLM", json!({"layer_types": kinds}))).expect_err("it is refused");
         let expected = "layer_types must be a list of full_attention or sliding_attention for each of 3 layers";
         assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_mistral_with_kinds_of_layers_has_windows_where_they_say_so() {
+    let kinds = json!(["full_attention", "sliding_attention", "full_attention"]);
+    let read = |changes| windows(&small("MistralForCausalLM", changes));
+    assert_eq!(read(json!({"layer_types": kinds, "sliding_window": 24})), [None, Some(24), None]);
+    assert_eq!(read(json!({"layer_types": kinds})), [None, Some(4096), None]);
+    assert_eq!(read(json!({"layer_types": null, "sliding_window": 24})), [Some(24); 3]);
+}
+
+#[test]
+fn windows_that_are_wanted_and_not_there_are_refused() {
+    let kinds = json!(["full_attention", "sliding_attention", "full_attention"]);
+    let wanted = "layer_types must be full_attention for each layer where sliding_window is null or not used";
+    for (architecture, changes, expected) in [
+        ("MistralForCausalLM", json!({"layer_types": kinds, "sliding_window": null}), wanted),
+        ("Qwen3ForCausalLM", json!({"layer_types": kinds, "use_sliding_window": true, "sliding_window": null}), wanted),
+        ("Qwen3ForCausalLM", json!({"layer_types": kinds, "use_sliding_window": false, "sliding_window": 24}), wanted),
+        ("Qwen3ForCausalLM", json!({"use_sliding_window": "yes"}), "use_sliding_window must be true or false"),
+        (
+            "Qwen3ForCausalLM",
+            json!({"use_sliding_window": true, "sliding_window": 0}),
+            "sliding_window must be a whole number from 1",
+        ),
+        ("MistralForCausalLM", json!({"sliding_window": 0}), "sliding_window must be a whole number from 1"),
+    ] {
+        let error = Architecture::from_value(&small(architecture, changes)).expect_err("it is refused");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn what_a_config_leaves_out_is_as_its_class_has_it() {
+    let without = |architecture: &str, keys: &[&str], changes| {
+        let mut config = small(architecture, changes);
+        keys.iter().for_each(|key| drop(config.as_object_mut().expect("an object").remove(*key)));
+        Architecture::from_value(&config)
+    };
+    let heads =
+        |architecture, keys: &[&str], changes| without(architecture, keys, changes).expect("it is supported").num_key_value_heads;
+    let many = json!({"num_attention_heads": 64});
+    for (architecture, left_out) in [("LlamaForCausalLM", 64), ("MistralForCausalLM", 8), ("Qwen3ForCausalLM", 32)] {
+        assert_eq!(heads(architecture, &["num_key_value_heads"], many.clone()), left_out, "{architecture}");
+        assert_eq!(heads(architecture, &[], json!({"num_attention_heads": 64, "num_key_value_heads": null})), 64);
+    }
+    let error = without("MistralForCausalLM", &["num_key_value_heads"], json!({})).expect_err("it is refused").to_string();
+    assert_eq!(error, "config.json: num_key_value_heads must be a divisor of num_attention_heads (4), got 8");
+    // An artifact's readers know no other default than a Llama's.
+    let positions = ["max_position_embeddings"];
+    assert_eq!(without("LlamaForCausalLM", &positions, json!({})).expect("it is supported").max_position_embeddings, 2048);
+    for architecture in ["MistralForCausalLM", "Qwen3ForCausalLM"] {
+        let error = without(architecture, &positions, json!({})).expect_err("it is refused").to_string();
+        assert_eq!(error, format!("config.json: max_position_embeddings is missing; a {architecture} needs it"));
     }
 }
 
@@ -311,4 +371,39 @@ fn a_rotation_that_a_family_cannot_have_is_refused_by_name_and_its_inputs_take_n
     assert_eq!((error.to_string().as_str(), error.fault()), (expected, Fault::BadInput));
     let survey = architecture.survey().expect("sizes that fit");
     assert!(survey.inputs.len() == 12 && survey.scalings(0).count() == 0);
+}
+
+/// Configurations of the hub: their keys that matter, the weights that the hub counts, and the window of the first layer.
+#[test]
+fn models_of_the_hub_have_as_many_weights_as_it_says() {
+    let of = |shared: Json, own: Json| {
+        let mut config = shared.as_object().expect("an object").clone();
+        config.extend(own.as_object().expect("an object").clone());
+        Json::from(config)
+    };
+    let qwen3 = json!({"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 128, "num_key_value_heads": 8,
+        "max_position_embeddings": 40960, "rope_scaling": null, "rope_theta": 1000000, "sliding_window": null,
+        "use_sliding_window": false, "vocab_size": 151936, "bos_token_id": 151643, "eos_token_id": 151645});
+    let mistral = json!({"architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_size": 4096, "num_hidden_layers": 32,
+        "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 32768,
+        "tie_word_embeddings": false, "bos_token_id": 1, "eos_token_id": 2});
+    let small = json!({"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+        "tie_word_embeddings": true, "max_window_layers": 28});
+    let middle = json!({"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+        "tie_word_embeddings": true, "max_window_layers": 36});
+    let nemo =
+        json!({"vocab_size": 131072, "head_dim": 128, "hidden_size": 5120, "num_hidden_layers": 40, "sliding_window": null});
+    let models = [
+        ("Qwen3-0.6B", of(qwen3.clone(), small), 596_049_920, None),
+        ("Qwen3-4B", of(qwen3, middle), 4_022_468_096, None),
+        ("Mistral-7B-v0.1", of(mistral.clone(), json!({"vocab_size": 32000, "sliding_window": 4096})), 7_241_732_096, Some(4096)),
+        ("Mistral-7B-v0.3", of(mistral.clone(), json!({"vocab_size": 32768, "sliding_window": null})), 7_248_023_552, None),
+        ("Mistral-Nemo", of(mistral, nemo), 12_247_782_400, None),
+    ];
+    for (name, config, parameters, window) in models {
+        let architecture = Architecture::from_value(&config).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let tensors = architecture.expected_tensors().expect("sizes that fit");
+        let counted: usize = tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+        assert_eq!((counted, windows(&config)[0]), (parameters, window), "{name}");
+    }
 }

@@ -9,6 +9,8 @@ each family, with and without a window: of a whole prompt, and of the same promp
 Weights are those of golden_architectures.py, so that none need to be stored. usage: golden_families.py > tests/goldens/families.json
 """
 import json
+import pathlib
+import tempfile
 
 import torch
 import transformers
@@ -28,6 +30,10 @@ CASES = {
     "mistral without a window": {**MISTRAL, "sliding_window": None},
     "mistral with a window": {**MISTRAL, "sliding_window": 24},
     "mistral with a window, tied": {**MISTRAL, "sliding_window": 7, "tie_word_embeddings": True},
+    # transformers takes it for a Ministral.
+    "mistral with a window in one layer": {
+        **MISTRAL, "sliding_window": 16, "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+    },
     "qwen3, tied": {**QWEN3, "use_sliding_window": False, "sliding_window": None, "max_window_layers": 3, "tie_word_embeddings": True},
     "qwen3 with biases, whose window is not used": {**QWEN3, "attention_bias": True, "use_sliding_window": False, "sliding_window": 8},
     "qwen3 with heads wider than the model": {**QWEN3, "head_dim": 32},
@@ -43,7 +49,9 @@ POSITIONS = [0, 1, 7, 40, 95]
 
 def case(name, changes):
     config = {**BASE, **changes}
-    loaded = transformers.AutoConfig.for_model(**json.loads(json.dumps(config)))
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, "config.json").write_text(json.dumps(config))
+        loaded = transformers.AutoConfig.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_config(loaded, attn_implementation="eager").float().eval()
     with torch.no_grad():
         fill(model)

@@ -3,6 +3,8 @@
 //!
 //! Goldens come from tests/goldens/make/golden_families.py.
 
+mod work;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;

@@ -6,19 +6,19 @@ use std::path::Path;
 use qonnx::tensor::DType;
 use serde_json::{Value, json};
 
-/// Writes the model `model`, two stories with questions `questions.json`, a text `text.txt` and a calibration set `set.json` into `place`.
+/// Writes the model `model` and what [`write_beside`] does into `place`.
 pub fn write(place: &Path) {
-    let fixture = super::tiny::model();
-    let read = |name: &str| -> Value {
-        let text = fs::read(fixture.join(name)).expect("the fixture is readable");
-        serde_json::from_slice(&text).expect("the fixture is JSON")
-    };
-    let mut config = read("config.json");
+    let mut config = fixture("config.json");
     let sizes = json!({"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
         "num_key_value_heads": 1, "head_dim": 16});
     config.as_object_mut().expect("an object").extend(sizes.as_object().expect("an object").clone());
     super::made_up::write_checkpoint(&place.join("model"), &config, DType::BF16);
-    let mut questions = read("coqa-mini.json");
+    write_beside(place);
+}
+
+/// Writes two stories with questions `questions.json`, a text `text.txt` and a calibration set `set.json` into `place`.
+pub fn write_beside(place: &Path) {
+    let mut questions = fixture("coqa-mini.json");
     let stories = questions["data"].as_array_mut().expect("a list");
     stories.truncate(2);
     fs::write(place.join("questions.json"), questions.to_string()).expect("the place is ours");
@@ -26,4 +26,9 @@ pub fn write(place: &Path) {
     fs::write(place.join("text.txt"), text).expect("the place is ours");
     let sequences: Vec<Vec<u64>> = (0..4).map(|row| (0..48).map(|at| 300 + (row * 977 + at * 131) % 3000).collect()).collect();
     fs::write(place.join("set.json"), json!(sequences).to_string()).expect("the place is ours");
+}
+
+fn fixture(name: &str) -> Value {
+    let text = fs::read(super::tiny::model().join(name)).expect("the fixture is readable");
+    serde_json::from_slice(&text).expect("the fixture is JSON")
 }
