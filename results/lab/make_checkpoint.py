@@ -6,7 +6,7 @@
 """Writes a checkpoint of a known model's shape with random bf16 weights: speed and memory need the shape only.
 
 usage: make_checkpoint.py SHAPE DIR [--tokenizer FROM] [--layers N] [--seed N] [--sparse]
-       SHAPE: llama-3.2-1b, llama-3.1-8b, or the path of a config.json
+       SHAPE: llama-3.2-1b, llama-3.1-8b, qwen3-0.6b, or the path of a config.json
        --sparse writes headers and a hole for the weights: enough for `qonnx plan`
        --tokenizer copies tokenizer files from another checkpoint (its vocabulary may be smaller)
 """
@@ -22,6 +22,10 @@ SHAPES = {
                             "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True, "rope_scaling": ROPE},
     "llama-3.1-8b": BASE | {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
                             "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": False, "rope_scaling": ROPE | {"factor": 8.0}},
+    "qwen3-0.6b": BASE | {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
+                          "max_position_embeddings": 40960, "vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072,
+                          "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+                          "tie_word_embeddings": True, "use_sliding_window": False, "sliding_window": None, "max_window_layers": 28},
 }
 
 
@@ -37,8 +41,12 @@ def tensors(config):
         yield p + "mlp.gate_proj.weight", (inter, hidden)
         yield p + "mlp.up_proj.weight", (inter, hidden)
         yield p + "post_attention_layernorm.weight", (hidden,)
+        if config["model_type"] == "qwen3":
+            yield p + "self_attn.k_norm.weight", (dim,)
         yield p + "self_attn.k_proj.weight", (kv, hidden)
         yield p + "self_attn.o_proj.weight", (hidden, q)
+        if config["model_type"] == "qwen3":
+            yield p + "self_attn.q_norm.weight", (dim,)
         yield p + "self_attn.q_proj.weight", (q, hidden)
         yield p + "self_attn.v_proj.weight", (kv, hidden)
     yield "model.norm.weight", (hidden,)
