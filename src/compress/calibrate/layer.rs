@@ -200,7 +200,7 @@ fn take_tensor(file: &mut TensorFile, name: &str, recipes: &BTreeMap<String, Wei
 
 #[cfg(test)]
 mod tests {
-    use crate::record::CalibratedRecord;
+    use crate::record::{CalibratedRecord, RtnKept};
 
     use super::*;
     use crate::quant::{Rtn, with_outliers};
@@ -231,7 +231,7 @@ mod tests {
                 dead_channels: 2,
                 awq_ratio: Some(0.45),
                 target_error: Some(0.25),
-                rtn_kept: true,
+                rtn_kept: RtnKept::OutFeatures(4),
             });
             let found = RoundingOutcome { relative_error: 0.1 + 0.2, calibrated };
             result.weights.insert(name, Prepared::Quantized(Box::new(rounded.tensor), found));
