@@ -133,7 +133,8 @@ pub trait Steps {
     /// Bytes that keys and values of `tokens` tokens take in the cache, all layers.
     fn cache_bytes(&self, tokens: usize) -> u64;
 
-    /// Reads one prompt into each row from its beginning, and returns their greedy next tokens.
+    /// Reads one prompt into each row from its beginning, as [`Generate`] reads prompts that have nothing in common, and returns
+    /// their greedy next tokens.
     fn prefill(&mut self, prompts: &[Vec<u32>]) -> Result<Vec<u32>, GenerateError>;
 
     /// Reads one token into each row behind the `past` tokens that are there, and returns the greedy next tokens.

@@ -147,13 +147,39 @@ pub struct CalibratedRecord {
     /// The output error against what target correction aimed at; the one against the weight is then larger than it need be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_error: Option<f64>,
-    /// Round to nearest cost less than what GPTQ found, and was kept.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub rtn_kept: bool,
+    /// Where round to nearest cost less than what GPTQ found, and was kept.
+    #[serde(default, skip_serializing_if = "RtnKept::is_nothing")]
+    pub rtn_kept: RtnKept,
 }
 
-fn is_false(flag: &bool) -> bool {
-    !flag
+/// How much of a weight has round to nearest's codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum RtnKept {
+    /// So many output features.
+    OutFeatures(usize),
+    /// All of them or none, as earlier versions chose. Kept as it was read: the manifest's own hash is of these bytes.
+    Weight(bool),
+}
+
+impl RtnKept {
+    /// In output features, of a weight that has `all`.
+    pub fn out_features(self, all: usize) -> usize {
+        match self {
+            RtnKept::OutFeatures(kept) => kept,
+            RtnKept::Weight(kept) => usize::from(kept) * all,
+        }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.out_features(1) == 0
+    }
+}
+
+impl Default for RtnKept {
+    fn default() -> Self {
+        RtnKept::OutFeatures(0)
+    }
 }
 
 /// A file by content.
@@ -232,5 +258,22 @@ impl Manifest {
         let mut text = serde_json::to_string_pretty(self).expect("a manifest holds no map with keys that are not strings");
         text.push('\n');
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_rounding_to_nearest_kept_is_read_in_both_forms_and_written_as_it_was_read() {
+        let record = |kept: &str| format!(r#"{{"output_error":0.5,"rtn_output_error":0.5{kept}}}"#);
+        for (kept, of_six) in [("", 0), (r#","rtn_kept":true"#, 6), (r#","rtn_kept":4"#, 4)] {
+            let text = record(kept);
+            let read: CalibratedRecord = serde_json::from_str(&text).unwrap();
+            assert_eq!(read.rtn_kept.out_features(6), of_six);
+            assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        }
+        assert!(serde_json::from_str::<CalibratedRecord>(&record(r#","rtn_kept":"all""#)).is_err());
     }
 }

@@ -6,8 +6,8 @@
 """Does `qonnx bench` tell the truth? The same graph of the same artifact, in the same loop with the same options, driven by
 stock onnxruntime (stock_loop.py) and by `qonnx bench`, several turns each, every turn a process of its own.
 
-The loop: prompts are read in one run into caches that are bound as past and as present, then each step feeds the tokens of
-the step before. `qonnx bench --save-graph` gives the graph (the artifact's own with the greedy choice inside). On CUDA steps
+The loop: prompts are read into caches that are bound as past and as present, on a GPU in one run, on the CPU each by itself, as
+generation reads them; then each step feeds the tokens of the step before. `qonnx bench --save-graph` gives the graph (the artifact's own with the greedy choice inside). On CUDA steps
 are replayed from a CUDA graph on both sides, or on neither with --no-cuda-graph; there the Python package is onnxruntime-gpu,
 and qonnx runs the library that lies in it. Where runs are launched one by one qonnx binds its inputs anew each time, Python
 once. Also timed, for information: the artifact's own graph in the naive loop (`session.run`, logits to the host, argmax there,

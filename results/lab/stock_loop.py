@@ -12,6 +12,8 @@ import argparse, json, os, sys, time
 import numpy as np
 
 CAPACITY_STEP = 64  # as src/runtime/cache.rs
+CHUNK_ON_CPU = 512  # as src/runtime/decoder.rs
+SIDE_BY_SIDE_TOKENS = 16384  # as src/runtime/prefill.rs
 
 
 def session(model, entries, args, replays):
@@ -35,8 +37,8 @@ def session(model, entries, args, replays):
 
 
 class Package:
-    """The Python package with the options of src/runtime/session.rs, caches bound as src/runtime/decoder.rs binds them, steps
-    recorded and replayed as src/runtime/replay.rs does."""
+    """The Python package with the options of src/runtime/session.rs, prompts read as src/runtime/prefill.rs reads them, caches
+    bound as src/runtime/decoder.rs binds them, steps recorded and replayed as src/runtime/replay.rs does."""
 
     def __init__(self, args):
         import onnxruntime as ort
@@ -55,27 +57,53 @@ class Package:
             options.add_run_config_entry("gpu_graph_id", str(number))
         return options
 
-    def binding(self):
+    def binding(self, rows):
         binding = self.session.io_binding()
-        for name, cache in self.caches.items():
+        for name, (cache, _) in self.caches[rows].items():
             binding.bind_ortvalue_input(name, cache)
             binding.bind_ortvalue_output(name.replace("past_key_values", "present"), cache)
         return binding
 
     def allocate(self, rows, capacity):
         dtype = lambda value: np.float16 if "float16" in value.type else np.float32
-        cache = lambda value: self.value(np.zeros((rows, value.shape[1], capacity, value.shape[3]), dtype(value)))
-        self.caches = {value.name: cache(value) for value in self.session.get_inputs() if value.name.startswith("past_key_values.")}
+
+        def cache(value, rows):
+            array = np.zeros((rows, value.shape[1], capacity, value.shape[3]), dtype(value))
+            return self.value(array), array  # on the CPU both are one memory
+
+        inputs = [value for value in self.session.get_inputs() if value.name.startswith("past_key_values.")]
+        counts = {rows, 1} if self.device == "cpu" else {rows}
+        self.caches = {count: {value.name: cache(value, count) for value in inputs} for count in counts}
         self.capacity, self.runs = capacity, {}
 
     def value(self, array, device=None):
         return self.ort.OrtValue.ortvalue_from_numpy(array, device or self.device, 0)
 
+    def prefill(self, ids):
+        """On a GPU side by side; on the CPU each prompt by itself, chunk by chunk, and its cache copied to its row."""
+        rows, prompt = ids.shape
+        if self.device == "cuda":
+            if ids.size > SIDE_BY_SIDE_TOKENS:
+                sys.exit(f"stock_loop.py: qonnx reads {rows} prompts of {prompt} tokens in several runs, this loop in one")
+            return self.run(ids, 0)
+        return np.concatenate([self.prefill_row(ids[row:row + 1], row, rows) for row in range(rows)])
+
+    def prefill_row(self, ids, row, rows):
+        if rows > 1:
+            for _, alone in self.caches[1].values():
+                alone.fill(0)
+        for past in range(0, ids.shape[1], CHUNK_ON_CPU):
+            tokens = self.run(ids[:, past:past + CHUNK_ON_CPU], past)
+        if rows > 1:
+            for name, (_, cache) in self.caches[rows].items():
+                cache[row] = self.caches[1][name][1][0]
+        return tokens.copy()  # the next run may write over them
+
     def run(self, ids, past):
         rows, length = ids.shape
-        if length not in self.runs:
-            self.runs[length] = (self.recorded if self.replays and length == 1 else self.launched)(rows, length)
-        run = self.runs[length]
+        if (rows, length) not in self.runs:
+            self.runs[rows, length] = (self.recorded if self.replays and length == 1 else self.launched)(rows, length)
+        run = self.runs[rows, length]
         run.ids.write(ids)
         run.seqlens_k.fill(past + length - 1)
         if run.total is not None:
@@ -86,7 +114,7 @@ class Package:
     def run_anew(self, ids, past, total):
         """The same as a run that is launched, with nothing bound before."""
         rows, length = ids.shape
-        binding, tokens = self.binding(), self.value(np.zeros((rows, 1, 1), np.int64), "cpu")
+        binding, tokens = self.binding(rows), self.value(np.zeros((rows, 1, 1), np.int64), "cpu")
         seqlens_k, positions = np.full(rows, past + length - 1, np.int32), np.full((rows, 1, 1), length - 1, np.int64)
         inputs = {"input_ids": ids, "seqlens_k": seqlens_k, "total_sequence_length": np.array(total, np.int32), "positions": positions}
         for name, array in inputs.items():
@@ -106,7 +134,7 @@ class Package:
 
     def compare(self, ids, past, total):
         ids = ids.copy()  # the run may write over its own earlier tokens
-        tokens = self.run(ids, past).copy()
+        tokens = (self.prefill(ids) if past == 0 else self.run(ids, past)).copy()
         if not np.array_equal(tokens, self.run_anew(ids, past, total)):
             sys.exit(f"stock_loop.py: tokens after position {past} differ from those of inputs that are bound anew")
         return tokens
@@ -152,7 +180,7 @@ class Run:
     launches them it binds tensors anew, which costs an interpreter more."""
 
     def __init__(self, package, rows, length, options, tokens_on):
-        self.options, self.binding = options, package.binding()
+        self.options, self.binding = options, package.binding(rows)
         self.ids = Tensor(package, np.zeros((rows, length), np.int64), package.device)
         self.seqlens_k = Tensor(package, np.zeros(rows, np.int32), package.device)
         self.positions = Tensor(package, np.full((rows, 1, 1), length - 1, np.int64), package.device)
@@ -177,6 +205,9 @@ class Naive:
     def check(self, *_):
         pass
 
+    def prefill(self, ids):
+        return self.run(ids, 0)
+
     def run(self, ids, past):
         rows, length = ids.shape
         if length > 1:
@@ -197,18 +228,18 @@ def sample(model, batch, prompt, new_tokens, repeats, vocabulary=256):
     model.check(ids, other_ids, min(3, new_tokens - 1))
     prefill, decode = [], []
 
-    def timed(times, ids, past):
+    def timed(times, run):
         started = time.perf_counter()
-        tokens = model.run(ids, past)
+        tokens = run()
         times.append((time.perf_counter() - started) * 1e3)
         return tokens
 
     for repeat in range(2 + repeats):
         if repeat == 2:  # the first two warm up
             prefill.clear(), decode.clear()
-        tokens = timed(prefill, ids, 0)
+        tokens = timed(prefill, lambda: model.prefill(ids))
         for past in range(prompt, prompt + new_tokens - 1):
-            tokens = timed(decode, tokens, past)
+            tokens = timed(decode, lambda: model.run(tokens, past))
     return {"prefill": prefill, "decode": decode}
 
 

@@ -14,7 +14,7 @@ mod weighted;
 use faer::{Mat, Side};
 use ndarray::{Array2, ArrayView2, s};
 
-use super::gram::{self, error_of_codes, output_error};
+use super::gram::{self, errors_of_codes, output_error};
 use super::linalg::factorize;
 use super::rtn::rtn;
 use super::tensor::Codes;
@@ -130,9 +130,10 @@ impl Rounding for Gptq {
         let dead = silence_dead(&mut aim, gram.view());
         let tensor = tile::round(aim.view(), gram.view(), &factor, scheme, self);
         let rtn = rtn(w.as_standard_layout().as_slice().expect("standard layout"), w.ncols(), scheme);
-        let relative = Relative { w, aim: aim.view(), gram: gram.view(), total: output_error(w, gram.view()) };
+        let corrected = (self.target > 0.0).then(|| aim.view());
+        let judge = Judge { w, corrected, gram: gram.view(), total: output_error(w, gram.view()) };
         let report = RoundingReport { damping: Some(factor.damping), dead_channels: dead, ..RoundingReport::default() };
-        Ok(relative.keep_better(tensor, rtn, report, self.target > 0.0))
+        Ok(judge.keep_better(tensor, rtn, report))
     }
 }
 
@@ -144,42 +145,89 @@ fn silence_dead(w: &mut Array2<f32>, gram: ArrayView2<'_, f32>) -> usize {
     dead.len()
 }
 
-/// Output errors over the output of a weight.
-struct Relative<'a> {
+/// What codes of a weight cost.
+struct Judge<'a> {
     w: ArrayView2<'a, f32>,
-    /// What is aimed at: `w`, or the corrected weight.
-    aim: ArrayView2<'a, f32>,
+    /// The corrected weight, where that is aimed at.
+    corrected: Option<ArrayView2<'a, f32>>,
     gram: ArrayView2<'a, f32>,
     /// `tr(W·G·Wᵀ)`.
     total: f64,
 }
 
-impl Relative<'_> {
-    fn error(&self, from: ArrayView2<'_, f32>, tensor: &QuantizedTensor) -> f64 {
-        let error = error_of_codes(from, tensor, self.gram);
+/// Output errors of a tensor, by output feature.
+struct Errors {
+    /// Against the weight.
+    output: Vec<f64>,
+    /// Against the corrected weight, where that is aimed at.
+    target: Option<Vec<f64>>,
+}
+
+impl Errors {
+    /// Against what is aimed at.
+    fn deciding(&self) -> &[f64] {
+        self.target.as_ref().unwrap_or(&self.output)
+    }
+
+    /// These, and of some output features `other`'s.
+    fn with_rows_of(mut self, other: &Errors, out_features: &[usize]) -> Errors {
+        for &out_feature in out_features {
+            self.output[out_feature] = other.output[out_feature];
+            if let (Some(to), Some(from)) = (&mut self.target, &other.target) {
+                to[out_feature] = from[out_feature];
+            }
+        }
+        self
+    }
+}
+
+impl Judge<'_> {
+    fn errors(&self, tensor: &QuantizedTensor) -> Errors {
+        let against = |w| errors_of_codes(w, tensor, self.gram);
+        Errors { output: against(self.w), target: self.corrected.map(against) }
+    }
+
+    /// Over the weight's output; not divided where nothing comes out.
+    fn relative(&self, errors: &[f64]) -> f64 {
+        let error: f64 = errors.iter().sum();
         if self.total > 0.0 { error / self.total } else { error }
     }
 
-    /// Of GPTQ's codes and round to nearest's those that are nearer to the aim, and the errors of what is kept.
-    fn keep_better(&self, gptq: QuantizedTensor, rtn: QuantizedTensor, report: RoundingReport, corrected: bool) -> Rounded {
-        let rtn_output_error = self.error(self.w, &rtn);
-        let errors = |tensor: &QuantizedTensor| {
-            let output_error = self.error(self.w, tensor);
-            (output_error, if corrected { self.error(self.aim, tensor) } else { output_error })
+    /// Of each output feature GPTQ's codes or round to nearest's, whichever are nearer to the aim, and the errors of what is kept.
+    fn keep_better(&self, gptq: QuantizedTensor, rtn: QuantizedTensor, report: RoundingReport) -> Rounded {
+        let (of_gptq, of_rtn) = (self.errors(&gptq), self.errors(&rtn));
+        let kept = better_rows(&of_rtn, &of_gptq, gptq.scheme.scale_storage);
+        let tensor = if kept.len() == gptq.out_features {
+            rtn
+        } else {
+            let mut tensor = gptq;
+            tensor.take_rows(&rtn, &kept);
+            tensor
         };
-        let of_gptq = errors(&gptq);
-        let of_rtn =
-            if corrected { (rtn_output_error, self.error(self.aim, &rtn)) } else { (rtn_output_error, rtn_output_error) };
-        let rtn_kept = of_rtn.1 < of_gptq.1;
-        let (tensor, (output_error, target_error)) = if rtn_kept { (rtn, of_rtn) } else { (gptq, of_gptq) };
+        let rtn_output_error = self.relative(&of_rtn.output);
+        let errors = of_gptq.with_rows_of(&of_rtn, &kept);
         let report = RoundingReport {
-            output_error: Some(output_error),
+            output_error: Some(self.relative(&errors.output)),
             rtn_output_error: Some(rtn_output_error),
-            target_error: corrected.then_some(target_error),
-            rtn_kept,
+            target_error: errors.target.as_ref().map(|errors| self.relative(errors)),
+            rtn_kept: kept.len(),
             ..report
         };
         Rounded { tensor, report }
+    }
+}
+
+/// Output features of which `a` has the smaller error; of two equal ones it is `b`'s. The objective is a sum over rows, so that
+/// each is decided by itself.
+///
+/// But all or none where scales are quantized themselves: they share their mean and, 256 at a time, their step. Those of some rows
+/// among other rows' would be rounded anew, and neither row would keep the scales that its codes were found for.
+fn better_rows(a: &Errors, b: &Errors, scales: ScaleStorage) -> Vec<usize> {
+    let (a, b) = (a.deciding(), b.deciding());
+    match scales {
+        ScaleStorage::F16 => (0..a.len()).filter(|&row| a[row] < b[row]).collect(),
+        ScaleStorage::Nested if a.iter().sum::<f64>() < b.iter().sum() => (0..a.len()).collect(),
+        ScaleStorage::Nested => Vec::new(),
     }
 }
 
@@ -277,7 +325,7 @@ impl PlainGroups<'_> {
 mod tests {
     use super::*;
     use crate::quant::{Codebook, Format, Granularity, ScaleRule, ScaleStorage};
-    use ndarray::Axis;
+    use ndarray::{ArrayView1, Axis};
     use rand_pcg::Pcg64Mcg;
     use rand_pcg::rand_core::{Rng, SeedableRng};
 
@@ -322,6 +370,15 @@ mod tests {
         options.quantize(w.view(), scheme, Some(x)).expect("a problem that can be solved")
     }
 
+    /// GPTQ's codes in every row, nearer to `aim` than round to nearest's or not.
+    fn gptq_alone(aim: &Array2<f32>, scheme: &Scheme, x: &InputStats, options: &Gptq) -> QuantizedTensor {
+        let order = options.rounding_order(x.gram.view()).into_iter().rev().collect();
+        let factor = factorize(x.gram.view(), order, options.damping).expect("positive definite");
+        let mut aim = aim.clone();
+        silence_dead(&mut aim, x.gram.view());
+        tile::round(aim.view(), x.gram.view(), &factor, scheme, options)
+    }
+
     fn recomputed(w: &Array2<f32>, rounded: &Array2<f32>, gram: &Array2<f32>) -> f64 {
         let (delta, gram) = ((w - rounded).mapv(f64::from), gram.mapv(f64::from));
         (&delta.dot(&gram) * &delta).sum()
@@ -346,7 +403,7 @@ mod tests {
             for (act_order, group_scales, scale_fit, column_block) in variants {
                 let options = Gptq { act_order, group_scales, scale_fit, column_block, ..Gptq::PAPER };
                 let plain = gptq_plain(w.view(), x.gram.view(), &scheme, &options).expect("positive definite");
-                let fast = quantize(&w, &scheme, &x, options).tensor;
+                let fast = gptq_alone(&w, &scheme, &x, &options);
                 if (group_scales, scale_fit) == (GroupScales::Static, ScaleFit::Rule) {
                     assert_eq!(plain, fast, "{options:?}");
                 }
@@ -397,10 +454,76 @@ mod tests {
             let (w, x) = (random(1, 16, seed), correlated(16, seed + 1000));
             let report = quantize(&w, &scheme(int(2, false), Granularity::PerGroup(16)), &x, Gptq::PAPER).report;
             assert!(report.output_error <= report.rtn_output_error, "{report:?}");
-            assert!(!report.rtn_kept || report.output_error == report.rtn_output_error);
-            report.rtn_kept
+            assert!(report.rtn_kept == 0 || report.output_error == report.rtn_output_error);
+            report.rtn_kept == 1
         });
         assert!((1..100).contains(&kept.count()));
+    }
+
+    /// Error of each row, in f64.
+    fn recomputed_rows(w: &Array2<f32>, tensor: &QuantizedTensor, gram: &Array2<f32>) -> Vec<f64> {
+        let of = |(w, rounded): (ArrayView1<'_, f32>, ArrayView1<'_, f32>)| {
+            let row = |row: ArrayView1<'_, f32>| row.insert_axis(Axis(0)).to_owned();
+            recomputed(&row(w), &row(rounded), gram)
+        };
+        w.rows().into_iter().zip(tensor.dequantize().rows()).map(of).collect()
+    }
+
+    #[test]
+    fn each_row_keeps_the_better_of_gptq_and_rtn() {
+        for (format, target) in [(int(2, false), 0.0), (int(2, true), 0.0), (NF4, 0.0), (int(2, false), 0.5)] {
+            let (w, mut x) = (random(200, 16, 24), correlated(16, 25));
+            x.cross = (target > 0.0).then(|| &x.gram * 1.2);
+            let scheme = scheme(format, Granularity::PerGroup(16));
+            let options = Gptq { target, ..Gptq::PAPER };
+            let Rounded { tensor, report } = quantize(&w, &scheme, &x, options);
+            let rtn = rtn(w.as_slice().expect("contiguous"), 16, &scheme);
+            let factor = factorize(x.gram.view(), (0..16).rev().collect(), options.damping).expect("positive definite");
+            let corrected = |cross: &Array2<f32>| gram::target(w.view(), x.gram.view(), cross.view(), &factor, target);
+            let aim = x.cross.as_ref().map_or(w.clone(), corrected);
+            let gptq = gptq_alone(&aim, &scheme, &x, &options);
+            let [kept, of_gptq, of_rtn] = [&tensor, &gptq, &rtn].map(|tensor| recomputed_rows(&aim, tensor, &x.gram));
+            let mut of_rows = [0, 0];
+            for row in 0..200 {
+                let is_rtn = of_rtn[row] < of_gptq[row];
+                let better = if is_rtn { &rtn } else { &gptq };
+                of_rows[usize::from(is_rtn)] += 1;
+                assert_eq!(tensor.codes[row * 16..][..16], better.codes[row * 16..][..16], "row {row}");
+                assert_eq!(tensor.params(row, 0), better.params(row, 0), "row {row}");
+                assert!(kept[row] <= of_gptq[row] && kept[row] <= of_rtn[row]);
+            }
+            assert!(of_rows.iter().all(|&rows| rows > 0), "some rows of each: {of_rows:?}");
+            assert_eq!(report.rtn_kept, of_rows[1]);
+            // The report is of the rows as they were mixed.
+            let total = recomputed(&w, &Array2::zeros(w.dim()), &x.gram);
+            let agrees = |reported: Option<f64>, against: &Array2<f32>, tensor: &QuantizedTensor| {
+                let (reported, expected) =
+                    (reported.expect("reported"), recomputed(against, &tensor.dequantize(), &x.gram) / total);
+                assert!((reported / expected - 1.0).abs() < 1e-4, "{reported} {expected}");
+            };
+            agrees(report.output_error, &w, &tensor);
+            agrees(report.rtn_output_error, &w, &rtn);
+            assert_eq!(report.target_error.is_some(), target > 0.0);
+            agrees(report.target_error.or(report.output_error), &aim, &tensor);
+        }
+    }
+
+    #[test]
+    fn rows_whose_scales_are_quantized_together_are_kept_together() {
+        let (w, x) = (random(200, 16, 26), correlated(16, 27));
+        let plain = scheme(NF4, Granularity::PerGroup(16));
+        assert!((1..200).contains(&quantize(&w, &plain, &x, Gptq::PAPER).report.rtn_kept));
+        let nested = Scheme { scale_storage: ScaleStorage::Nested, ..plain };
+        let Rounded { tensor, report } = quantize(&w, &nested, &x, Gptq::PAPER);
+        assert_eq!((report.rtn_kept, &tensor.scales), (0, &tensor.nested.as_ref().expect("nested").scales()));
+        // Of one row alone it is at times round to nearest's.
+        let kept = (0..100).filter(|&seed| {
+            let w = random(1, 16, seed);
+            let Rounded { tensor, report } = quantize(&w, &nested, &x, Gptq::PAPER);
+            assert!(report.rtn_kept == 0 || tensor == rtn(w.as_slice().expect("contiguous"), 16, &nested));
+            report.rtn_kept == 1
+        });
+        assert!((1..50).contains(&kept.count()));
     }
 
     #[test]
@@ -523,7 +646,7 @@ mod tests {
             let Rounded { tensor, report } = quantize(&w, &scheme, &x, Gptq { scale_fit, sweeps: 1, ..Gptq::PAPER });
             assert_eq!(tensor.scales, tensor.nested.as_ref().expect("nested").scales());
             assert!(report.output_error.expect("reported") < 0.8 * report.rtn_output_error.expect("reported"));
-            assert!(!report.rtn_kept);
+            assert_eq!(report.rtn_kept, 0);
         }
     }
 }

@@ -23,14 +23,15 @@ use super::{InputStats, QuantError, QuantizedTensor};
 pub fn output_error(delta: ArrayView2<'_, f32>, gram: ArrayView2<'_, f32>) -> f64 {
     let delta = delta.as_standard_layout();
     let rows = delta.as_slice().expect("standard layout");
-    error_of_rows(delta.dim(), gram, |range, chunk| chunk.copy_from_slice(&rows[range]))
+    errors_of_rows(delta.dim(), gram, |range, chunk| chunk.copy_from_slice(&rows[range])).iter().sum()
 }
 
-/// As [`output_error`], of `w` less what the codes stand for, of which no more than a few rows are made at a time.
-pub(super) fn error_of_codes(w: ArrayView2<'_, f32>, tensor: &QuantizedTensor, gram: ArrayView2<'_, f32>) -> f64 {
+/// As [`output_error`], by output feature, of `w` less what the codes stand for, of which no more than a few rows are made at a
+/// time.
+pub(super) fn errors_of_codes(w: ArrayView2<'_, f32>, tensor: &QuantizedTensor, gram: ArrayView2<'_, f32>) -> Vec<f64> {
     let w = w.as_standard_layout();
     let rows = w.as_slice().expect("standard layout");
-    error_of_rows(w.dim(), gram, |range, chunk| {
+    errors_of_rows(w.dim(), gram, |range, chunk| {
         let first = range.start / tensor.in_features;
         for (row, chunk) in chunk.chunks_exact_mut(tensor.in_features).enumerate() {
             tensor.dequantize_row_into(first + row, chunk);
@@ -39,37 +40,37 @@ pub(super) fn error_of_codes(w: ArrayView2<'_, f32>, tensor: &QuantizedTensor, g
     })
 }
 
-/// The output error of rows that `fill` gives: range of their entries in row-major order, place for these.
-fn error_of_rows(
+/// The output error of each of the rows that `fill` gives: range of their entries in row-major order, place for these.
+fn errors_of_rows(
     (out_features, in_features): (usize, usize),
     gram: ArrayView2<'_, f32>,
     fill: impl Fn(Range<usize>, &mut [f32]) + Sync,
-) -> f64 {
+) -> Vec<f64> {
     /// Rows a thread takes at a time.
     const ROWS: usize = 128;
     assert_eq!(gram.dim(), (in_features, in_features), "ΔW [out, in] and G [in, in]");
     let gram = gram.as_standard_layout();
     let gram = MatRef::from_column_major_slice(gram.as_slice().expect("standard layout"), in_features, in_features);
-    let chunks = (0..out_features.div_ceil(ROWS)).into_par_iter().map(|chunk| {
-        let range = chunk * ROWS * in_features..out_features.min((chunk + 1) * ROWS) * in_features;
+    let mut errors = vec![0.0; out_features];
+    errors.par_chunks_mut(ROWS).enumerate().for_each(|(chunk, errors)| {
+        let first = chunk * ROWS * in_features;
+        let range = first..first + errors.len() * in_features;
         let mut rows = vec![0.0; range.len()];
         fill(range, &mut rows);
-        rows_error(&rows, gram)
+        add_errors(&rows, gram, errors);
     });
-    // Collected before they are added, so that the order of additions is always the same.
-    let errors: Vec<f64> = chunks.collect();
-    let error = errors.iter().sum();
-    // A sum of squares; f32 products of a degenerate Gram matrix may come out a hair below zero. NaN stays NaN.
-    if error < 0.0 { 0.0 } else { error }
+    // Each is a sum of squares; f32 products of a degenerate Gram matrix may come out a hair below zero. NaN stays NaN.
+    errors.iter_mut().filter(|error| **error < 0.0).for_each(|error| *error = 0.0);
+    errors
 }
 
-/// As [`output_error`], for a few rows.
-fn rows_error(rows: &[f32], gram: MatRef<'_, f32>) -> f64 {
+/// Adds the output error of each of a few rows to its place.
+fn add_errors(rows: &[f32], gram: MatRef<'_, f32>, errors: &mut [f64]) {
     const COLUMNS: usize = 128;
     let in_features = gram.ncols();
     let count = rows.len() / in_features;
     let transposed = MatRef::from_column_major_slice(rows, in_features, count);
-    let (mut error, mut products) = (0.0, Vec::new());
+    let mut products = Vec::new();
     for first in (0..in_features).step_by(COLUMNS) {
         let end = in_features.min(first + COLUMNS);
         let width = end - first;
@@ -81,9 +82,8 @@ fn rows_error(rows: &[f32], gram: MatRef<'_, f32>) -> f64 {
         matmul(product.as_mut(), Accum::Replace, square, transposed.get(first..end, ..), 1.0, Par::Seq);
         matmul(product.as_mut(), Accum::Add, right, transposed.get(end.., ..), 2.0, Par::Seq);
         let pairs = rows.chunks_exact(in_features).zip(products.chunks_exact(width));
-        error += pairs.map(|(row, product)| dot(&row[first..end], product)).sum::<f64>();
+        pairs.zip(errors.iter_mut()).for_each(|((row, product), error)| *error += dot(&row[first..end], product));
     }
-    error
 }
 
 /// `a·b`, summed in f32 in lanes and added up in f64.

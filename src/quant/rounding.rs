@@ -44,6 +44,6 @@ pub struct RoundingReport {
     pub dead_channels: usize,
     /// As `output_error`, less what the target correction gave up on purpose: the error against the corrected weight.
     pub target_error: Option<f64>,
-    /// Whether the codes are round to nearest's, because nothing else came closer on the statistics.
-    pub rtn_kept: bool,
+    /// Output features whose codes are round to nearest's, because nothing else came closer on the statistics.
+    pub rtn_kept: usize,
 }

@@ -109,6 +109,21 @@ impl QuantizedTensor {
         Ok(())
     }
 
+    /// Takes codes, scales and zero points of some output features over from a tensor of the same scheme and shape, neither with
+    /// scales that are quantized themselves: those of all rows hang together.
+    pub(super) fn take_rows(&mut self, from: &QuantizedTensor, out_features: &[usize]) {
+        let (in_features, groups) = (self.in_features, self.groups());
+        for &out_feature in out_features {
+            let codes = out_feature * in_features..(out_feature + 1) * in_features;
+            self.codes[codes.clone()].copy_from_slice(&from.codes[codes]);
+            let params = out_feature * groups..(out_feature + 1) * groups;
+            self.scales[params.clone()].copy_from_slice(&from.scales[params.clone()]);
+            if let (Some(to), Some(from)) = (&mut self.zero_points, &from.zero_points) {
+                to[params.clone()].copy_from_slice(&from[params]);
+            }
+        }
+    }
+
     /// Scales in a row.
     pub fn groups(&self) -> usize {
         self.scheme.granularity.groups(self.in_features)

@@ -2,20 +2,15 @@
 
 use std::time::Instant;
 
+use super::RuntimeError;
 use super::cache::{KvCache, capacity_for};
 use super::choosing::{Choice, Sequence, next_token};
 use super::decoder::Wanted;
 use super::engine::{Engine, Timings};
-use super::prefix::{Group, Member, groups};
+use super::prefill::Prompts;
+use super::prefix::groups;
 use super::text::TextStream;
-use super::{ExecutionProvider, RuntimeError};
 use crate::generate::{Completion, Generate, GenerateError, GenerateOptions, Piece, StopReason};
-
-/// Most tokens, pads included, of prompts that are read side by side on a GPU: enough to fill it.
-const SIDE_BY_SIDE_TOKENS: usize = 16384;
-
-/// Most of them that may be pads.
-const MAX_PADS: f64 = 0.25;
 
 impl Generate for Engine {
     fn encode(&self, text: &str) -> Result<Vec<u32>, GenerateError> {
@@ -45,11 +40,12 @@ impl Generate for Engine {
             reason: None,
         });
         let of = if self.artifact.beside.generation.choosing.is_plain() { Wanted::Largest } else { Wanted::Scores };
-        let mut call = Call { engine: self, options, of, observe, rows: rows.collect() };
+        let answers = Answers { options, observe, rows: rows.collect() };
+        let mut call = Call { engine: self, of, answers };
         if options.max_new_tokens > 0 && !prompts.is_empty() {
             call.run(prompts)?;
         }
-        Ok(call.finish()?)
+        Ok(call.answers.finish()?)
     }
 }
 
@@ -82,100 +78,43 @@ struct Row<'a> {
     reason: Option<StopReason>,
 }
 
-/// One call of `generate`.
-struct Call<'a, 'o> {
-    engine: &'a mut Engine,
+/// What is told of the prompts' continuations, and to whom.
+struct Answers<'a, 'o> {
     options: &'a GenerateOptions,
-    /// By what tokens are chosen.
-    of: Wanted,
     observe: &'a mut (dyn FnMut(Piece<'_>) + 'o),
     /// In the order of the prompts.
     rows: Vec<Row<'a>>,
+}
+
+/// One call of `generate`.
+struct Call<'a, 'o> {
+    engine: &'a mut Engine,
+    /// By what tokens are chosen.
+    of: Wanted,
+    answers: Answers<'a, 'o>,
 }
 
 impl Call<'_, '_> {
     fn run(&mut self, prompts: &[Vec<u32>]) -> Result<(), RuntimeError> {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         // The last token is never read back.
-        let capacity = capacity_for(longest + self.options.max_new_tokens - 1);
+        let capacity = capacity_for(longest + self.answers.options.max_new_tokens - 1);
         let started = Instant::now();
-        let (cache, slots) = self.prefill(prompts, capacity)?;
+        let prompts = Prompts { ids: prompts, groups: groups(prompts), of: self.of, capacity };
+        let (answers, mut cache) = (&mut self.answers, None);
+        let slots = self.engine.read(prompts, &mut cache, &mut |engine, prompt, choice| answers.take(engine, prompt, choice))?;
         self.engine.timings.prefill = started.elapsed();
         let started = Instant::now();
-        self.decode(cache, slots)?;
+        self.decode(cache.expect("a call has a prompt, and every prompt is in a group"), slots)?;
         self.engine.timings.decode = started.elapsed();
         Ok(())
-    }
-
-    /// Reads every prompt and takes its first token. Returns a cache of which row `i` belongs to prompt `slots[i]`.
-    fn prefill(&mut self, prompts: &[Vec<u32>], capacity: usize) -> Result<(KvCache, Vec<usize>), RuntimeError> {
-        let (alone, shared): (Vec<Group>, Vec<Group>) = groups(prompts).into_iter().partition(|group| group.members.len() == 1);
-        let alone: Vec<usize> = alone.iter().map(|group| group.trunk).collect();
-        let side_by_side = side_by_side(self.engine.provider, &alone, |prompt| prompts[prompt].len());
-        let mut batch = Batch { prompts: prompts.len(), capacity, filled: None };
-        for group in &shared {
-            self.prefill_group(prompts, group, &mut batch)?;
-        }
-        for together in side_by_side {
-            self.prefill_together(prompts, &together, &mut batch)?;
-        }
-        Ok(batch.filled.expect("a call has a prompt, and every prompt is in a group"))
-    }
-
-    fn prefill_group(&mut self, prompts: &[Vec<u32>], group: &Group, batch: &mut Batch) -> Result<(), RuntimeError> {
-        let ids = &prompts[group.trunk];
-        let (ending, branching): (Vec<Member>, Vec<Member>) =
-            group.members.iter().partition(|member| member.shared == prompts[member.prompt].len());
-        let mut ends: Vec<usize> = ending.iter().map(|member| member.shared - 1).collect();
-        ends.sort_unstable();
-        ends.dedup();
-        let mut trunk = self.empty(1, batch.capacity)?;
-        let next = self.engine.decoder.prefill(&mut trunk, ids, 0, &ends, self.of)?;
-        self.engine.timings.prefill_tokens += ids.len();
-        for member in &ending {
-            let end = ends.binary_search(&(member.shared - 1)).expect("ends holds the end of every ending member");
-            self.take(member.prompt, next[end].clone())?;
-        }
-        let pairs: Vec<(usize, usize)> = ending.iter().map(|member| (0, member.prompt)).collect();
-        for member in &branching {
-            let mut branch = self.engine.decoder.cache(1, batch.capacity)?;
-            self.engine.copier.select(&trunk, &[0], &mut branch)?;
-            let own = &prompts[member.prompt][member.shared..];
-            let end = prompts[member.prompt].len() - 1;
-            let mut next = self.engine.decoder.prefill(&mut branch, own, member.shared, &[end], self.of)?;
-            self.engine.timings.prefill_tokens += own.len();
-            self.take(member.prompt, next.remove(0))?;
-            batch.add(self.engine, branch, &[(0, member.prompt)])?;
-        }
-        batch.add(self.engine, trunk, &pairs)
-    }
-
-    fn prefill_together(&mut self, prompts: &[Vec<u32>], together: &[usize], batch: &mut Batch) -> Result<(), RuntimeError> {
-        let mut cache = self.empty(together.len(), batch.capacity)?;
-        let ids: Vec<&[u32]> = together.iter().map(|&prompt| prompts[prompt].as_slice()).collect();
-        let next = match ids.as_slice() {
-            [ids] => self.engine.decoder.prefill(&mut cache, ids, 0, &[ids.len() - 1], self.of)?,
-            _ => self.engine.decoder.prefill_batch(&mut cache, &ids, self.of)?,
-        };
-        self.engine.timings.prefill_tokens += ids.iter().map(|ids| ids.len()).sum::<usize>();
-        for (&prompt, token) in together.iter().zip(next) {
-            self.take(prompt, token)?;
-        }
-        let pairs: Vec<(usize, usize)> = together.iter().copied().enumerate().collect();
-        batch.add(self.engine, cache, &pairs)
-    }
-
-    fn empty(&self, rows: usize, capacity: usize) -> Result<KvCache, RuntimeError> {
-        let mut cache = self.engine.decoder.cache(rows, capacity)?;
-        self.engine.decoder.clear(&mut cache)?;
-        Ok(cache)
     }
 
     /// Steps until every row is done. Done rows leave the batch when half of it is: copying then costs no more in all
     /// than one copy of the first batch.
     fn decode(&mut self, mut cache: KvCache, mut slots: Vec<usize>) -> Result<(), RuntimeError> {
         loop {
-            let active: Vec<usize> = (0..slots.len()).filter(|&slot| self.rows[slots[slot]].reason.is_none()).collect();
+            let active: Vec<usize> = (0..slots.len()).filter(|&slot| self.answers.rows[slots[slot]].reason.is_none()).collect();
             if active.is_empty() {
                 return Ok(());
             }
@@ -191,27 +130,29 @@ impl Call<'_, '_> {
 
     /// One token for every row. Rows that are done go along as a single token and nobody looks at them.
     fn step(&mut self, cache: &mut KvCache, slots: &[usize]) -> Result<(), RuntimeError> {
-        let live = |slot: usize| Some(&self.rows[slots[slot]]).filter(|row| row.reason.is_none());
+        let live = |slot: usize| Some(&self.answers.rows[slots[slot]]).filter(|row| row.reason.is_none());
         let ids: Vec<u32> = (0..slots.len()).map(|slot| live(slot).map_or(0, |row| row.last)).collect();
         let past: Vec<usize> = (0..slots.len()).map(|slot| live(slot).map_or(0, |row| row.length)).collect();
         let next = self.engine.decoder.decode(cache, &ids, &past, self.of)?;
         self.engine.timings.decode_steps += 1;
         self.engine.timings.replayed_steps += usize::from(cache.recording.is_some());
         for (&prompt, token) in slots.iter().zip(next) {
-            if self.rows[prompt].reason.is_none() {
-                self.rows[prompt].length += 1;
-                self.take(prompt, token)?;
+            if self.answers.rows[prompt].reason.is_none() {
+                self.answers.rows[prompt].length += 1;
+                self.answers.take(self.engine, prompt, token)?;
             }
         }
         Ok(())
     }
+}
 
+impl Answers<'_, '_> {
     /// Gives a prompt its next token.
-    fn take(&mut self, prompt: usize, choice: Choice) -> Result<(), RuntimeError> {
-        let token = self.token(prompt, choice)?;
-        let beside = &self.engine.artifact.beside;
+    fn take(&mut self, engine: &mut Engine, prompt: usize, choice: Choice) -> Result<(), RuntimeError> {
+        let token = self.token(engine, prompt, choice)?;
+        let beside = &engine.artifact.beside;
         let row = &mut self.rows[prompt];
-        self.engine.timings.new_tokens += 1;
+        engine.timings.new_tokens += 1;
         row.last = token;
         let ends = beside.generation.eos.contains(&token);
         if ends && beside.tokenizer.is_special(token) {
@@ -231,20 +172,20 @@ impl Call<'_, '_> {
     }
 
     /// The token that follows in a prompt's text.
-    fn token(&self, prompt: usize, choice: Choice) -> Result<u32, RuntimeError> {
+    fn token(&self, engine: &Engine, prompt: usize, choice: Choice) -> Result<u32, RuntimeError> {
         let row = &self.rows[prompt];
         let produced = row.text.ids();
         let token = match choice {
             Choice::Scores(mut scores) => {
                 let ids = [row.ids, produced].concat();
                 let sequence = Sequence { ids: &ids, prompt: row.ids.len(), max_new_tokens: self.options.max_new_tokens };
-                let generation = &self.engine.artifact.beside.generation;
+                let generation = &engine.artifact.beside.generation;
                 next_token(&generation.choosing, &generation.eos, &mut scores, sequence)
             }
             other => other.largest(),
         };
         let position = row.ids.len() + produced.len() - 1;
-        token.ok_or_else(|| RuntimeError::NotANumber { prompt, position, activations: self.engine.decoder.layout.dtype() })
+        token.ok_or_else(|| RuntimeError::NotANumber { prompt, position, activations: engine.decoder.layout.dtype() })
     }
 
     fn finish(self) -> Result<Vec<Completion>, RuntimeError> {
@@ -261,82 +202,5 @@ impl Call<'_, '_> {
 fn show(observe: &mut dyn FnMut(Piece<'_>), row: usize, text: &str) {
     if !text.is_empty() {
         observe(Piece { row, text });
-    }
-}
-
-/// The decode batch while prompts are read into it.
-struct Batch {
-    prompts: usize,
-    capacity: usize,
-    /// The cache, and which prompt each of its rows belongs to.
-    filled: Option<(KvCache, Vec<usize>)>,
-}
-
-impl Batch {
-    /// Adds rows of `from`: pairs of (row of `from`, prompt).
-    fn add(&mut self, engine: &mut Engine, from: KvCache, pairs: &[(usize, usize)]) -> Result<(), RuntimeError> {
-        let (rows, prompts): (Vec<usize>, Vec<usize>) = pairs.iter().copied().unzip();
-        let Some((cache, slots)) = &mut self.filled else {
-            self.filled = Some(self.first(engine, from, &rows, prompts)?);
-            return Ok(());
-        };
-        let places: Vec<(usize, usize)> = rows.iter().enumerate().map(|(index, &row)| (row, slots.len() + index)).collect();
-        engine.copier.place(&from, &places, cache)?;
-        slots.extend(prompts);
-        Ok(())
-    }
-
-    /// The first source: it is the whole batch already, or fills it at once, or its first rows.
-    fn first(
-        &self,
-        engine: &mut Engine,
-        from: KvCache,
-        rows: &[usize],
-        prompts: Vec<usize>,
-    ) -> Result<(KvCache, Vec<usize>), RuntimeError> {
-        if prompts.len() == self.prompts && rows.iter().copied().eq(0..from.rows) {
-            return Ok((from, prompts));
-        }
-        let mut cache = engine.decoder.cache(self.prompts, self.capacity)?;
-        if prompts.len() == self.prompts {
-            engine.copier.select(&from, rows, &mut cache)?;
-        } else {
-            let places: Vec<(usize, usize)> = rows.iter().copied().zip(0..).collect();
-            engine.copier.place(&from, &places, &mut cache)?;
-        }
-        Ok((cache, prompts))
-    }
-}
-
-/// Which unrelated prompts are read side by side, padded to the longest. On the CPU each alone: one prompt keeps it
-/// busy, and pads would be work. On a GPU as many of similar length as fill it.
-fn side_by_side(provider: ExecutionProvider, prompts: &[usize], length: impl Fn(usize) -> usize) -> Vec<Vec<usize>> {
-    let mut by_length = prompts.to_vec();
-    by_length.sort_by_key(|&prompt| std::cmp::Reverse(length(prompt)));
-    let mut batches: Vec<Vec<usize>> = Vec::new();
-    for prompt in by_length {
-        let fits = |batch: &Vec<usize>| {
-            let padded = length(batch[0]) * (batch.len() + 1);
-            let tokens: usize = batch.iter().chain([&prompt]).map(|&prompt| length(prompt)).sum();
-            padded <= SIDE_BY_SIDE_TOKENS && (padded - tokens) as f64 <= MAX_PADS * padded as f64
-        };
-        match batches.last_mut() {
-            Some(batch) if provider == ExecutionProvider::Cuda && fits(batch) => batch.push(prompt),
-            _ => batches.push(vec![prompt]),
-        }
-    }
-    batches
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_gpu_reads_prompts_of_similar_length_side_by_side() {
-        let lengths = [100, 90, 1000, 10, 99, 8000, 9000];
-        let batches = |provider| side_by_side(provider, &[0, 1, 2, 3, 4, 5, 6], |prompt| lengths[prompt]);
-        assert_eq!(batches(ExecutionProvider::Cuda), [vec![6], vec![5], vec![2], vec![0, 4, 1], vec![3]]);
-        assert_eq!(batches(ExecutionProvider::Cpu), [[6], [5], [2], [0], [4], [1], [3]]);
     }
 }

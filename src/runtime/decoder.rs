@@ -38,6 +38,8 @@ pub(super) struct Decoder {
     max_positions: usize,
     pub layout: CacheLayout,
     pub chunk: usize,
+    /// Runs so far that read prompts.
+    pub prefills: usize,
 }
 
 /// What is wanted of the places after which a token follows.
@@ -84,7 +86,7 @@ impl Decoder {
             _ => None,
         };
         let chunk = chunk(provider);
-        Ok(Decoder { session, allocator, memory, host, recorder, max_positions, layout, chunk })
+        Ok(Decoder { session, allocator, memory, host, recorder, max_positions, layout, chunk, prefills: 0 })
     }
 
     /// A cache whose contents are whatever was there.
@@ -124,6 +126,7 @@ impl Decoder {
             // A run without outputs is not worth a second graph: one is computed and dropped.
             let wanted: &[usize] = if inside.is_empty() { &[0] } else { &inside };
             let step = Step { ids: chunk, rows: 1, seqlens_k: vec![index(total - 1)], total, wanted };
+            self.prefills += 1;
             let choices = self.choices(cache, &step, of)?;
             is_broken |= choices.contains(&Choice::NotANumber);
             let choices = choices.into_iter().take(inside.len());
@@ -143,6 +146,7 @@ impl Decoder {
         let wanted: Vec<usize> = prompts.iter().map(|ids| ids.len() - 1).collect();
         let seqlens_k = prompts.iter().map(|ids| index(ids.len() - 1)).collect();
         let step = Step { ids: &ids, rows: prompts.len(), seqlens_k, total: length, wanted: &wanted };
+        self.prefills += 1;
         let mut choices = self.choices(cache, &step, of)?;
         for (choice, prompt) in choices.iter_mut().zip(prompts) {
             // A pad may be what is no number, and nobody reads it: the prompt by itself says.

@@ -41,6 +41,8 @@ pub struct Timings {
     pub prompt_tokens: usize,
     /// Tokens that the model read: fewer than `prompt_tokens` when prompts share a beginning.
     pub prefill_tokens: usize,
+    /// Runs of the model that read them.
+    pub prefill_runs: usize,
     /// Tokens produced, end-of-sequence tokens included.
     pub new_tokens: usize,
     /// Runs of the model that produced one token for each row.
@@ -102,7 +104,8 @@ impl Engine {
         Ok(Engine { artifact, provider: options.provider, decoder, copier, timings: Timings::default() })
     }
 
-    /// Where the time of the last [`generate`](crate::generate::Generate::generate) went.
+    /// Where the time of the last [`generate`](crate::generate::Generate::generate) went; after [`Engine::steps`], what their last
+    /// reading of prompts read.
     pub fn timings(&self) -> Timings {
         self.timings
     }

@@ -25,6 +25,7 @@ mod gpu;
 mod inspect;
 mod locate;
 mod memory;
+mod prefill;
 mod prefix;
 mod provider;
 mod recording;

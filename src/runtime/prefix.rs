@@ -49,6 +49,12 @@ pub(super) fn groups(prompts: &[Vec<u32>]) -> Vec<Group> {
     groups
 }
 
+/// Every prompt by itself, whatever it has in common with others.
+pub(super) fn alone(prompts: &[Vec<u32>]) -> Vec<Group> {
+    let group = |(prompt, ids): (usize, &Vec<u32>)| Group { trunk: prompt, members: vec![Member { prompt, shared: ids.len() }] };
+    prompts.iter().enumerate().map(group).collect()
+}
+
 /// Length of the longest common beginning.
 fn common(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()

@@ -1,11 +1,13 @@
-//! The decode loop's runs one by one, for whoever times them: the same calls that [`Generate`](crate::generate::Generate)
-//! makes.
+//! Reading prompts and the decode loop's runs one by one, for whoever times them: the same calls that
+//! [`Generate`](crate::generate::Generate) makes.
 
 use super::cache::{KvCache, capacity_for};
 use super::choosing::Choice;
 use super::decoder::Wanted;
-use super::engine::Engine;
+use super::engine::{Engine, Timings};
 use super::memory::available;
+use super::prefill::Prompts;
+use super::prefix::alone;
 use super::{ExecutionProvider, RuntimeError};
 use crate::companions::Width;
 use crate::generate::{GenerateError, Steps};
@@ -26,8 +28,15 @@ impl Engine {
 
 impl EngineSteps<'_> {
     fn cache(&mut self) -> Result<(&mut Engine, &mut KvCache), RuntimeError> {
-        let nothing = RuntimeError::Run { doing: "running the model", reason: "no cache was allocated".to_owned() };
-        Ok((self.engine, self.cache.as_mut().ok_or(nothing)?))
+        Ok((self.engine, self.cache.as_mut().ok_or_else(no_cache)?))
+    }
+
+    /// What a batch takes at most, about: its cache, the one that a prompt is read into before its row is copied, and a run's
+    /// scratch memory. As on the CPU, where prompts are read one after the other.
+    fn bytes_of_batch(&self, rows: usize, prompt_tokens: usize, capacity: usize) -> u64 {
+        let cached = self.cache_bytes(rows.saturating_add(usize::from(rows > 1)).saturating_mul(capacity));
+        let tokens = prompt_tokens.min(self.engine.decoder.chunk);
+        cached.saturating_add(scratch_bytes(self.engine.artifact.beside.width, tokens as u64, prompt_tokens as u64))
     }
 }
 
@@ -42,9 +51,7 @@ impl Steps for EngineSteps<'_> {
         let capacity = capacity_for(prompt_tokens + new_tokens - 1);
         if self.engine.provider == ExecutionProvider::Cpu {
             // Linux lends more memory than it has and ends a process that uses it; a GPU's driver refuses in time.
-            let needed = self.cache_bytes(rows.saturating_mul(capacity));
-            let scratch = scratch_bytes(self.engine.artifact.beside.width, rows as u64, prompt_tokens as u64);
-            refuse_beyond(needed.saturating_add(scratch), available())?;
+            refuse_beyond(self.bytes_of_batch(rows, prompt_tokens, capacity), available())?;
         }
         let mut cache = self.engine.decoder.cache(rows, capacity)?;
         // Its steps are taken over and over.
@@ -63,10 +70,17 @@ impl Steps for EngineSteps<'_> {
     }
 
     fn prefill(&mut self, prompts: &[Vec<u32>]) -> Result<Vec<u32>, GenerateError> {
-        let (engine, cache) = self.cache()?;
-        let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-        let next = engine.decoder.prefill_batch(cache, &prompts, Wanted::Largest)?;
-        Ok(numbers(next, engine.decoder.layout.dtype(), |row| prompts[row].len() - 1)?)
+        let capacity = self.cache()?.1.capacity;
+        let mut next = vec![Choice::NotANumber; prompts.len()];
+        self.engine.timings = Timings { prompt_tokens: prompts.iter().map(Vec::len).sum(), ..Timings::default() };
+        // A benchmark's prompts begin alike where its text repeats itself, and stand for some that have nothing in common.
+        let unrelated = Prompts { ids: prompts, groups: alone(prompts), of: Wanted::Largest, capacity };
+        let slots = self.engine.read(unrelated, &mut self.cache, &mut |_, prompt, choice| {
+            next[prompt] = choice;
+            Ok(())
+        })?;
+        debug_assert!(slots.is_sorted(), "rows of equally long prompts are in the order of the prompts");
+        Ok(numbers(next, self.engine.decoder.layout.dtype(), |row| prompts[row].len() - 1)?)
     }
 
     fn step(&mut self, tokens: &[u32], past: usize) -> Result<Vec<u32>, GenerateError> {
@@ -74,6 +88,10 @@ impl Steps for EngineSteps<'_> {
         let next = engine.decoder.decode(cache, tokens, &vec![past; tokens.len()], Wanted::Largest)?;
         Ok(numbers(next, engine.decoder.layout.dtype(), |_| past)?)
     }
+}
+
+fn no_cache() -> RuntimeError {
+    RuntimeError::Run { doing: "running the model", reason: "no cache was allocated".to_owned() }
 }
 
 /// The tokens with the largest logits, whatever `generation_config.json` says: a benchmark times the model.
@@ -85,12 +103,14 @@ fn numbers(next: Vec<Choice>, activations: DType, position: impl Fn(usize) -> us
     next.into_iter().enumerate().map(token).collect()
 }
 
-/// What reading prompts takes beside the cache, about: of one layer in f32 the input, its norm, q k v, the attention's
-/// output, gate, up and their product, and all scores, which ONNX Runtime's CPU kernel keeps at once.
-fn scratch_bytes(width: Width, rows: u64, prompt_tokens: u64) -> u64 {
+/// What a run that reads `tokens` tokens takes beside the cache, about: of one layer in f32 the input, its norm, q k v, the
+/// attention's output, gate, up and their product, and all scores over `context` positions, which ONNX Runtime's CPU kernel keeps
+/// at once.
+fn scratch_bytes(width: Width, tokens: u64, context: u64) -> u64 {
     let Width { hidden_size, intermediate_size, num_attention_heads } = width;
-    let a_token = 6 * hidden_size as u64 + 3 * intermediate_size as u64 + num_attention_heads as u64 * prompt_tokens;
-    rows.saturating_mul(prompt_tokens).saturating_mul(a_token).saturating_mul(size_of::<f32>() as u64)
+    let scores = (num_attention_heads as u64).saturating_mul(context);
+    let a_token = (6 * hidden_size as u64 + 3 * intermediate_size as u64).saturating_add(scores);
+    tokens.saturating_mul(a_token).saturating_mul(size_of::<f32>() as u64)
 }
 
 fn refuse_beyond(needed: u64, available: Option<u64>) -> Result<(), RuntimeError> {
@@ -118,10 +138,10 @@ mod tests {
     }
 
     #[test]
-    fn scratch_grows_with_the_square_of_the_prompt() {
+    fn scratch_grows_with_what_is_read_at_once_and_what_it_looks_back_on() {
         let width = Width { hidden_size: 10, intermediate_size: 20, num_attention_heads: 4 };
         // 120 numbers a token and 4 scores for each pair of tokens.
-        assert_eq!(scratch_bytes(width, 2, 100), 2 * 100 * (120 + 400) * 4);
-        assert_eq!(scratch_bytes(width, u64::MAX, 100), u64::MAX);
+        assert_eq!(scratch_bytes(width, 50, 100), 50 * (120 + 400) * 4);
+        assert_eq!(scratch_bytes(width, 50, u64::MAX), u64::MAX);
     }
 }

@@ -1,7 +1,7 @@
 //! The engine on ONNX Runtime's CPU execution provider, against its own logits and one prompt at a time.
 
 use qonnx::fault::Fault;
-use qonnx::generate::{Completion, Generate, GenerateError, GenerateOptions, Score, StopReason};
+use qonnx::generate::{Completion, Generate, GenerateError, GenerateOptions, Score, Steps, StopReason};
 use qonnx::model::WeightForm;
 use qonnx::onnx::{Graph, Type, encode};
 use qonnx::runtime::{Engine, EngineOptions, Execution, ExecutionProvider, Launch, Weights, inspect};
@@ -91,6 +91,50 @@ fn a_batch_gives_what_each_prompt_gives_alone() {
     assert_eq!(timings.prompt_tokens, prompts.iter().map(Vec::len).sum::<usize>());
     let branch = prompts[3].len() - (prompts[0].len() - "\nA:".len());
     assert_eq!(timings.prefill_tokens, prompts[1].len() + branch + prompts[4].len() + prompts[5].len());
+}
+
+/// What a benchmark times is what generation runs: each prompt by itself, chunk by chunk. Padded side by side it was one run.
+#[test]
+fn steps_read_prompts_as_generate_does() {
+    const TOKENS: usize = 600;
+    let mut engine = engine(&support::dense);
+    let prompt = |row: u32| (0..TOKENS as u32).map(|i| if i == 0 { support::BOS } else { (i * i + 31 * row) % 120 }).collect();
+    let read = |engine: &Engine| {
+        let timings = engine.timings();
+        (timings.prompt_tokens, timings.prefill_tokens, timings.prefill_runs)
+    };
+    for rows in [1, 3] {
+        let prompts: Vec<Vec<u32>> = (0..rows).map(prompt).collect();
+        let expected = run(&mut engine, &prompts, &new_tokens(4));
+        let (rows, by_generate) = (rows as usize, read(&engine));
+        // Of 512 tokens and the other 88.
+        assert_eq!(by_generate, (rows * TOKENS, rows * TOKENS, rows * 2));
+        let mut steps = engine.steps();
+        steps.allocate(rows, TOKENS, 4).unwrap();
+        // Again and again into the same rows, as a benchmark does.
+        for _ in 0..2 {
+            let mut tokens = vec![steps.prefill(&prompts).unwrap()];
+            for past in TOKENS..TOKENS + 3 {
+                let next = steps.step(&tokens[tokens.len() - 1], past).unwrap();
+                tokens.push(next);
+            }
+            for (row, completion) in expected.iter().enumerate() {
+                let ids: Vec<u32> = tokens.iter().map(|tokens| tokens[row]).collect();
+                assert_eq!(ids[..completion.ids.len()], completion.ids);
+            }
+        }
+        drop(steps);
+        assert_eq!(read(&engine), by_generate);
+    }
+    // Equal prompts stand for unrelated ones, of which generation would read one.
+    let prompts: Vec<Vec<u32>> = vec![prompt(0); 2];
+    run(&mut engine, &prompts, &new_tokens(4));
+    assert_eq!(read(&engine), (2 * TOKENS, TOKENS, 2));
+    let mut steps = engine.steps();
+    steps.allocate(2, TOKENS, 4).unwrap();
+    steps.prefill(&prompts).unwrap();
+    drop(steps);
+    assert_eq!(read(&engine), (2 * TOKENS, 2 * TOKENS, 4));
 }
 
 #[test]

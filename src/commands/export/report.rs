@@ -51,7 +51,7 @@ pub struct CalibratedKind {
     pub dead_channels: usize,
     /// Input features that stayed f16, over all layers.
     pub outliers: usize,
-    /// Weights that round to nearest cost less than what GPTQ found, and that have its codes.
+    /// Output features where round to nearest cost less than what GPTQ found, and which have its codes, over all layers.
     pub rtn_kept: usize,
 }
 
@@ -87,7 +87,7 @@ impl CalibratedKind {
             damping: members.iter().filter_map(|(_, calibrated)| calibrated.damping).reduce(f64::max),
             dead_channels: members.iter().map(|(_, calibrated)| calibrated.dead_channels).sum(),
             outliers: members.iter().map(|(weight, _)| weight.outliers).sum(),
-            rtn_kept: members.iter().filter(|(_, calibrated)| calibrated.rtn_kept).count(),
+            rtn_kept: members.iter().map(|(weight, calibrated)| calibrated.rtn_kept.out_features(weight.shape[0])).sum(),
             kind,
         }
     }

@@ -17,7 +17,7 @@ use crate::quant::{
     squared_distance, with_outliers,
 };
 use crate::recipe::{AwqRecipe, RoundingRecipe, WeightRecipe};
-use crate::record::CalibratedRecord;
+use crate::record::{CalibratedRecord, RtnKept};
 
 /// Rows of a weight that AWQ judges a ratio by.
 const JUDGED_ROWS: usize = 512;
@@ -191,7 +191,7 @@ impl Group<'_> {
             dead_channels: rounded.report.dead_channels,
             awq_ratio: scaling.map(|scaling| scaling.ratio),
             target_error: rounded.report.target_error,
-            rtn_kept: rounded.report.rtn_kept,
+            rtn_kept: RtnKept::OutFeatures(rounded.report.rtn_kept),
             ..judged
         });
         Ok(RoundingOutcome { relative_error: if norm > 0.0 { error / norm } else { 0.0 }, calibrated })

@@ -7,7 +7,7 @@ use super::layer::LayerResult;
 use crate::artifact::prepared::{Prepared, RoundingOutcome};
 use crate::model::{LinearInput, Scaling};
 use crate::quant::{InputStats, QuantizedTensor, RoundingReport, Scheme, fake_quantize, output_error, squared_distance};
-use crate::record::CalibratedRecord;
+use crate::record::{CalibratedRecord, RtnKept};
 
 /// What the rounding itself has judged.
 pub fn judged_by_report(report: &RoundingReport) -> Option<CalibratedRecord> {
@@ -29,7 +29,7 @@ fn judged(output_error: f64, rtn_output_error: f64) -> CalibratedRecord {
         dead_channels: 0,
         awq_ratio: None,
         target_error: None,
-        rtn_kept: false,
+        rtn_kept: RtnKept::default(),
     }
 }
 

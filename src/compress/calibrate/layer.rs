@@ -155,7 +155,7 @@ fn update_f32<'a>(hash: &mut blake3::Hasher, values: impl IntoIterator<Item = &'
 
 #[cfg(test)]
 mod tests {
-    use crate::record::CalibratedRecord;
+    use crate::record::{CalibratedRecord, RtnKept};
 
     use super::*;
     use crate::quant::{Rtn, with_outliers};
@@ -186,7 +186,7 @@ mod tests {
                 dead_channels: 2,
                 awq_ratio: Some(0.45),
                 target_error: Some(0.25),
-                rtn_kept: true,
+                rtn_kept: RtnKept::OutFeatures(4),
             });
             let found = RoundingOutcome { relative_error: 0.1 + 0.2, calibrated };
             result.weights.insert(name, Prepared::Quantized(Box::new(rounded.tensor), found));
