@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use qonnx::commands::{RuntimeChoice, compare, doctor, export, generate, inspect, plan, quantize, verify};
 use qonnx::compress;
+use qonnx::host::interrupt::CancelToken;
 use qonnx::host::{interrupt, read, terminal};
 use qonnx::runtime::{ExecutionProvider, Launch, Weights};
 use qonnx::usage::UsageError;
@@ -278,7 +279,13 @@ impl RuntimeArgs {
     }
 
     fn options(&self, weights: Weights) -> Result<RuntimeChoice, UsageError> {
-        Ok(RuntimeChoice { provider: self.provider(), threads: self.threads, weights, launch: self.launch()? })
+        Ok(RuntimeChoice {
+            provider: self.provider(),
+            threads: self.threads,
+            weights,
+            launch: self.launch()?,
+            cancel: CancelToken::NEVER,
+        })
     }
 }
 

@@ -5,6 +5,7 @@
 use ndarray::ArrayView2;
 
 use crate::fault::Fault;
+use crate::host::interrupt::Interrupted;
 
 /// Ends a completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +64,9 @@ pub enum GenerateError {
     TokenBeyondVocabulary { token: String, id: u32, vocab_size: u32 },
     #[error("prompt {prompt}: the model's output is not a number (NaN or infinite) at position {position} or before it{advice}")]
     NotANumber { prompt: usize, position: usize, advice: &'static str },
+    /// The caller's token was cancelled.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     #[error("the memory does not suffice")]
     OutOfMemory(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the backend failed")]
@@ -77,7 +81,10 @@ impl GenerateError {
             | GenerateError::PromptBeyondContext { .. }
             | GenerateError::EmptyPrompt { .. }
             | GenerateError::TokenBeyondVocabulary { .. } => Fault::BadInput,
-            GenerateError::NotANumber { .. } | GenerateError::OutOfMemory(_) | GenerateError::Backend(_) => Fault::Failed,
+            GenerateError::NotANumber { .. }
+            | GenerateError::Interrupted(_)
+            | GenerateError::OutOfMemory(_)
+            | GenerateError::Backend(_) => Fault::Failed,
         }
     }
 }

@@ -11,6 +11,9 @@ pub const CODES: &str = ".codes";
 /// A named tensor: shape and numbers.
 pub type Part = (String, Vec<usize>, Numbers);
 
+/// Gives a tensor by its name: shape and numbers.
+pub type Take<'a> = dyn FnMut(&str) -> Option<(Vec<usize>, Numbers)> + 'a;
+
 /// The tensors of weight `name`, the codes first.
 pub fn of(name: &str, tensor: &QuantizedTensor) -> Vec<Part> {
     let (rows, columns, groups) = (tensor.out_features, tensor.in_features, tensor.groups());
@@ -35,7 +38,7 @@ pub fn of(name: &str, tensor: &QuantizedTensor) -> Vec<Part> {
 }
 
 /// Puts the weight `name` together again; `take` gives a tensor by its name. `None` where one is missing or of another kind.
-pub fn read(name: &str, scheme: Scheme, take: &mut dyn FnMut(&str) -> Option<(Vec<usize>, Numbers)>) -> Option<QuantizedTensor> {
+pub fn read(name: &str, scheme: Scheme, take: &mut Take<'_>) -> Option<QuantizedTensor> {
     let mut take = |part: &str| take(&format!("{name}{part}"));
     let (shape, codes) = bytes(take(CODES)?)?;
     let &[out_features, in_features] = shape.as_slice() else { return None };

@@ -101,6 +101,7 @@ pub fn run_bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
         WeightsArg::Dequantized => Weights::Dequantized,
     };
     let runtime = args.runtime.options(weights)?;
+    let cuda_graph = runtime.provider.is_gpu() && runtime.launch == Launch::Replayed;
     let request = bench::Request {
         artifact: args.artifact,
         runtime,
@@ -112,7 +113,7 @@ pub fn run_bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
             min_repeats: args.min_repeats,
             max_repeats: args.max_repeats,
             confidence: args.confidence,
-            cuda_graph: runtime.provider.is_gpu() && runtime.launch == Launch::Replayed,
+            cuda_graph,
         },
     };
     if let Some(path) = &args.save_graph {

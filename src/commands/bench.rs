@@ -61,7 +61,7 @@ pub fn bar() -> impl FnMut(Progress) {
 pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<BenchReport> {
     let Request { artifact, runtime, settings } = request;
     let launch = if settings.cuda_graph { Launch::Replayed } else { Launch::Eager };
-    let choice = &RuntimeChoice { launch, ..*runtime };
+    let choice = &RuntimeChoice { launch, ..runtime.clone() };
     let manifest = Manifest::load(artifact)?;
     check(settings, manifest.max_context)?;
     let mut gauge = Meters::open(choice.provider);

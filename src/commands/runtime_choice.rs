@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use crate::host::interrupt::CancelToken;
 use crate::host::read;
 use crate::onnx::DATA_FILE;
 use crate::record::Manifest;
@@ -10,13 +11,15 @@ use crate::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, LoadStage
 use crate::usage::UsageError;
 
 /// Where an artifact is to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuntimeChoice {
     pub provider: ExecutionProvider,
     /// CPU threads; one per physical core where it is not given.
     pub threads: Option<usize>,
     pub weights: Weights,
     pub launch: Launch,
+    /// Ends what runs before its next step.
+    pub cancel: CancelToken,
 }
 
 impl RuntimeChoice {
@@ -34,7 +37,9 @@ impl RuntimeChoice {
         observe: &mut dyn FnMut(LoadStage),
     ) -> anyhow::Result<Engine> {
         check_data(dir, manifest)?;
-        Ok(Engine::load_observed(dir, &self.options(), observe)?)
+        let mut engine = Engine::load_observed(dir, &self.options(), observe)?;
+        engine.cancelled_by(self.cancel.clone());
+        Ok(engine)
     }
 
     pub(crate) fn options(&self) -> EngineOptions {

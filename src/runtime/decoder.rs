@@ -14,6 +14,7 @@ use super::device_memory::DeviceMemory;
 use super::replay::{Launch, Recorder};
 use super::specialise::{INPUT_IDS, LOGITS, NEXT_TOKENS, POSITIONS, SEQLENS_K, TOTAL_SEQUENCE_LENGTH};
 use super::{ExecutionProvider, RuntimeError};
+use crate::host::interrupt::CancelToken;
 
 /// Tokens that a prompt is read by at once. Attention over a chunk takes memory for chunk × context scores a head; on
 /// the CPU larger chunks are no faster.
@@ -40,6 +41,8 @@ pub(super) struct Decoder {
     pub chunk: usize,
     /// Runs so far that read prompts.
     pub prefills: usize,
+    /// Looked at before each run.
+    pub cancel: CancelToken,
 }
 
 /// What is wanted of the places after which a token follows.
@@ -86,7 +89,18 @@ impl Decoder {
             _ => None,
         };
         let chunk = chunk(provider);
-        Ok(Decoder { session, allocator, memory, host, recorder, max_positions, layout, chunk, prefills: 0 })
+        Ok(Decoder {
+            session,
+            allocator,
+            memory,
+            host,
+            recorder,
+            max_positions,
+            layout,
+            chunk,
+            prefills: 0,
+            cancel: CancelToken::NEVER,
+        })
     }
 
     /// A cache whose contents are whatever was there.
@@ -126,6 +140,7 @@ impl Decoder {
             // A run without outputs is not worth a second graph: one is computed and dropped.
             let wanted: &[usize] = if inside.is_empty() { &[0] } else { &inside };
             let step = Step { ids: chunk, rows: 1, seqlens_k: vec![index(total - 1)], total, wanted };
+            self.cancel.check()?;
             self.prefills += 1;
             let choices = self.choices(cache, &step, of)?;
             is_broken |= choices.contains(&Choice::NotANumber);
@@ -146,6 +161,7 @@ impl Decoder {
         let wanted: Vec<usize> = prompts.iter().map(|ids| ids.len() - 1).collect();
         let seqlens_k = prompts.iter().map(|ids| index(ids.len() - 1)).collect();
         let step = Step { ids: &ids, rows: prompts.len(), seqlens_k, total: length, wanted: &wanted };
+        self.cancel.check()?;
         self.prefills += 1;
         let mut choices = self.choices(cache, &step, of)?;
         for (choice, prompt) in choices.iter_mut().zip(prompts) {
@@ -161,6 +177,7 @@ impl Decoder {
 
     /// Reads one token into each row behind the `past` tokens that are there, and returns what follows each.
     pub fn decode(&mut self, cache: &mut KvCache, ids: &[u32], past: &[usize], of: Wanted) -> Result<Vec<Choice>, RuntimeError> {
+        self.cancel.check()?;
         if let Some(recorder) = self.recorder.as_mut().filter(|_| of == Wanted::Largest) {
             if cache.recording.is_none() && cache.steps_before_recording == 0 {
                 let total = cache.capacity.min(self.max_positions);

@@ -14,6 +14,7 @@ use super::specialise::specialise;
 use super::{ExecutionProvider, RuntimeError, Weights};
 use crate::companions::Companions;
 use crate::generate::GenerateError;
+use crate::host::interrupt::CancelToken;
 
 /// How an artifact is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +67,11 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// Ends what the engine does at its next run once `cancel` is cancelled.
+    pub fn cancelled_by(&mut self, cancel: CancelToken) {
+        self.decoder.cancel = cancel;
+    }
+
     /// Loads the artifact in `dir`.
     ///
     /// # Errors

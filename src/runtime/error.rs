@@ -4,12 +4,16 @@ use super::ExecutionProvider;
 use crate::companions::CompanionError;
 use crate::fault::Fault;
 use crate::generate::GenerateError;
+use crate::host::interrupt::Interrupted;
 use crate::tensor::DType;
 
 /// What can go wrong between an artifact's folder and its first token.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuntimeError {
+    /// The caller's token was cancelled.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     #[error(
         "ONNX Runtime's shared library was not found in {looked}; run scripts/get-onnxruntime.sh{flag}, or set ORT_DYLIB_PATH"
     )]
@@ -88,6 +92,7 @@ impl RuntimeError {
             | RuntimeError::Run { .. }
             | RuntimeError::Driver { .. }
             | RuntimeError::OutOfMemory { .. }
+            | RuntimeError::Interrupted(_)
             | RuntimeError::NotANumber { .. } => Fault::Failed,
         }
     }
@@ -119,6 +124,7 @@ impl From<CompanionError> for GenerateError {
 impl From<RuntimeError> for GenerateError {
     fn from(error: RuntimeError) -> GenerateError {
         match error {
+            RuntimeError::Interrupted(error) => GenerateError::Interrupted(error),
             RuntimeError::OutOfMemory { .. } => GenerateError::OutOfMemory(Box::new(error)),
             RuntimeError::NotANumber { prompt, position, activations } => {
                 GenerateError::NotANumber { prompt, position, advice: overflow(activations) }

@@ -78,6 +78,7 @@ fn kl(artifact: &Path, reference: &Path) -> f64 {
             threads: None,
             weights: Weights::Fused,
             launch: Launch::Replayed,
+            cancel: qonnx::host::interrupt::CancelToken::NEVER,
         },
     };
     evaluate::kl(&request).unwrap_or_else(|error| panic!("{error:#}")).report.kl_mean

@@ -114,6 +114,7 @@ fn expect_whole(changes: Value, kinds: &[RecipeFlags]) {
             threads: None,
             weights: qonnx::runtime::Weights::Fused,
             launch: qonnx::runtime::Launch::Replayed,
+            cancel: qonnx::host::interrupt::CancelToken::NEVER,
         };
         let verified = qonnx::commands::verify::run(&output, &runtime).unwrap_or_else(|error| panic!("{error:#}"));
         assert!(verified.passed(), "{flags:?}: {verified}");

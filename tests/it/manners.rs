@@ -3,10 +3,13 @@
 use std::process::Command;
 
 use qonnx::artifact::plan::{Method, RecipeFlags};
-use qonnx::commands::export;
+use qonnx::commands::{RuntimeChoice, evaluate, export};
 use qonnx::compress;
+use qonnx::eval::coqa::Protocol;
 use qonnx::host::interrupt::{CancelToken, Interrupted};
 use qonnx::host::{progress, terminal};
+use qonnx::recipe::FormatName;
+use qonnx::runtime::{ExecutionProvider, Launch, Weights};
 use qonnx::tensor::DType;
 
 use crate::support::{tiny, tools};
@@ -69,4 +72,37 @@ fn an_export_that_is_cancelled_keeps_its_finished_layers_and_goes_on_from_there(
     let count = |step: progress::Step| seen.set(seen.get() + usize::from(step.what == "calibrate" && step.done > 8));
     let report = export::watched(&request, &export::Options::new(output.clone()), &count).expect("it goes on");
     assert!(report.artifact_bytes > 0 && output.join("model.onnx").is_file() && seen.get() == 16);
+}
+
+#[test]
+fn an_evaluation_that_is_cancelled_keeps_its_answers_and_goes_on_from_there() {
+    let place = tempfile::tempdir().unwrap();
+    let (artifact, answers) = (place.path().join("artifact"), place.path().join("answers.jsonl"));
+    tiny::export(&tiny::request(&tiny::model(), tiny::bits(FormatName::Int4), DType::F32), &artifact);
+    let cancel = CancelToken::new();
+    let runtime = RuntimeChoice {
+        provider: ExecutionProvider::Cpu,
+        threads: None,
+        weights: Weights::FusedFast,
+        launch: Launch::Eager,
+        cancel: cancel.clone(),
+    };
+    let mut request = evaluate::CoqaRequest {
+        artifact,
+        data: tiny::model().join("coqa-mini.json").display().to_string(),
+        protocol: Protocol::OFFICIAL,
+        limit: Some(24),
+        batch: 4,
+        predictions: Some(answers.clone()),
+        official_predictions: None,
+        rescore: false,
+        runtime,
+    };
+    let error = evaluate::coqa_watched(&request, &mut |_| cancel.cancel()).expect_err("it is stopped");
+    assert!(error.chain().any(|cause| cause.is::<Interrupted>()), "{error:#}");
+    let lines = |path: &std::path::Path| std::fs::read_to_string(path).unwrap().lines().count();
+    assert!((1..24).contains(&lines(&answers)), "what was answered before is there");
+    request.runtime.cancel = CancelToken::NEVER;
+    let scores = evaluate::coqa(&request).expect("it goes on");
+    assert_eq!((scores.report.questions, lines(&answers)), (24, 24));
 }

@@ -22,6 +22,7 @@ const CPU: RuntimeChoice = RuntimeChoice {
     threads: None,
     weights: Weights::Fused,
     launch: Launch::Replayed,
+    cancel: qonnx::host::interrupt::CancelToken::NEVER,
 };
 
 fn scheme(format: Format, granularity: Granularity) -> Scheme {

@@ -71,6 +71,7 @@ impl Made {
             threads: Some(1),
             weights: Weights::Fused,
             launch: Launch::Replayed,
+            cancel: qonnx::host::interrupt::CancelToken::NEVER,
         };
         let report = verify::run(&self.artifact(), &runtime).map_err(|error| format!("{error:#}"))?;
         Ok(report.checks.into_iter().map(|check| (check.what, check.passed, check.detail)).collect())

@@ -8,6 +8,7 @@ use super::MethodLabel;
 use crate::artifact::plan::{RecipeChoice, RecipeFlags, Request};
 use crate::commands::RuntimeChoice;
 use crate::eval::coqa::Protocol;
+use crate::host::interrupt::CancelToken;
 use crate::recipe::Recipe;
 use crate::record::BenchSettings;
 use crate::runtime::{ExecutionProvider, Launch, Weights};
@@ -66,7 +67,7 @@ impl Device {
     /// To run an artifact there.
     pub fn runtime(&self, weights: Weights) -> RuntimeChoice {
         let launch = if self.eager { Launch::Eager } else { Launch::Replayed };
-        RuntimeChoice { provider: self.provider, threads: self.threads, weights, launch }
+        RuntimeChoice { provider: self.provider, threads: self.threads, weights, launch, cancel: CancelToken::NEVER }
     }
 }
 
