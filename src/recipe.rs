@@ -62,7 +62,7 @@ pub enum ModuleKind {
 
 /// One module's name and kind; a tied LM head goes by both of its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Module {
+pub struct NamedModule {
     pub names: Vec<String>,
     pub kind: ModuleKind,
 }
@@ -101,10 +101,10 @@ impl Recipe {
     }
 
     /// The recipe of each of `modules`, overrides applied; every pattern must match at least one of them.
-    pub fn resolve(&self, modules: &[Module]) -> Result<Vec<WeightRecipe>, RecipeError> {
+    pub fn resolve(&self, modules: &[NamedModule]) -> Result<Vec<WeightRecipe>, RecipeError> {
         let matchers = self.overrides.iter().map(Override::matcher).collect::<Result<Vec<_>, _>>()?;
         self.refuse_unmatched(&matchers, modules)?;
-        let resolve = |module: &Module| {
+        let resolve = |module: &NamedModule| {
             let base = match module.kind {
                 ModuleKind::DecoderLinear => self.weights,
                 ModuleKind::Embedding => self.embedding,
@@ -131,7 +131,7 @@ impl Recipe {
         self.transform.and_then(|transform| transform.rotation)
     }
 
-    fn refuse_unmatched(&self, matchers: &[Regex], modules: &[Module]) -> Result<(), RecipeError> {
+    fn refuse_unmatched(&self, matchers: &[Regex], modules: &[NamedModule]) -> Result<(), RecipeError> {
         match self.overrides.iter().zip(matchers).find(|(_, matcher)| !modules.iter().any(|module| module.matches(matcher))) {
             None => Ok(()),
             Some((over, _)) => Err(RecipeError::Unmatched {
@@ -142,7 +142,7 @@ impl Recipe {
     }
 }
 
-impl Module {
+impl NamedModule {
     fn matches(&self, matcher: &Regex) -> bool {
         self.names.iter().any(|name| matcher.is_match(name.as_bytes()))
     }
@@ -152,12 +152,12 @@ impl Module {
 mod tests {
     use super::*;
 
-    fn modules() -> Vec<Module> {
-        let linear = |name: &str| Module { names: vec![name.into()], kind: ModuleKind::DecoderLinear };
+    fn modules() -> Vec<NamedModule> {
+        let linear = |name: &str| NamedModule { names: vec![name.into()], kind: ModuleKind::DecoderLinear };
         vec![
             linear("model.layers.0.self_attn.q_proj"),
             linear("model.layers.0.mlp.down_proj"),
-            Module { names: vec!["model.embed_tokens".into(), "lm_head".into()], kind: ModuleKind::Embedding },
+            NamedModule { names: vec!["model.embed_tokens".into(), "lm_head".into()], kind: ModuleKind::Embedding },
         ]
     }
 

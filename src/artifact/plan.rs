@@ -13,7 +13,7 @@ use crate::model::{
 };
 use crate::onnx::{DATA_FILE, GraphCause, GraphError, Layout, MODEL_FILE};
 use crate::quant::{Codebook, Format, ScaleStorage};
-use crate::recipe::{CalibrationRecipe, FormatName, Module, ModuleKind, Override, Recipe, WeightRecipe};
+use crate::recipe::{CalibrationRecipe, FormatName, ModuleKind, NamedModule, Override, Recipe, WeightRecipe};
 use crate::record::{FileRecord, MANIFEST_SCHEMA, Manifest, ModelRecord, Sizes, WeightRecord};
 use crate::tensor::DType;
 
@@ -256,7 +256,7 @@ impl Dense<'_> {
 }
 
 /// The modules that a recipe speaks of: matrices, by module name; a tied LM head shares the embedding's entry.
-fn modules(expected: &[ExpectedTensor]) -> Vec<Module> {
+fn modules(expected: &[ExpectedTensor]) -> Vec<NamedModule> {
     let untied = expected.iter().any(|tensor| tensor.name == "lm_head.weight");
     let matrices =
         expected.iter().filter(|tensor| tensor.shape.len() == 2).filter_map(|tensor| tensor.name.strip_suffix(".weight"));
@@ -264,7 +264,7 @@ fn modules(expected: &[ExpectedTensor]) -> Vec<Module> {
         .map(|name| {
             let kind = if name.starts_with("model.layers.") { ModuleKind::DecoderLinear } else { ModuleKind::Embedding };
             let tied_head = (name == "model.embed_tokens" && !untied).then(|| "lm_head".to_owned());
-            Module { names: std::iter::once(name.to_owned()).chain(tied_head).collect(), kind }
+            NamedModule { names: std::iter::once(name.to_owned()).chain(tied_head).collect(), kind }
         })
         .collect()
 }

@@ -29,9 +29,9 @@ pub struct Source {
 
 /// The model's files, downloaded where they are not cached.
 pub fn resolve(model: &str) -> anyhow::Result<Source> {
-    let dir = match hub::Source::parse(model)? {
-        hub::Source::Folder(dir) => dir,
-        hub::Source::Repo(_) => hub()?.model(model)?,
+    let dir = match hub::ModelName::parse(model)? {
+        hub::ModelName::Folder(dir) => dir,
+        hub::ModelName::Repo(_) => hub()?.model(model)?,
     };
     Source::named(model, dir, true)
 }
@@ -39,7 +39,7 @@ pub fn resolve(model: &str) -> anyhow::Result<Source> {
 /// The model's configuration and the headers of its weights; moves kilobytes for a model of any size.
 pub fn resolve_headers(model: &str) -> anyhow::Result<(Source, Index)> {
     // A folder needs neither a cache nor a home.
-    if let hub::Source::Folder(dir) = hub::Source::parse(model)? {
+    if let hub::ModelName::Folder(dir) = hub::ModelName::parse(model)? {
         let index = Index::open(&dir)?;
         return Ok((Source::named(model, dir, true)?, index));
     }
@@ -55,10 +55,10 @@ pub fn hub() -> Result<Hub, HubError> {
 impl Source {
     fn named(model: &str, dir: PathBuf, is_whole: bool) -> anyhow::Result<Source> {
         let last = |dir: &Path| dir.file_name().map(|name| name.to_string_lossy().into_owned());
-        Ok(match hub::Source::parse(model)? {
+        Ok(match hub::ModelName::parse(model)? {
             // The cache keeps each commit in a folder of that name.
-            hub::Source::Repo(repo) => Source { name: repo.id, revision: last(&dir), dir, is_whole },
-            hub::Source::Folder(_) => {
+            hub::ModelName::Repo(repo) => Source { name: repo.id, revision: last(&dir), dir, is_whole },
+            hub::ModelName::Folder(_) => {
                 let whole = fs::canonicalize(&dir).unwrap_or_else(|_| dir.clone());
                 Source { name: last(&whole).unwrap_or_else(|| model.to_owned()), revision: None, dir, is_whole }
             }

@@ -21,7 +21,7 @@ use super::CalibError;
 use super::activations::{Batch, Store};
 use crate::onnx::{Graph, GraphError, Model, Shape, Type, Value};
 use crate::quant::InputStats;
-use crate::runtime::{ExecutionProvider, Operand, Resident, Stage, Stages, Target};
+use crate::runtime::{ExecutionProvider, Operand, Resident, StageSession, Stages, Target};
 use crate::tensor::DType;
 
 /// What the graph reads: `[batch, sequence, width]`, of the model as it is quantized so far, and of the unquantized one.
@@ -148,7 +148,7 @@ fn next_name(index: usize) -> String {
 /// Sessions that sum, one for each width of input.
 #[derive(Default)]
 pub(super) struct Statistics {
-    stages: HashMap<Sums, Stage>,
+    stages: HashMap<Sums, StageSession>,
 }
 
 impl Statistics {

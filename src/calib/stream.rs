@@ -24,7 +24,7 @@ use super::statistics::{Statistics, Sums};
 use super::weights::{Gathered, Weight};
 use crate::model::{DecoderConfig, DecoderStage, DecoderStages, ExpectedTensor, LinearInput, StageOperand, Waiting};
 use crate::quant::InputStats;
-use crate::runtime::{ExecutionProvider, Operand, Stage, Stages, Target};
+use crate::runtime::{ExecutionProvider, Operand, StageSession, Stages, Target};
 use crate::tensor::DType;
 
 /// How activations are computed.
@@ -80,7 +80,7 @@ pub struct Stream<'a> {
     pub(super) lanes: Vec<Lane>,
     pub(super) statistics: Statistics,
     /// By graph of `walk`.
-    pub(super) sessions: Vec<Stage>,
+    pub(super) sessions: Vec<StageSession>,
     /// Places in [`Lane::stores`].
     pub(super) slots: Slots,
     /// Stages that are passed.

@@ -105,9 +105,9 @@ pub fn refuse_foreign_flags(task: TaskArg, given: &ArgMatches) -> Result<(), Usa
 
 pub fn run_eval(args: EvalArgs) -> anyhow::Result<ExitCode> {
     let runtime = args.runtime.options(args.weights.weights().weights())?;
-    let windows = || -> anyhow::Result<evaluate::Windows> {
+    let windows = || -> anyhow::Result<evaluate::TextWindows> {
         let text = args.text.clone().ok_or(UsageError::TextMissing)?;
-        Ok(evaluate::Windows { text, window: args.window, limit: args.windows })
+        Ok(evaluate::TextWindows { text, window: args.window, limit: args.windows })
     };
     match args.task {
         TaskArg::Coqa => {

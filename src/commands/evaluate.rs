@@ -14,9 +14,7 @@ use crate::commands::claims::{self, Asked};
 use crate::commands::outputs::{self, Kind, Output};
 use crate::eval::coqa::{self, AnswerLog, CoqaReport, EvaluateOptions, Protocol};
 use crate::eval::windows::{DEFAULT_LENGTH, load_texts};
-use crate::eval::{
-    CacheReader, EvalError, KlReport, PerplexityReport, Windows as TokenWindows, kl_against_cache, kl_exact, write_cache,
-};
+use crate::eval::{CacheReader, EvalError, KlReport, PerplexityReport, Windows, kl_against_cache, kl_exact, write_cache};
 use crate::generate::Generate;
 use crate::host::table::table;
 use crate::host::{progress, publish};
@@ -141,14 +139,14 @@ fn ask(request: &CoqaRequest, model: String, watch: &mut dyn FnMut(&coqa::Progre
 
 /// Where the token windows of perplexity and KL come from.
 #[derive(Debug, Clone)]
-pub struct Windows {
+pub struct TextWindows {
     pub text: PathBuf,
     /// Tokens in a window, BOS included; where it is not said [`DEFAULT_LENGTH`], or the model's context where that is less.
     pub window: Option<usize>,
     pub limit: Option<usize>,
 }
 
-impl Windows {
+impl TextWindows {
     /// A `.json` file holds token ids; anything else is text for `engine`'s tokenizer.
     ///
     /// Refuses a text of which the artifact was calibrated on a passage.
@@ -173,7 +171,7 @@ impl Windows {
             return Ok(Text::Documents(load_texts(&self.text)?));
         }
         let file = || self.text.display().to_string();
-        let windows = TokenWindows::load(&self.text).map_err(|error| match error {
+        let windows = Windows::load(&self.text).map_err(|error| match error {
             // These name the file themselves.
             EvalError::Read { .. } | EvalError::Text { .. } => error.into(),
             other => anyhow::Error::from(other).context(file()),
@@ -185,7 +183,7 @@ impl Windows {
         Ok(Text::Ids(windows))
     }
 
-    fn tokens(&self, text: Text, engine: &Engine) -> anyhow::Result<TokenWindows> {
+    fn tokens(&self, text: Text, engine: &Engine) -> anyhow::Result<Windows> {
         let file = || self.text.display().to_string();
         let context = engine.context_length();
         match text {
@@ -199,9 +197,7 @@ impl Windows {
                     None => Ok(windows),
                 }
             }
-            Text::Documents(texts) => {
-                TokenWindows::of_texts(engine, &texts, self.length(context)?, self.limit).with_context(file)
-            }
+            Text::Documents(texts) => Windows::of_texts(engine, &texts, self.length(context)?, self.limit).with_context(file),
         }
     }
 
@@ -219,7 +215,7 @@ impl Windows {
 }
 
 enum Text {
-    Ids(TokenWindows),
+    Ids(Windows),
     Documents(Vec<String>),
 }
 
@@ -233,7 +229,7 @@ pub struct PerplexityScores {
 }
 
 /// `qonnx eval --task perplexity`.
-pub fn perplexity(artifact: &Path, windows: &Windows, runtime: &RuntimeChoice) -> anyhow::Result<PerplexityScores> {
+pub fn perplexity(artifact: &Path, windows: &TextWindows, runtime: &RuntimeChoice) -> anyhow::Result<PerplexityScores> {
     let text = windows.read(artifact, &trusted(artifact)?)?;
     let mut engine = scorer(artifact, runtime)?;
     let tokens = windows.tokens(text, &engine)?;
@@ -253,7 +249,7 @@ pub struct KlRequest {
     pub reference: PathBuf,
     /// File of the reference's top-k logits, and k.
     pub cache: Option<(PathBuf, usize)>,
-    pub windows: Windows,
+    pub windows: TextWindows,
     pub runtime: RuntimeChoice,
 }
 
@@ -306,7 +302,7 @@ pub fn kl(request: &KlRequest) -> anyhow::Result<KlScores> {
     Ok(KlScores { task: "kl", artifact, reference, report })
 }
 
-fn cache_reference(request: &KlRequest, model: &str, tokens: &TokenWindows, k: usize, path: &Path) -> anyhow::Result<()> {
+fn cache_reference(request: &KlRequest, model: &str, tokens: &Windows, k: usize, path: &Path) -> anyhow::Result<()> {
     let mut reference = scorer(&request.reference, &request.runtime)?;
     let bar = progress::count(tokens.as_slice().len() as u64, "reference");
     write_cache(&mut reference, model, tokens, k, path, &mut |done| bar.set_position(done as u64))?;

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use super::architecture::Architecture;
 use super::attention::{KvPair, Place, Positions, given_positions, past, positions};
 use super::config::DecoderConfig;
-use super::module::{Build, Module, Source};
+use super::module::{Build, Module, WeightSource};
 use super::names;
 use super::parts::{Stream, norm};
 use super::rope::most_positions;
@@ -59,7 +59,7 @@ pub fn decoder(
     form: &dyn Fn(&str) -> WeightForm,
 ) -> Result<DecoderGraph, GraphError> {
     let graph = Graph::new(cfg.family.layers().model_type());
-    let source = Source::Initializers(form);
+    let source = WeightSource::Initializers(form);
     let build = Build { graph: &graph, activation: options.activation, source, stored: RefCell::default() };
     let outputs = causal_lm(&Module::root(&build), cfg, options, Cache::Grows);
     let weights = build.stored.into_inner();

@@ -13,14 +13,14 @@ pub(super) struct Build<'a> {
     pub graph: &'a Graph,
     /// Element type of activations.
     pub activation: DType,
-    pub source: Source<'a>,
+    pub source: WeightSource<'a>,
     /// What each weight became, in the order of the graph.
     pub stored: RefCell<Vec<StoredWeight>>,
 }
 
 /// Where the weights of a graph come from.
 #[derive(Clone, Copy)]
-pub(super) enum Source<'a> {
+pub(super) enum WeightSource<'a> {
     /// Initializers of an artifact, each in the form that the planner wants of it.
     Initializers(&'a dyn Fn(&str) -> WeightForm),
     /// Inputs of the graph, f32, shaped as in the checkpoint; what the model asks for is noted.
@@ -84,7 +84,7 @@ impl<'a> Module<'a> {
     pub fn linear(&self, name: &str, x: Value, out_features: usize, bias: bool) -> Value {
         let (m, op) = (self.child(name), self.op());
         let shape = [out_features, op.last_dim(x)];
-        if let Source::Survey(notes) = self.build.source {
+        if let WeightSource::Survey(notes) = self.build.source {
             let (path, nodes_before, [out_features, in_features]) = (m.path.clone(), self.build.graph.nodes(), shape);
             notes.linears.borrow_mut().push(NotedLinear { path, input: x, in_features, out_features, bias, nodes_before });
             let y = m.op().matmul_transposed(x, m.given("weight", &shape));
@@ -152,7 +152,7 @@ impl<'a> Module<'a> {
                 op.reshape(rows, &[0, 0, shape.in_features]) // [batch, sequence, groups, group_size] before
             }
         };
-        if let Source::Survey(notes) = self.build.source {
+        if let WeightSource::Survey(notes) = self.build.source {
             notes.embedded.set(Some(rows));
         }
         rows
@@ -176,7 +176,7 @@ impl<'a> Module<'a> {
     fn given(&self, name: &str, shape: &[usize]) -> Value {
         let weight = format!("{}.{name}", self.path);
         let w = self.build.graph.input(&weight, Type::new(DType::F32, Shape::known(shape)));
-        if let Source::Survey(notes) = self.build.source {
+        if let WeightSource::Survey(notes) = self.build.source {
             notes.weights.borrow_mut().push((weight, shape.to_vec()));
         }
         self.op().cast(w, self.build.activation)
@@ -193,15 +193,15 @@ impl<'a> Module<'a> {
 
     fn form(&self, name: &str) -> WeightForm {
         match self.build.source {
-            Source::Initializers(form) => form(&format!("{}.{name}", self.path)),
-            Source::Survey(_) => WeightForm::Dense(DType::F32),
+            WeightSource::Initializers(form) => form(&format!("{}.{name}", self.path)),
+            WeightSource::Survey(_) => WeightForm::Dense(DType::F32),
         }
     }
 
     /// A weight stored as it is; `shape` is the checkpoint's, `order` the artifact's.
     #[track_caller]
     fn dense(&self, name: &str, shape: &[usize], dtype: DType, order: Order) -> Value {
-        if let Source::Survey(_) = self.build.source {
+        if let WeightSource::Survey(_) = self.build.source {
             return self.given(name, shape);
         }
         let initializer = format!("{}.{name}", self.path);

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 use super::architecture::Architecture;
 use super::config::DecoderConfig;
-use super::module::{Build, Module, Notes, Source};
+use super::module::{Build, Module, Notes, WeightSource};
 use super::names;
 use super::survey::{ExpectedTensor, Survey, Surveyed};
 use crate::onnx::{Cutter, Dim, Graph, GraphError, Model, Piece, Shape, Type, Value};
@@ -204,7 +204,7 @@ pub fn head(cfg: &DecoderConfig, activation: DType, form: HeadForm) -> Result<Mo
 
 fn stage(activation: DType, write: impl FnOnce(&Module) -> Vec<Value>) -> Result<Model, GraphError> {
     let (graph, notes) = (Graph::new("stage"), Notes::default());
-    let build = Build { graph: &graph, activation, source: Source::Survey(&notes), stored: RefCell::default() };
+    let build = Build { graph: &graph, activation, source: WeightSource::Survey(&notes), stored: RefCell::default() };
     let outputs = write(&Module::root(&build));
     graph.finish(&outputs)
 }

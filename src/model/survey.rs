@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::architecture::Architecture;
 use super::decoder::{Cache, GraphOptions, causal_lm};
-use super::module::{Build, Module, NotedLinear, Notes, Source};
+use super::module::{Build, Module, NotedLinear, Notes, WeightSource};
 use super::transforms::Scaling;
 use crate::onnx::{Graph, GraphError, Model, Value};
 use crate::tensor::DType;
@@ -149,7 +149,7 @@ impl Surveyed {
     /// Writes the graph with weights as inputs, without a cache, for sequences of up to `positions` tokens.
     pub fn of(architecture: &Architecture, activation: DType, positions: usize) -> Result<Surveyed, GraphError> {
         let (graph, notes) = (Graph::new("survey"), Notes::default());
-        let build = Build { graph: &graph, activation, source: Source::Survey(&notes), stored: RefCell::default() };
+        let build = Build { graph: &graph, activation, source: WeightSource::Survey(&notes), stored: RefCell::default() };
         let options = GraphOptions { activation, max_context: positions, rotated_head: false };
         let outputs = causal_lm(&Module::root(&build), architecture, &options, Cache::None);
         let model = graph.finish(&outputs)?;

@@ -1,7 +1,7 @@
 //! Combinations that make no sense, refused by name.
 
 use super::{
-    BudgetRecipe, FormatName, GptqRecipe, GranularityName, GroupScalesName, Module, ModuleKind, Recipe, RecipeError,
+    BudgetRecipe, FormatName, GptqRecipe, GranularityName, GroupScalesName, ModuleKind, NamedModule, Recipe, RecipeError,
     RoundingRecipe, ScaleName, WeightRecipe,
 };
 
@@ -37,7 +37,7 @@ fn number(what: &'static str, got: impl std::fmt::Display, expected: &'static st
 }
 
 /// What the formats themselves cannot do, whatever the model's shapes are.
-pub(super) fn weight(module: &Module, recipe: WeightRecipe, is_rotated: bool) -> Result<(), RecipeError> {
+pub(super) fn weight(module: &NamedModule, recipe: WeightRecipe, is_rotated: bool) -> Result<(), RecipeError> {
     let name = || module.names[0].clone();
     if recipe.format == FormatName::F16 {
         return Ok(());
@@ -110,7 +110,7 @@ fn gptq(settings: GptqRecipe) -> Result<(), RecipeError> {
 }
 
 /// Embedding and LM head are not calibrated, and a table is looked up block by block.
-fn embedding(module: &Module, recipe: WeightRecipe) -> Result<(), RecipeError> {
+fn embedding(module: &NamedModule, recipe: WeightRecipe) -> Result<(), RecipeError> {
     let name = || module.names[0].clone();
     if let Some(what) = recipe.calibrated_part() {
         return Err(RecipeError::EmbeddingCalibrated { module: name(), what });

@@ -31,7 +31,7 @@ impl Generate for Engine {
         self.timings = Timings { prompt_tokens: prompts.iter().map(Vec::len).sum(), ..Timings::default() };
         // The tokenizer is lent to the rows while the sessions run.
         let tokenizer = self.artifact.beside.tokenizer.clone();
-        let rows = prompts.iter().enumerate().map(|(prompt, ids)| Row {
+        let rows = prompts.iter().enumerate().map(|(prompt, ids)| Continuation {
             prompt,
             ids,
             length: ids.len(),
@@ -66,7 +66,7 @@ impl Engine {
 }
 
 /// One prompt on its way.
-struct Row<'a> {
+struct Continuation<'a> {
     prompt: usize,
     /// Of the prompt.
     ids: &'a [u32],
@@ -83,7 +83,7 @@ struct Answers<'a, 'o> {
     options: &'a GenerateOptions,
     observe: &'a mut (dyn FnMut(Piece<'_>) + 'o),
     /// In the order of the prompts.
-    rows: Vec<Row<'a>>,
+    rows: Vec<Continuation<'a>>,
 }
 
 /// One call of `generate`.
@@ -190,7 +190,7 @@ impl Answers<'_, '_> {
 
     fn finish(self) -> Result<Vec<Completion>, RuntimeError> {
         let observe = self.observe;
-        let completion = |row: Row<'_>| {
+        let completion = |row: Continuation<'_>| {
             let (ids, text, rest) = row.text.finish()?;
             show(observe, row.prompt, &rest);
             Ok(Completion { ids, text, reason: row.reason.unwrap_or(StopReason::Length) })

@@ -51,7 +51,7 @@ pub use provider::ExecutionProvider;
 pub use replay::Launch;
 pub use session::require;
 pub use specialise::{NEXT_TOKENS, decode_graph};
-pub use stage::{Bound, Operand, Resident, Stage, Stages, Target};
+pub use stage::{Bound, Operand, Resident, StageSession, Stages, Target};
 pub use steps::EngineSteps;
 pub use telemetry::disable_telemetry;
 pub use weights::Weights;

@@ -1,7 +1,7 @@
 //! Graphs that are run many times over values that stay where the execution provider computes: calibration's stages.
 //!
 //! ```text
-//! Stages::open(graph) ─▶ Stage ─ bind(weights) ─▶ Bound ─ run(activations) ─▶ Resident values ─▶ the next stage's run
+//! Stages::open(graph) ─▶ StageSession ─ bind(weights) ─▶ Bound ─ run(activations) ─▶ Resident values ─▶ the next stage's run
 //! ```
 //!
 //! On CUDA a [`Resident`] value never leaves the device and bound weights go there once. On the CPU operands are read where
@@ -28,7 +28,7 @@ pub struct Stages {
 }
 
 /// A graph ready to run.
-pub struct Stage {
+pub struct StageSession {
     session: Session,
     provider: ExecutionProvider,
     /// In the order of the graph.
@@ -66,7 +66,7 @@ impl Stages {
     }
 
     /// Makes a session; every node runs on the provider, or it fails. `what` names the graph in messages.
-    pub fn open(&self, model: &Model, what: &str) -> Result<Stage, RuntimeError> {
+    pub fn open(&self, model: &Model, what: &str) -> Result<StageSession, RuntimeError> {
         let bytes = encode(model).map_err(|error| RuntimeError::Graph(Box::new(error)))?;
         let plan = SessionPlan {
             provider: self.provider,
@@ -94,7 +94,7 @@ impl Stages {
             ExecutionProvider::Cpu => AllocationDevice::CPU,
             ExecutionProvider::Cuda => AllocationDevice::CUDA,
         };
-        Ok(Stage {
+        Ok(StageSession {
             outputs: session.outputs().iter().map(|output| output.name().to_owned()).collect(),
             session,
             provider: self.provider,
@@ -104,7 +104,7 @@ impl Stages {
     }
 }
 
-impl Stage {
+impl StageSession {
     /// Fixes some operands for the runs to come; on CUDA they are copied to the device now.
     pub fn bind<'a>(&'a mut self, fixed: &[(&'a str, Operand<'a>)]) -> Result<Bound<'a>, RuntimeError> {
         let inputs = match self.provider {
@@ -120,7 +120,7 @@ impl Stage {
 
 /// A stage with some of its operands.
 pub struct Bound<'a> {
-    stage: &'a mut Stage,
+    stage: &'a mut StageSession,
     inputs: Inputs<'a>,
 }
 
@@ -135,7 +135,7 @@ impl Bound<'_> {
     /// # Errors
     /// ONNX Runtime's own message, running out of memory included.
     pub fn run(&mut self, operands: &[(&str, Operand<'_>)], target: Target) -> Result<Vec<Resident>, RuntimeError> {
-        let Stage { session, outputs, device, host, .. } = &mut *self.stage;
+        let StageSession { session, outputs, device, host, .. } = &mut *self.stage;
         let mut inner = || match &mut self.inputs {
             Inputs::Here(fixed) => {
                 let all = fixed.iter().chain(operands).map(|(name, operand)| Ok((Cow::from(*name), value(operand)?)));

@@ -34,7 +34,7 @@ use crate::record::RunRecord;
 use crate::runtime::{self};
 use crate::study::experiment::{Job, work};
 use board::{Board, Line, State};
-use plan::{Before, Row, SweepPlan};
+use plan::{Before, SweepPlan, SweepRow};
 use queue::{Halt, Queue};
 
 /// What `qonnx sweep` was asked.
@@ -141,7 +141,7 @@ fn lent(numbers: &[String], visible: Option<&str>) -> Option<Vec<String>> {
     numbers.into_iter().map(name).collect()
 }
 
-fn line(row: &Row, retry_failed: bool) -> Line {
+fn line(row: &SweepRow, retry_failed: bool) -> Line {
     let state = match &row.before {
         Before::Done(record) => State::Ended { record: record.clone(), before: true },
         Before::Failed(record) if !retry_failed => State::Failed { message: failure(record), is_recorded: true },
@@ -154,7 +154,7 @@ fn failure(record: &RunRecord) -> String {
     record.failure.as_ref().map(|failure| format!("{}: {}", failure.stage, failure.message)).unwrap_or_default()
 }
 
-fn result(columns: Columns, row: &Row, state: &State) -> ResultRow {
+fn result(columns: Columns, row: &SweepRow, state: &State) -> ResultRow {
     let path = RunRecord::path(&row.planned.job.results, row.name());
     let (word, record, failure) = match state {
         State::Ended { record, before: true } => ("done before", Some((**record).clone()), None),

@@ -72,7 +72,7 @@ fn kl(artifact: &Path, reference: &Path) -> f64 {
         artifact: artifact.to_owned(),
         reference: reference.to_owned(),
         cache: None,
-        windows: evaluate::Windows { text: tiny::model().join("perplexity.txt"), window: Some(256), limit: Some(6) },
+        windows: evaluate::TextWindows { text: tiny::model().join("perplexity.txt"), window: Some(256), limit: Some(6) },
         runtime: RuntimeChoice {
             provider: qonnx::runtime::ExecutionProvider::Cpu,
             threads: None,

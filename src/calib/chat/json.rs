@@ -6,7 +6,7 @@ use minijinja::{Error, ErrorKind, State};
 use super::printed::{MOST_NESTED, MOST_WRITTEN, float, too_much};
 
 /// How JSON is laid out.
-struct Layout {
+struct JsonLayout {
     ensure_ascii: bool,
     /// What a level is indented by; on one line without it.
     indent: Option<String>,
@@ -17,7 +17,7 @@ struct Layout {
 
 /// `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
 pub(super) fn tojson(state: &State, value: &Value, positional: Rest<Value>, named: Kwargs) -> Result<String, Error> {
-    let layout = Layout::of(&positional, &named)?;
+    let layout = JsonLayout::of(&positional, &named)?;
     named.assert_all_used()?;
     let mut text = String::new();
     layout.write(value, 0, &mut text)?;
@@ -30,8 +30,8 @@ fn wrong(what: String) -> Error {
     Error::new(ErrorKind::InvalidOperation, format!("tojson: {what}"))
 }
 
-impl Layout {
-    fn of(positional: &[Value], named: &Kwargs) -> Result<Layout, Error> {
+impl JsonLayout {
+    fn of(positional: &[Value], named: &Kwargs) -> Result<JsonLayout, Error> {
         if positional.len() > 4 {
             return Err(Error::from(ErrorKind::TooManyArguments));
         }
@@ -53,7 +53,7 @@ impl Layout {
             }
         };
         let ensure_ascii = argument(0, "ensure_ascii")?.is_true();
-        Ok(Layout { ensure_ascii, indent, item_separator, key_separator, sort_keys: argument(3, "sort_keys")?.is_true() })
+        Ok(JsonLayout { ensure_ascii, indent, item_separator, key_separator, sort_keys: argument(3, "sort_keys")?.is_true() })
     }
 
     fn write(&self, value: &Value, depth: usize, text: &mut String) -> Result<(), Error> {

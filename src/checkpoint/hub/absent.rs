@@ -13,7 +13,7 @@ use crate::features::NotBuilt;
 pub use answers::{DataFiles, ModelHeaders, Selection};
 pub use error::{HubError, TokenState};
 pub use progress::{Bars, Progress};
-pub use source::{RepoName, Source};
+pub use source::{ModelName, RepoName};
 
 /// Settings that there are none of.
 #[derive(Debug, Clone)]
@@ -61,7 +61,7 @@ mod tests {
         let refused = HubConfig::from_env().expect_err("there is no client");
         let said = "this qonnx was built without the hub's client; build it with --features hub, or give a folder or a file that is here";
         assert_eq!((refused.to_string().as_str(), refused.fault().exit_code()), (said, 1));
-        assert!(matches!(Source::parse("."), Ok(Source::Folder(_))));
-        assert!(matches!(Source::parse("org/name"), Ok(Source::Repo(_))));
+        assert!(matches!(ModelName::parse("."), Ok(ModelName::Folder(_))));
+        assert!(matches!(ModelName::parse("org/name"), Ok(ModelName::Repo(_))));
     }
 }

@@ -31,7 +31,7 @@ pub use config::HubConfig;
 use dataset::files_below;
 pub use error::{HubError, TokenState};
 pub use progress::{Bars, Progress};
-pub use source::{RepoName, Source};
+pub use source::{ModelName, RepoName};
 
 /// Files beside the weights that the program cannot do without.
 fn needed() -> impl Iterator<Item = &'static str> {
@@ -60,9 +60,9 @@ impl Hub {
     /// A commit that is cached in full is used without a request; a branch costs one, which may fail if its last known
     /// commit is cached.
     pub fn model(&mut self, model: &str) -> Result<PathBuf, HubError> {
-        let name = match Source::parse(model)? {
-            Source::Folder(dir) => return Ok(dir),
-            Source::Repo(name) => name,
+        let name = match ModelName::parse(model)? {
+            ModelName::Folder(dir) => return Ok(dir),
+            ModelName::Repo(name) => name,
         };
         self.visit(&name, RepoType::Model).model()
     }
@@ -70,9 +70,9 @@ impl Hub {
     /// The weights' headers and `config.json` of `model`. Where weights are not in the cache, only their headers are moved,
     /// by range requests: kilobytes for a model of any size.
     pub fn model_headers(&mut self, model: &str) -> Result<ModelHeaders, HubError> {
-        match Source::parse(model)? {
-            Source::Folder(dir) => Ok(ModelHeaders { index: Index::open(&dir)?, dir }),
-            Source::Repo(name) => self.visit(&name, RepoType::Model).headers(),
+        match ModelName::parse(model)? {
+            ModelName::Folder(dir) => Ok(ModelHeaders { index: Index::open(&dir)?, dir }),
+            ModelName::Repo(name) => self.visit(&name, RepoType::Model).headers(),
         }
     }
 

@@ -10,7 +10,7 @@ const DEFAULT_REVISION: &str = "main";
 
 /// Where a model or data set comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub enum ModelName {
     Folder(PathBuf),
     Repo(RepoName),
 }
@@ -29,13 +29,13 @@ impl fmt::Display for RepoName {
     }
 }
 
-impl Source {
+impl ModelName {
     /// A folder where one of that name exists, else the repository that the name spells.
-    pub fn parse(name: &str) -> Result<Source, HubError> {
+    pub fn parse(name: &str) -> Result<ModelName, HubError> {
         if Path::new(name).exists() {
-            return Ok(Source::Folder(name.into()));
+            return Ok(ModelName::Folder(name.into()));
         }
-        RepoName::parse(name).map(Source::Repo)
+        RepoName::parse(name).map(ModelName::Repo)
     }
 }
 

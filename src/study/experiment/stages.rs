@@ -344,7 +344,7 @@ impl Stages<'_> {
 
     fn text(&mut self, text: &TextMeasure) -> anyhow::Result<()> {
         let runtime = self.job.device.runtime(self.job.measure.weights.weights());
-        let windows = evaluate::Windows { text: text.file.clone(), window: text.window, limit: text.windows };
+        let windows = evaluate::TextWindows { text: text.file.clone(), window: text.window, limit: text.windows };
         let data = file_name(&text.file.to_string_lossy());
         let artifact = self.work.artifact();
         let perplexity = evaluate::perplexity(&artifact, &windows, &runtime)?.report;

@@ -18,7 +18,7 @@ pub struct SweepPlan {
     pub file: PathBuf,
     pub results: PathBuf,
     pub model: String,
-    pub rows: Vec<Row>,
+    pub rows: Vec<SweepRow>,
     pub excluded: Vec<Excluded>,
     /// By how much earlier records say that the rules are off, and how many.
     factor: f64,
@@ -26,7 +26,7 @@ pub struct SweepPlan {
 }
 
 /// One experiment of the sweep.
-pub struct Row {
+pub struct SweepRow {
     pub planned: Planned,
     pub before: Before,
     /// Estimated.
@@ -49,7 +49,7 @@ pub enum Before {
     Unknown,
 }
 
-impl Row {
+impl SweepRow {
     pub fn name(&self) -> &str {
         &self.planned.job.name
     }
@@ -75,7 +75,7 @@ pub fn plan(path: &Path, results: PathBuf, overrides: Overrides, dry: bool, retr
     let mut rows = Vec::new();
     for planned in planned(&members, &mut subject, &file)? {
         let before = before(&planned)?;
-        rows.push(Row { seconds: estimate::by_rule(&planned), planned, before });
+        rows.push(SweepRow { seconds: estimate::by_rule(&planned), planned, before });
     }
     refuse_duplicates(&rows, &file)?;
     share_numbers(&mut rows);
@@ -111,12 +111,12 @@ fn before(planned: &Planned) -> anyhow::Result<Before> {
 }
 
 /// What was never compared with the baseline as it is now is done again: beside an earlier baseline, or beside none.
-fn open_incomparable(rows: &mut [Row], retry_failed: bool) {
+fn open_incomparable(rows: &mut [SweepRow], retry_failed: bool) {
     let Some((baseline, others)) = rows.split_first_mut() else { return };
     if matches!(baseline.before, Before::Failed(_)) && !retry_failed {
         return;
     }
-    let is_scored = |row: &&mut Row| row.planned.job.measure.coqa.is_some() || row.planned.job.measure.text.is_some();
+    let is_scored = |row: &&mut SweepRow| row.planned.job.measure.coqa.is_some() || row.planned.job.measure.text.is_some();
     for row in others.iter_mut().filter(is_scored) {
         row.before = match std::mem::replace(&mut row.before, Before::Nothing) {
             Before::Done(record) if record.compared_with() != Some(&baseline.planned.job.id) => Before::Uncompared(record),
@@ -125,11 +125,11 @@ fn open_incomparable(rows: &mut [Row], retry_failed: bool) {
     }
 }
 
-fn refuse_duplicates(rows: &[Row], file: &str) -> Result<(), SweepError> {
+fn refuse_duplicates(rows: &[SweepRow], file: &str) -> Result<(), SweepError> {
     for (place, row) in rows.iter().enumerate() {
         // The baseline's id differs in that it has no baseline; where ids are not known, recipes tell.
         let (id, recipe) = (&row.planned.job.id, &row.planned.job.recipe);
-        let same = |before: &&Row| {
+        let same = |before: &&SweepRow| {
             let other = &before.planned.job;
             let is_same_form = other.device.activation() == row.planned.job.device.activation();
             other.recipe == *recipe && is_same_form || (other.id == *id && !id.is_empty())
@@ -143,7 +143,7 @@ fn refuse_duplicates(rows: &[Row], file: &str) -> Result<(), SweepError> {
 }
 
 /// Experiments whose artifacts hold the same numbers have them chosen once.
-fn share_numbers(rows: &mut [Row]) {
+fn share_numbers(rows: &mut [SweepRow]) {
     let recipes: Vec<Recipe> = rows.iter().map(|row| row.planned.job.recipe.clone()).collect();
     for row in rows {
         let job = &mut row.planned.job;
@@ -156,8 +156,8 @@ fn share_numbers(rows: &mut [Row]) {
 }
 
 /// Corrects estimates by what finished experiments took; of one that ran before, what it took itself.
-fn bring_into_line(rows: &mut [Row]) -> (f64, usize) {
-    let finished = |row: &Row| match &row.before {
+fn bring_into_line(rows: &mut [SweepRow]) -> (f64, usize) {
+    let finished = |row: &SweepRow| match &row.before {
         Before::Done(record) | Before::Uncompared(record) | Before::Other(record) if record.failure.is_none() => {
             Some(estimate::taken(record))
         }
@@ -172,7 +172,7 @@ fn bring_into_line(rows: &mut [Row]) -> (f64, usize) {
 }
 
 impl SweepPlan {
-    fn open(&self, retry_failed: bool) -> impl Iterator<Item = &Row> {
+    fn open(&self, retry_failed: bool) -> impl Iterator<Item = &SweepRow> {
         self.rows.iter().filter(move |row| row.is_open(retry_failed))
     }
 
