@@ -65,8 +65,8 @@ pub enum ConfigError {
     NotAnObject(&'static str),
     #[error("config.json: {key} is missing; a {architecture} needs it")]
     Missing { key: String, architecture: &'static str },
-    #[error("config.json: neither architectures nor model_type says what it is of; take it from the model's own folder")]
-    NoArchitecture,
+    #[error("config.json: neither architectures nor model_type says what it is of; qonnx runs {known}")]
+    NoArchitecture { known: String },
     #[error("config.json: {0}")]
     Invalid(InvalidSetting),
     #[error("config.json: architecture {got} is not supported; qonnx runs {known}")]

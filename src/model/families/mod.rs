@@ -56,9 +56,10 @@ fn named(keys: &Settings<'_>) -> Result<&'static Registered, ConfigError> {
         Some(_) => return Err(keys.invalid("architectures", "a list of names".to_owned()).into()),
         None => &[],
     };
-    let unknown = |name: &Json| ConfigError::Architecture { got: plain(name), known: architectures().join(", ") };
+    let known = architectures().join(", ");
+    let unknown = |name: &Json| ConfigError::Architecture { got: plain(name), known: known.clone() };
     let Some(first) = names.first() else {
-        return by_kind.ok_or_else(|| kind.map_or(ConfigError::NoArchitecture, unknown));
+        return by_kind.ok_or_else(|| kind.map_or(ConfigError::NoArchitecture { known: known.clone() }, unknown));
     };
     let of_name = |name| FAMILIES.iter().find(|family| is_architecture(family, name)).ok_or_else(|| unknown(name));
     let found = of_name(first)?;

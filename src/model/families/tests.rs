@@ -117,8 +117,8 @@ fn refuses_other_architectures_by_name() {
     }
     let message = format!("config.json: architecture gemma is not supported; qonnx runs {known}");
     refused(json!({"architectures": null, "model_type": "gemma"}), &message);
-    let message = "config.json: neither architectures nor model_type says what it is of; take it from the model's own folder";
-    refused(json!({"architectures": null, "model_type": null}), message);
+    let message = format!("config.json: neither architectures nor model_type says what it is of; qonnx runs {known}");
+    refused(json!({"architectures": null, "model_type": null}), &message);
     refused(json!({"architectures": 3}), "config.json: architectures must be a list of names, got 3");
 }
 

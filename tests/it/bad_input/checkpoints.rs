@@ -140,7 +140,7 @@ fn configurations() {
         (
             "no architecture",
             |c| c.config(|v| v.retain(|key, _| key != "architectures" && key != "model_type")),
-            &["architectures", "LlamaForCausalLM"],
+            &["architectures", "model_type", "LlamaForCausalLM"],
         ),
         ("an unknown rope type", |c| c.config(|v| v["rope_scaling"]["rope_type"] = json!("yarn")), &["yarn", "llama3"]),
         ("a rope factor of zero", |c| c.config(|v| v["rope_scaling"]["factor"] = json!(0.0)), &["factor", "0"]),
@@ -286,7 +286,7 @@ fn checkpoints() {
             "names of an adapter's state",
             |c| c.rename(|name| format!("base_model.model.{name}")),
             &[
-                "there is no model.embed_tokens.weight, model.layers.0.self_attn.q_proj.weight, ",
+                "there is no model.embed_tokens.weight, model.layers.0.input_layernorm.weight, ",
                 "the names there begin with base_model.model. (base_model.model.model.embed_tokens.weight, ",
                 "and 53 more), as peft's state does",
                 "merge_and_unload",
