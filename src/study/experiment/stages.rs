@@ -8,6 +8,7 @@
 //! followed by one that goes on behind the last finished stage, and within CoQA behind the last answered question.
 
 use std::cell::RefCell;
+use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -115,7 +116,11 @@ fn shared_numbers<'j>(job: &'j Job, observe: Observe<'_>) -> anyhow::Result<Opti
         }
     };
     if QuantizedCheckpoint::is_in(quantized) {
-        return Ok(Some(quantized));
+        match QuantizedCheckpoint::open(quantized) {
+            Ok(_) => return Ok(Some(quantized)),
+            Err(error) => tracing::warn!("{error:#}; it is made again"),
+        }
+        fs::remove_dir_all(quantized).with_context(|| format!("{}: cannot be removed", quantized.display()))?;
     }
     let request = Request { activation: DType::F16, ..job.request() };
     match quantize::watched(&request, &options(job, quantized.to_owned()), observe) {
