@@ -11,6 +11,7 @@ use qonnx::record::Manifest;
 
 use crate::support::tiny;
 
+mod families;
 mod hostile;
 
 /// One of each thing that a recipe can ask for.
