@@ -19,12 +19,17 @@ pub enum UsageError {
     #[error("{flag} means nothing to --method {method}; leave it out, or choose {takes}")]
     MethodFlag { flag: &'static str, method: &'static str, takes: &'static str },
     #[error(
-        "quantized checkpoint {dir}: {weight} is missing or has changed since it was written; quantize the model again, or fetch the \
-         folder again"
+        "quantized checkpoint {dir}: weight {weight} is missing, has changed since it was written or is not what the recipe says; \
+         quantize the model again, or fetch the folder again"
     )]
     QuantizedDamaged { dir: String, weight: String },
-    #[error("quantized checkpoint {dir}: its weights are in {there}, and quantized.json lists {listed}; fetch the folder again")]
-    QuantizedFiles { dir: String, listed: String, there: String },
+    #[error(
+        "quantized checkpoint {dir}: {file} was removed, added or changed since the model was quantized; put back what was there, or \
+         quantize the model again"
+    )]
+    QuantizedCompanion { dir: String, file: String },
+    #[error("quantized checkpoint {dir}: {} is {there}; fetch the folder again", shown(.file))]
+    QuantizedFiles { dir: String, file: String, there: &'static str },
     #[error("{model} is quantized already, so {flag} means nothing; leave it out, or give the unquantized model")]
     QuantizedAlready { model: String, flag: &'static str },
     #[error("{model} was calibrated with activations in f32, as those of this model are beyond f16; export it with --dtype f32")]
@@ -81,8 +86,8 @@ pub enum UsageError {
     OutputExists { path: String },
     #[error("output {path}: the path is not UTF-8, and ONNX Runtime would open nothing there; give another folder")]
     OutputNotUtf8 { path: String },
-    #[error("output {path}: exists and is not an artifact, so --overwrite does not replace it; give another folder")]
-    OutputForeign { path: String },
+    #[error("output {path}: exists and is not {kind}, so --overwrite does not replace it; give another folder")]
+    OutputForeign { path: String, kind: &'static str },
     #[error("{flag} {path}: exists and is not {kind}, so it is not written over; give another file, or remove this one")]
     OutputOfOthers { flag: &'static str, path: String, kind: &'static str },
     #[error("{flag} {path}: is a file that the command also names for something else; give another one")]
@@ -102,10 +107,10 @@ pub enum UsageError {
     #[error("output {path}: is a link to nothing; remove it, or give another folder")]
     OutputLink { path: String },
     #[error(
-        "output {path}: holds {}, which is no part of an artifact and would go with it; move it away, or give another folder",
+        "output {path}: holds {}, which is no part of {kind} and would go with it; move it away, or give another folder",
         shown(name)
     )]
-    OutputHolds { path: String, name: String },
+    OutputHolds { path: String, kind: &'static str, name: String },
     #[error("output {path}: its parent folder does not exist; create it first")]
     ParentMissing { path: String },
     #[error("model {folder}: {file} is missing; give a folder with config.json, tokenizer.json and safetensors")]

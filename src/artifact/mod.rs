@@ -1,6 +1,7 @@
 //! From a checkpoint and a recipe to the files of an artifact: what it will hold (`plan`), and how each weight gets there.
 
 pub mod dataset;
+pub mod files;
 pub mod hashing;
 pub mod onnx_sink;
 pub mod packing;

@@ -22,7 +22,7 @@ pub struct Written {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prepared {
     Quantized(Box<QuantizedTensor>, RoundingOutcome),
-    /// Not quantized, and mostly not the checkpoint's numbers either: turned, scaled, a norm that took AWQ's scales, or a weight
+    /// Not quantized, and mostly not the checkpoint's numbers either: rotated, scaled, a norm that took AWQ's scales, or a weight
     /// whose outliers would take as much as f16.
     Dense(Vec<usize>, Vec<f32>),
 }

@@ -9,18 +9,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use rayon::prelude::*;
 
-use super::parts::{self, CODES};
+use super::parts::{self, CODES, OUTLIERS, PARTS};
 use super::plan::Facts;
 use super::prepared::{Prepared, PreparedWeights, RoundingOutcome, Written, WrittenOutside};
 use super::quantized_sink::digest;
 use super::sink::Sink;
-use crate::checkpoint::{Checkpoint, Numbers};
+use crate::checkpoint::{Checkpoint, TensorView};
 use crate::model::{StoredForm, StoredWeight};
-use crate::quant::Scheme;
-use crate::record::{QUANTIZED_FILE, QuantizedManifest, QuantizedRecord};
-use crate::tensor;
+use crate::quant::{QuantizedTensor, Scheme};
+use crate::record::{FileRecord, QUANTIZED_FILE, QuantizedManifest, QuantizedRecord};
+use crate::tensor::DType;
 use crate::usage::UsageError;
 
 /// A quantized checkpoint that is there.
@@ -47,12 +47,43 @@ impl QuantizedCheckpoint {
             manifest.files.iter().map(String::as_str).collect(),
             checkpoint.index().files().iter().map(|file| file.name.as_str()).collect(),
         ];
-        if listed != there {
-            let dir = dir.display().to_string();
-            let files = |files: &BTreeSet<&str>| files.iter().copied().collect::<Vec<_>>().join(", ");
-            return Err(UsageError::QuantizedFiles { dir, listed: files(&listed), there: files(&there) }.into());
+        if let Some(&file) = listed.symmetric_difference(&there).next() {
+            let there =
+                if listed.contains(file) { "listed by quantized.json and not there" } else { "not listed by quantized.json" };
+            return Err(UsageError::QuantizedFiles { dir: dir.display().to_string(), file: file.to_owned(), there }.into());
         }
-        Ok(QuantizedCheckpoint { manifest, checkpoint })
+        let quantized = QuantizedCheckpoint { manifest, checkpoint };
+        match quantized.mismatched() {
+            Some(weight) => Err(quantized.damaged(weight)),
+            None => Ok(quantized),
+        }
+    }
+
+    /// A weight of which the manifest says what the files do not.
+    fn mismatched(&self) -> Option<&str> {
+        let QuantizedManifest { weights, outliers, changed, .. } = &self.manifest;
+        let stored = |name: &str| self.checkpoint.index().get(name).map(|info| info.dtype);
+        let is_quantized = |name: &str| stored(name) == Some(DType::U8);
+        let mut seen = BTreeSet::new();
+        let record = weights.iter().find(|record| {
+            let is_there = stored(&record.name).is_some() && is_quantized(&record.name) == record.is_quantized;
+            !is_there || !seen.insert(&record.name)
+        });
+        let features = |name: &str| self.checkpoint.numbers(&format!("{name}{OUTLIERS}")).map(|(shape, _)| shape);
+        let outliers = outliers.iter().find(|(name, count)| !is_quantized(name) || features(name) != Some(vec![**count]));
+        let changed = changed.iter().find(|name| is_quantized(name));
+        record.map(|record| &record.name).or(outliers.map(|(name, _)| name)).or(changed).map(String::as_str)
+    }
+
+    /// Refuses files beside the weights that are not those of the model: what it computes is in config.json, and what it was
+    /// calibrated on is its tokenizer's.
+    pub fn check_companions(&self, there: &[FileRecord]) -> Result<(), UsageError> {
+        let recorded = &self.manifest.companions;
+        let differs = |file: &&FileRecord| !(recorded.contains(file) && there.contains(file));
+        match recorded.iter().chain(there).find(differs) {
+            Some(FileRecord { file, .. }) => Err(UsageError::QuantizedCompanion { dir: self.shown(), file: file.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// What calibration had found about the artifact.
@@ -64,6 +95,14 @@ impl QuantizedCheckpoint {
     pub fn prepared<'q>(&'q self, weights: &'q [StoredWeight]) -> QuantizedWeights<'q> {
         let records = self.manifest.weights.iter().map(|record| (record.name.as_str(), record)).collect();
         QuantizedWeights { quantized: self, weights, records }
+    }
+
+    fn damaged(&self, weight: &str) -> anyhow::Error {
+        UsageError::QuantizedDamaged { dir: self.shown(), weight: weight.to_owned() }.into()
+    }
+
+    fn shown(&self) -> String {
+        self.checkpoint.dir().display().to_string()
     }
 }
 
@@ -77,61 +116,55 @@ pub struct QuantizedWeights<'q> {
 impl<'q> PreparedWeights<'q> for QuantizedWeights<'q> {
     fn layer(&self, layer: usize) -> anyhow::Result<BTreeMap<String, Prepared>> {
         let prefix = format!("model.layers.{layer}.");
-        let of_layer = self.weights.iter().filter(|stored| stored.weight.starts_with(&prefix));
-        let read = of_layer.map(|stored| Ok((stored.weight.clone(), self.read(stored)?)));
-        let read: Vec<_> = read.collect::<anyhow::Result<_>>()?;
-        Ok(read.into_iter().filter_map(|(name, prepared)| Some((name, prepared?))).collect())
+        let of_layer: Vec<_> = self.weights.iter().filter(|stored| stored.weight.starts_with(&prefix)).collect();
+        let prepared = |stored: &&StoredWeight| {
+            let record = self.sound(&stored.weight)?;
+            let StoredForm::Quantized { scheme, .. } = stored.form else {
+                self.dense(&stored.weight)?;
+                return Ok(None);
+            };
+            let QuantizedRecord { relative_error, calibrated, .. } = record.clone();
+            let tensor = Box::new(self.tensor(&stored.weight, scheme)?);
+            Ok(Some((stored.weight.clone(), Prepared::Quantized(tensor, RoundingOutcome { relative_error, calibrated }))))
+        };
+        let read: anyhow::Result<Vec<_>> = of_layer.par_iter().map(prepared).collect();
+        Ok(read?.into_iter().flatten().collect())
     }
 
     fn outside(&self, stored: &StoredWeight, sink: &dyn Sink<'q>) -> anyhow::Result<Option<WrittenOutside>> {
-        let record = self.record(&stored.weight)?;
-        let written = match (&stored.form, self.read(stored)?) {
-            (StoredForm::Quantized { .. }, Some(Prepared::Quantized(tensor, _))) => sink.quantized(stored, &tensor)?,
-            _ => sink.dense(stored, self.quantized.checkpoint.tensor(&stored.weight)?)?,
+        let QuantizedRecord { relative_error, calibrated, .. } = self.sound(&stored.weight)?.clone();
+        let digest = match stored.form {
+            StoredForm::Quantized { scheme, .. } => sink.quantized(stored, &self.tensor(&stored.weight, scheme)?)?,
+            StoredForm::Dense { .. } => sink.dense(stored, self.dense(&stored.weight)?)?,
         };
-        Ok(Some((Written { relative_error: record.relative_error, digest: written }, record.calibrated.clone())))
+        self.quantized.checkpoint.release(&stored.weight)?;
+        Ok(Some((Written { relative_error, digest }, calibrated)))
     }
 }
 
-impl QuantizedWeights<'_> {
-    /// The weight, where it is not what lies under its own name; checked against its digest in any case.
-    fn read(&self, stored: &StoredWeight) -> anyhow::Result<Option<Prepared>> {
-        let name = &stored.weight;
-        let record = self.record(name)?;
-        match &stored.form {
-            StoredForm::Quantized { scheme, .. } => self.quantized(name, *scheme, record).map(Some),
-            StoredForm::Dense { .. } => {
-                let view = self.quantized.checkpoint.tensor(name)?;
-                self.check(record, digest([view.bytes].into_iter()))?;
-                if !self.quantized.manifest.changed.contains(name) {
-                    return Ok(None);
-                }
-                let mut values = vec![0.0; stored.elements()];
-                tensor::convert::decode(view.dtype, view.bytes, &mut values).with_context(|| format!("weight {name}"))?;
-                Ok(Some(Prepared::Dense(stored.shape.clone(), values)))
-            }
-        }
+impl<'q> QuantizedWeights<'q> {
+    /// The record of a weight whose tensors are those that were written.
+    fn sound(&self, name: &str) -> anyhow::Result<&'q QuantizedRecord> {
+        let QuantizedCheckpoint { checkpoint, .. } = self.quantized;
+        let record = self.records.get(name).copied().ok_or_else(|| self.quantized.damaged(name))?;
+        let parts = PARTS.iter().filter_map(|part| checkpoint.bytes(&format!("{name}{part}")));
+        let is_sound = match record.is_quantized {
+            true => digest(parts) == record.digest,
+            false => digest(checkpoint.bytes(name).into_iter()) == record.digest,
+        };
+        if is_sound { Ok(record) } else { Err(self.quantized.damaged(name)) }
     }
 
-    fn quantized(&self, name: &str, scheme: Scheme, record: &QuantizedRecord) -> anyhow::Result<Prepared> {
-        let mut take = |part: &str| self.quantized.checkpoint.numbers(part);
-        let Some(tensor) = parts::read(name, scheme, &mut take) else { bail!(self.damaged(name)) };
-        let bytes: Vec<Vec<u8>> = parts::of(name, &tensor).iter().map(|(_, _, numbers)| Numbers::to_stored(numbers).1).collect();
-        self.check(record, digest(bytes.iter().map(Vec::as_slice)))?;
-        let QuantizedRecord { relative_error, calibrated, .. } = record.clone();
-        Ok(Prepared::Quantized(Box::new(tensor), RoundingOutcome { relative_error, calibrated }))
+    fn tensor(&self, name: &str, scheme: Scheme) -> anyhow::Result<QuantizedTensor> {
+        let checkpoint = &self.quantized.checkpoint;
+        let tensor = parts::read(name, scheme, &mut |part| checkpoint.numbers(part));
+        let tensor = tensor.ok_or_else(|| self.quantized.damaged(name))?;
+        checkpoint.release(name)?;
+        Ok(tensor)
     }
 
-    fn record(&self, name: &str) -> anyhow::Result<&QuantizedRecord> {
-        self.records.get(name).copied().ok_or_else(|| self.damaged(name))
-    }
-
-    fn check(&self, record: &QuantizedRecord, digest: String) -> anyhow::Result<()> {
-        if record.digest == digest { Ok(()) } else { Err(self.damaged(&record.name)) }
-    }
-
-    fn damaged(&self, weight: &str) -> anyhow::Error {
-        UsageError::QuantizedDamaged { dir: self.quantized.checkpoint.dir().display().to_string(), weight: weight.to_owned() }
-            .into()
+    fn dense(&self, name: &str) -> anyhow::Result<TensorView<'q>> {
+        let view = self.quantized.checkpoint.tensor(name)?;
+        if view.dtype == DType::U8 { Err(self.quantized.damaged(name)) } else { Ok(view) }
     }
 }

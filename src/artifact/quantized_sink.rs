@@ -64,7 +64,7 @@ pub fn digest<'b>(parts: impl Iterator<Item = &'b [u8]>) -> String {
 impl<'c> Sink<'c> for QuantizedSink<'c> {
     fn quantized(&self, weight: &StoredWeight, tensor: &QuantizedTensor) -> anyhow::Result<String> {
         let stored = parts::of(&weight.weight, tensor).into_iter().map(|(name, shape, numbers)| {
-            let (number, bytes) = numbers.to_stored();
+            let (number, bytes) = numbers.into_stored();
             RawTensor { name, number, shape, bytes: bytes.into() }
         });
         Ok(self.put(stored.collect()))

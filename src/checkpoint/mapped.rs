@@ -77,13 +77,19 @@ impl Checkpoint {
 
     /// The numbers of a tensor that this program wrote, of bytes, 32-bit integers or f32; `None` where there is none.
     pub fn numbers(&self, name: &str) -> Option<(Vec<usize>, Numbers)> {
-        let (dtype, shape, file, range) = match (self.index.other(name), self.index.get(name)) {
-            (Some(other), _) => (other.dtype, &other.shape, other.file, &other.range),
-            (None, Some(info)) if info.dtype == DType::F32 => (safetensors::Dtype::F32, &info.shape, info.file, &info.range),
+        let (dtype, shape) = match (self.index.other(name), self.index.get(name)) {
+            (Some(other), _) => (other.dtype, &other.shape),
+            (None, Some(info)) if info.dtype == DType::F32 => (safetensors::Dtype::F32, &info.shape),
             _ => return None,
         };
-        let bytes = &self.maps[file][range.start as usize..range.end as usize];
-        Some((shape.clone(), Numbers::read(dtype, bytes)?))
+        Some((shape.clone(), Numbers::read(dtype, self.bytes(name)?)?))
+    }
+
+    /// The bytes of a tensor of whatever element type; `None` where there is none.
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let info = self.index.get(name).map(|info| (info.file, &info.range));
+        let (file, range) = info.or_else(|| self.index.other(name).map(|other| (other.file, &other.range)))?;
+        Some(&self.maps[file][range.start as usize..range.end as usize])
     }
 
     /// The bytes of one of [`Index::files`], header included.

@@ -132,9 +132,9 @@ impl TensorFile {
 
 impl Numbers {
     /// As they lie in a file.
-    pub fn to_stored(&self) -> (StoredNumber, Vec<u8>) {
+    pub fn into_stored(self) -> (StoredNumber, Vec<u8>) {
         let number = match self {
-            Numbers::U8(_) => StoredNumber::U8,
+            Numbers::U8(numbers) => return (StoredNumber::U8, numbers),
             Numbers::U32(_) => StoredNumber::U32,
             Numbers::F32(_) => StoredNumber::Weight(DType::F32),
         };

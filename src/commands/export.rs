@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::Context;
 
 use super::output_folder::{self, Kind, OutputFolder};
+use crate::artifact::files::{self, NamedFile};
 use crate::artifact::onnx_sink::OnnxSink;
 use crate::artifact::plan::{self, Plan, RecipeChoice, RecipeFlags, Request};
 use crate::artifact::prepared::PreparedWeights;
@@ -23,7 +24,7 @@ use crate::host::memory;
 use crate::host::progress::Observe;
 use crate::model::StoredWeight;
 use crate::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
-use crate::record::{FileRecord, MANIFEST_FILE, Manifest};
+use crate::record::{FileRecord, MANIFEST_FILE, Manifest, ModelRecord};
 use crate::tensor::DType;
 use crate::usage::UsageError;
 
@@ -63,8 +64,7 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
 pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> anyhow::Result<ExportReport> {
     let started = Instant::now();
     let watch = memory::Watch::start();
-    let output = OutputFolder { path: options.output.clone(), overwrite: options.overwrite, kind: Kind::Artifact };
-    let output = OutputFolder { path: output_folder::resolved(&output)?, ..output };
+    let output = OutputFolder::resolve(&options.output, options.overwrite, Kind::Artifact)?;
     refuse_statistics_in(&output.path, &options.calibration)?;
     let (plan, budget, artifact_bytes) = match QuantizedCheckpoint::is_in(Path::new(&request.model)) {
         true => of_quantized(request, &options.calibration, &output)?,
@@ -128,7 +128,9 @@ fn of_quantized(request: &Request, calibration: &compress::Options, output: &Out
     }
     let index = quantized.checkpoint.index();
     let mut plan = plan::with_facts(request, manifest.recipe.clone(), &quantized.facts(), &source, index)?;
-    plan.manifest.model = manifest.model.clone();
+    quantized.check_companions(&plan.copied)?;
+    let ModelRecord { source, revision, .. } = manifest.model.clone();
+    plan.manifest.model = ModelRecord { source, revision, ..plan.manifest.model };
     plan.manifest.calibration = manifest.calibration.clone();
     plan.manifest.budget = manifest.budget.clone();
     let folder = output_folder::begin(&output.path)?;
@@ -185,7 +187,7 @@ fn write_artifact<'c>(
     let (data_bytes, ends) = (layout.data_bytes(), final_ends(&plan.graph.weights, &layout));
     let (grown_to, growing) = mpsc::channel();
     let sink = OnnxSink { data: DataFile::create(&data_path, &layout)?, ends, grown_to };
-    let (abandoned, data_path) = (&CancelToken::new(), &data_path);
+    let (abandoned, data_path) = (&cancel.child(), &data_path);
     let (weights, inputs, data_hash, data) = thread::scope(|scope| {
         let inputs = scope.spawn(move || hashed.map_or_else(|| hashing::of_checkpoint(checkpoint, abandoned), Ok));
         let data_hash = scope.spawn(move || hashing::of_growing_file(data_path, data_bytes, &growing, abandoned));
@@ -198,13 +200,15 @@ fn write_artifact<'c>(
         (weights, inputs.join().expect("hashing does not panic"), data_hash.join().expect("hashing does not panic"), data)
     });
     let weights = weights?;
-    write_file(&folder.join(MODEL_FILE), &data.finish()?)?;
     let mut manifest = plan.manifest.clone();
     write::record(&mut manifest.weights, weights);
     manifest.inputs = inputs?;
-    manifest.outputs = output_records(plan, checkpoint.dir(), folder, (data_bytes, data_hash?))?;
+    let model = NamedFile::made(MODEL_FILE, data.finish()?);
+    let others: Vec<_> = std::iter::once(model).chain(files::companions(plan, checkpoint.dir())).collect();
+    manifest.outputs = files::write(&others, &plan.copied, folder)?;
+    manifest.outputs.insert(1, FileRecord { file: DATA_FILE.to_owned(), bytes: data_bytes, blake3: data_hash? });
     manifest.seal();
-    write_file(&folder.join(MANIFEST_FILE), manifest.to_json().as_bytes())?;
+    NamedFile::made(MANIFEST_FILE, manifest.to_json().into_bytes()).write(folder)?;
     Ok(manifest)
 }
 
@@ -216,37 +220,6 @@ fn final_ends(weights: &[StoredWeight], layout: &Layout<'_>) -> Vec<u64> {
         ends[index] = ends[index + 1].min(first.unwrap_or(u64::MAX));
     }
     ends
-}
-
-/// Copies what goes along with a model.
-pub(super) fn copy_companions(plan: &Plan, from: &Path, folder: &Path) -> anyhow::Result<()> {
-    for file in &plan.copied {
-        let (source, copy) = (from.join(&file.file), folder.join(&file.file));
-        let copied = fs::copy(&source, &copy);
-        copied.with_context(|| format!("{}: cannot be copied to {}", source.display(), copy.display()))?;
-    }
-    Ok(())
-}
-
-/// Copies what goes along, and records every file but the manifest.
-fn output_records(plan: &Plan, from: &Path, folder: &Path, data: (u64, String)) -> anyhow::Result<Vec<FileRecord>> {
-    copy_companions(plan, from, folder)?;
-    let record = |name: &str| -> anyhow::Result<FileRecord> {
-        let path = folder.join(name);
-        let bytes = fs::metadata(&path).with_context(|| format!("{}: cannot be read", path.display()))?.len();
-        Ok(FileRecord { file: name.to_owned(), bytes, blake3: hashing::of_file(&path)? })
-    };
-    let (bytes, blake3) = data;
-    let mut records = vec![record(MODEL_FILE)?, FileRecord { file: DATA_FILE.to_owned(), bytes, blake3 }];
-    for file in &plan.copied {
-        records.push(record(&file.file)?);
-    }
-    Ok(records)
-}
-
-/// Writes a file of the folder, which is put on the disk as a whole.
-pub(super) fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    fs::write(path, bytes).with_context(|| format!("{}: cannot be written", path.display()))
 }
 
 pub(super) fn folder_bytes(folder: &Path) -> anyhow::Result<u64> {

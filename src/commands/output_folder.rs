@@ -16,6 +16,7 @@ use crate::usage::UsageError;
 /// A folder that a command makes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutputFolder {
+    /// Links resolved.
     pub path: PathBuf,
     /// Replace one of its kind that is there already.
     pub overwrite: bool,
@@ -30,6 +31,13 @@ pub enum Kind {
 }
 
 impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Artifact => "an artifact",
+            Kind::QuantizedCheckpoint => "a quantized checkpoint",
+        }
+    }
+
     fn manifest(self) -> &'static str {
         match self {
             Kind::Artifact => MANIFEST_FILE,
@@ -58,43 +66,47 @@ impl Kind {
     }
 }
 
-/// The output, links resolved, once what a process that died has left of it is cleared; refused, before any work, where
-/// something is in the way.
-pub fn resolved(options: &OutputFolder) -> anyhow::Result<PathBuf> {
-    let path = || options.path.display().to_string();
-    if options.path.to_str().is_none() {
-        return Err(UsageError::OutputNotUtf8 { path: path() }.into());
+impl OutputFolder {
+    /// The output at `path`, links resolved, once what a process that died has left of it is cleared.
+    ///
+    /// # Errors
+    /// Something is in the way, which is refused before any work.
+    pub fn resolve(path: &Path, overwrite: bool, kind: Kind) -> anyhow::Result<OutputFolder> {
+        let shown = || path.display().to_string();
+        if path.to_str().is_none() {
+            return Err(UsageError::OutputNotUtf8 { path: shown() }.into());
+        }
+        if let Err(error) = publish::fits(path) {
+            return Err(UsageError::OutputUnwritable { flag: "output", path: shown(), reason: error.to_string() }.into());
+        }
+        if path.file_name().is_none() && !path.exists() {
+            return Err(UsageError::OutputForeign { path: shown(), kind: kind.name() }.into());
+        }
+        if !parent(path).is_dir() {
+            return Err(UsageError::ParentMissing { path: shown() }.into());
+        }
+        if path.is_symlink() && !path.exists() {
+            return Err(UsageError::OutputLink { path: shown() }.into());
+        }
+        // What a link leads to is replaced, on its own disk, and the link stays.
+        let resolved = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let put_back = || format!("output {}: what a killed process has set aside cannot be put back", shown());
+        if publish::recover(&resolved).with_context(put_back)? {
+            tracing::warn!("output {}: a process was killed while it replaced it; what was there is back", shown());
+        }
+        match (resolved.exists(), overwrite) {
+            (false, _) => {}
+            (true, false) => return Err(UsageError::OutputExists { path: shown() }.into()),
+            (true, true) => check_replaced(&resolved, &shown(), kind)?,
+        }
+        Ok(OutputFolder { path: resolved, overwrite, kind })
     }
-    if let Err(error) = publish::fits(&options.path) {
-        return Err(UsageError::OutputUnwritable { flag: "output", path: path(), reason: error.to_string() }.into());
-    }
-    if options.path.file_name().is_none() && !options.path.exists() {
-        return Err(UsageError::OutputForeign { path: path() }.into());
-    }
-    if !parent(&options.path).is_dir() {
-        return Err(UsageError::ParentMissing { path: path() }.into());
-    }
-    if options.path.is_symlink() && !options.path.exists() {
-        return Err(UsageError::OutputLink { path: path() }.into());
-    }
-    // What a link leads to is replaced, on its own disk, and the link stays.
-    let resolved = fs::canonicalize(&options.path).unwrap_or_else(|_| options.path.clone());
-    let put_back = || format!("output {}: what a killed export has set aside cannot be put back", path());
-    if publish::recover(&resolved).with_context(put_back)? {
-        tracing::warn!("output {}: an export was killed while it replaced it; the artifact that was there is back", path());
-    }
-    match (resolved.exists(), options.overwrite) {
-        (false, _) => {}
-        (true, false) => return Err(UsageError::OutputExists { path: path() }.into()),
-        (true, true) => check_replaced(&resolved, &path(), options.kind)?,
-    }
-    Ok(resolved)
 }
 
 /// Only a folder of the same kind is replaced, and only one without files of somebody else's, which would go with it.
 pub fn check_replaced(output: &Path, shown: &str, kind: Kind) -> anyhow::Result<()> {
     if !output.join(kind.manifest()).is_file() {
-        return Err(UsageError::OutputForeign { path: shown.to_owned() }.into());
+        return Err(UsageError::OutputForeign { path: shown.to_owned(), kind: kind.name() }.into());
     }
     // Of one whose manifest is damaged: what any of its kind has.
     let recorded = kind.recorded(output);
@@ -106,7 +118,7 @@ pub fn check_replaced(output: &Path, shown: &str, kind: Kind) -> anyhow::Result<
             || is_weights
             || recorded.as_ref().map_or_else(|| kind.may_have(&name), |files| files.contains(&name));
         if !is_ours || entry.path().is_dir() {
-            return Err(UsageError::OutputHolds { path: shown.to_owned(), name }.into());
+            return Err(UsageError::OutputHolds { path: shown.to_owned(), kind: kind.name(), name }.into());
         }
     }
     Ok(())

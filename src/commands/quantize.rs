@@ -6,10 +6,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::export::{
-    self, CalibratedKind, calibrated_kinds, calibrated_on, calibrated_table, copy_companions, folder_bytes, write_file,
-};
+use super::export::{self, CalibratedKind, calibrated_kinds, calibrated_on, calibrated_table, folder_bytes};
 use super::output_folder::{self, Kind, OutputFolder};
+use crate::artifact::files::{self, NamedFile};
 use crate::artifact::plan::{Plan, Request};
 use crate::artifact::quantized_sink::QuantizedSink;
 use crate::artifact::{hashing, source, write};
@@ -60,8 +59,7 @@ pub fn run(request: &Request, options: &export::Options) -> anyhow::Result<Quant
 pub fn watched(request: &Request, options: &export::Options, observe: Observe<'_>) -> anyhow::Result<QuantizeReport> {
     let started = Instant::now();
     let watch = memory::Watch::start();
-    let output = OutputFolder { path: options.output.clone(), overwrite: options.overwrite, kind: Kind::QuantizedCheckpoint };
-    let output = OutputFolder { path: output_folder::resolved(&output)?, ..output };
+    let output = OutputFolder::resolve(&options.output, options.overwrite, Kind::QuantizedCheckpoint)?;
     export::refuse_statistics_in(&output.path, &options.calibration)?;
     chosen::check(request, &options.calibration)?;
     let source = source::resolve(&request.model)?;
@@ -105,11 +103,13 @@ fn write_folder(chosen: &mut Chosen, checkpoint: &Checkpoint, folder: &Path, can
         Some(known) => known,
         None => hashing::of_checkpoint(checkpoint, cancel)?,
     };
-    copy_companions(plan, checkpoint.dir(), folder)?;
+    files::write(&files::companions(plan, checkpoint.dir()), &plan.copied, folder)?;
     let files = sink.finish();
     write::record(&mut chosen.plan.manifest.weights, written);
-    let manifest = manifest(&chosen.plan, chosen, inputs, files);
-    write_file(&folder.join(QUANTIZED_FILE), manifest.to_json().as_bytes())
+    let mut manifest = manifest(&chosen.plan, chosen, inputs, files);
+    manifest.seal();
+    NamedFile::made(QUANTIZED_FILE, manifest.to_json().into_bytes()).write(folder)?;
+    Ok(())
 }
 
 fn manifest(plan: &Plan, chosen: &Chosen, inputs: Vec<FileRecord>, files: Vec<String>) -> QuantizedManifest {
@@ -135,6 +135,7 @@ fn manifest(plan: &Plan, chosen: &Chosen, inputs: Vec<FileRecord>, files: Vec<St
         inputs,
         files,
         companions: plan.copied.clone(),
+        manifest_blake3: None,
     }
 }
 

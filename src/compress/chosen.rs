@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::artifact::files;
 use crate::artifact::hashing;
 use crate::artifact::plan::{self, Facts, Plan, Refused, Request};
 use crate::artifact::prepared::{Prepared, PreparedWeights, WrittenOutside};
@@ -74,7 +75,12 @@ impl Choice<'_> {
         let inputs_known = inputs.as_deref().unwrap_or_default();
         let parts = Parts { checkpoint, source, inputs: inputs_known, kept: kept.as_ref(), beside: parent(output), observe };
         let budget = budget::chosen(request, &plan, &parts, set.as_ref(), options)?;
-        let replanned = |recipe, facts: &Facts| plan::with_facts(request, recipe, facts, source, checkpoint.index());
+        let companions = plan.copied.clone();
+        let replanned = |recipe, facts: &Facts| {
+            let plan = plan::with_facts(request, recipe, facts, source, checkpoint.index())?;
+            files::refuse_changed(&companions, &plan.copied)?;
+            anyhow::Ok(plan)
+        };
         if let Some(budget) = &budget {
             terminal::say(budget);
             plan = replanned(budget.recipe.clone(), &Facts::default())?;

@@ -11,7 +11,8 @@ static INSTALL: Once = Once::new();
 #[error("interrupted; nothing was left behind")]
 pub struct Interrupted;
 
-/// For a program, which owns its signals; a library's caller asks with [`ask`] instead. From here on SIGINT, SIGTERM and SIGHUP set a flag that [`check`] reads; a second one ends the process at once.
+/// For a program, which owns its signals; a library's caller asks with [`ask`] or a [`CancelToken`] instead. From here on SIGINT,
+/// SIGTERM and SIGHUP set a flag that [`check`] reads; a second one ends the process at once.
 pub fn install() {
     INSTALL.call_once(|| {
         let handler = || {
@@ -37,7 +38,14 @@ pub fn check() -> Result<(), Interrupted> {
 
 /// A wish to stop that a caller keeps one end of: work that has the other looks at its safe points. It stops for [`ask`] as well.
 #[derive(Debug, Clone, Default)]
-pub struct CancelToken(Option<Arc<AtomicBool>>);
+pub struct CancelToken(Option<Arc<Wish>>);
+
+#[derive(Debug, Default)]
+struct Wish {
+    is_cancelled: AtomicBool,
+    /// Whose cancellation is this one's too.
+    parent: CancelToken,
+}
 
 impl CancelToken {
     /// One that nobody can cancel.
@@ -45,13 +53,18 @@ impl CancelToken {
 
     /// A token whose copies are all cancelled together.
     pub fn new() -> CancelToken {
-        CancelToken(Some(Arc::default()))
+        CancelToken::NEVER.child()
+    }
+
+    /// A token that is cancelled with this one, and can be alone.
+    pub fn child(&self) -> CancelToken {
+        CancelToken(Some(Arc::new(Wish { is_cancelled: AtomicBool::new(false), parent: self.clone() })))
     }
 
     /// Asks whoever has a copy to stop.
     pub fn cancel(&self) {
-        if let Some(flag) = &self.0 {
-            flag.store(true, Ordering::SeqCst);
+        if let Some(wish) = &self.0 {
+            wish.is_cancelled.store(true, Ordering::SeqCst);
         }
     }
 
@@ -61,8 +74,9 @@ impl CancelToken {
     /// [`Interrupted`].
     pub fn check(&self) -> Result<(), Interrupted> {
         match &self.0 {
-            Some(flag) if flag.load(Ordering::SeqCst) => Err(Interrupted),
-            _ => check(),
+            Some(wish) if wish.is_cancelled.load(Ordering::SeqCst) => Err(Interrupted),
+            Some(wish) => wish.parent.check(),
+            None => check(),
         }
     }
 }
@@ -92,6 +106,10 @@ mod tests {
         token.cancel();
         assert!(copy.check().is_err());
         CancelToken::NEVER.cancel();
+        assert!(other.child().check().is_ok() && token.child().check().is_err());
+        let child = other.child();
+        child.cancel();
+        assert!(child.check().is_err());
         assert!(other.check().is_ok() && CancelToken::NEVER.check().is_ok() && CancelToken::default() == CancelToken::NEVER);
     }
 }

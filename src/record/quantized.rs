@@ -45,6 +45,9 @@ pub struct QuantizedManifest {
     pub files: Vec<String>,
     /// Files that go wherever the model goes: config.json, the tokenizer, ….
     pub companions: Vec<FileRecord>,
+    /// BLAKE3 of the manifest without this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_blake3: Option<String>,
 }
 
 /// What is known of one weight.
@@ -98,8 +101,26 @@ impl QuantizedManifest {
             Some(schema) if schema != u64::from(QUANTIZED_SCHEMA) => {
                 Err(QuantizedManifestError::Schema { dir: shown(), got: schema })
             }
-            _ => serde_json::from_value(value).map_err(damaged),
+            _ => {
+                let manifest: QuantizedManifest = serde_json::from_value(value).map_err(damaged)?;
+                let message = match manifest.activation.as_str() {
+                    "f16" | "f32" if manifest.manifest_blake3 == Some(manifest.own_blake3()) => return Ok(manifest),
+                    "f16" | "f32" => "it has changed since it was written".to_owned(),
+                    other => format!("activation {}, expected f16 or f32", crate::host::shown(other)),
+                };
+                Err(QuantizedManifestError::Damaged { dir: shown(), message })
+            }
         }
+    }
+
+    /// Records the manifest's own hash: it is not changed after this.
+    pub fn seal(&mut self) {
+        self.manifest_blake3 = Some(self.own_blake3());
+    }
+
+    fn own_blake3(&self) -> String {
+        let text = QuantizedManifest { manifest_blake3: None, ..self.clone() }.to_json();
+        blake3::hash(text.as_bytes()).to_hex().to_string()
     }
 
     /// As it is written.

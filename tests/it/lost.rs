@@ -130,7 +130,7 @@ fn an_artifact_that_was_set_aside_is_put_back() {
     fs::rename(place.at("out"), place.at(".out.replaced-0123456789abcdef")).expect("the place is ours");
     let output = place.qonnx(&exporting(&["@out"]));
     refused(&output, "exists already");
-    assert!(stderr(&output).contains("the artifact that was there is back"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("what was there is back"), "{}", stderr(&output));
     assert!(contents(&place.at("out")) == whole);
     assert_eq!(place.hidden(), Vec::<String>::new());
 }

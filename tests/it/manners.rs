@@ -3,12 +3,12 @@
 use std::process::Command;
 
 use qonnx::artifact::plan::{Method, RecipeFlags};
-use qonnx::commands::{RuntimeChoice, evaluate, export};
+use qonnx::commands::{RuntimeChoice, evaluate, export, quantize};
 use qonnx::compress;
 use qonnx::eval::coqa::Protocol;
 use qonnx::host::interrupt::{CancelToken, Interrupted};
 use qonnx::host::{progress, terminal};
-use qonnx::recipe::FormatName;
+use qonnx::recipe::{BudgetRecipe, FormatName};
 use qonnx::runtime::{ExecutionProvider, Launch, Weights};
 use qonnx::tensor::DType;
 
@@ -105,4 +105,66 @@ fn an_evaluation_that_is_cancelled_keeps_its_answers_and_goes_on_from_there() {
     request.runtime.cancel = CancelToken::NEVER;
     let scores = evaluate::coqa(&request).expect("it goes on");
     assert_eq!((scores.report.questions, lines(&answers)), (24, 24));
+}
+
+/// Cancels at the first step of `what`: what an export and a quantization then say, and what is left beside their output.
+fn cancelled_at(what: &'static str, flags: &RecipeFlags) {
+    for quantizes in [false, true] {
+        let place = tempfile::tempdir().unwrap();
+        let request = tiny::request(&tiny::model(), flags.clone(), DType::F16);
+        let cancel = CancelToken::new();
+        let stop = |step: progress::Step| {
+            if step.what == what {
+                cancel.cancel();
+            }
+        };
+        stop(progress::Step { what: "start", done: 0, all: 1 });
+        let calibration = compress::Options { cancel: cancel.clone(), ..compress::Options::default() };
+        let options = export::Options { calibration, ..export::Options::new(place.path().join("out")) };
+        let error = match quantizes {
+            false => export::watched(&request, &options, &stop).err(),
+            true => quantize::watched(&request, &options, &stop).err(),
+        };
+        let error = error.expect("it is stopped");
+        assert!(error.is::<Interrupted>(), "{what}: {error:#}");
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "{what}: nothing is left");
+    }
+}
+
+#[test]
+fn a_search_for_widths_and_the_writing_of_weights_end_by_the_token_and_leave_nothing() {
+    let budget = Some(BudgetRecipe::Bpw(3.4));
+    cancelled_at("budget", &RecipeFlags { method: Method::Gptq, budget, ..RecipeFlags::default() });
+    cancelled_at("calibrate", &RecipeFlags { method: Method::Gptq, ..RecipeFlags::default() });
+    cancelled_at("start", &RecipeFlags::default());
+}
+
+#[test]
+fn a_model_that_changes_while_it_is_worked_on_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("model");
+    std::fs::create_dir(&folder).unwrap();
+    for entry in std::fs::read_dir(tiny::model()).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
+    }
+    let config = folder.join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let request = tiny::request(&folder, RecipeFlags { method: Method::Gptq, ..RecipeFlags::default() }, DType::F16);
+    let change = |step: progress::Step| {
+        if step.done > 0 {
+            std::fs::write(&config, text.replace("500000.0", "10000.0")).unwrap();
+        }
+    };
+    for quantizes in [false, true] {
+        std::fs::write(&config, &text).unwrap();
+        let options = export::Options::new(place.path().join(format!("out-{quantizes}")));
+        let error = match quantizes {
+            false => export::watched(&request, &options, &change).err(),
+            true => quantize::watched(&request, &options, &change).err(),
+        };
+        let error = error.expect("config.json has changed").to_string();
+        assert_eq!(error, "config.json: the model's has changed since the work began; run the command again");
+        assert!(!options.output.exists());
+    }
 }

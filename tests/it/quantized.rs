@@ -11,6 +11,9 @@ use qonnx::record::Manifest;
 
 use crate::support::tiny;
 
+mod families;
+mod hostile;
+
 /// One of each thing that a recipe can ask for.
 const RECIPES: [&str; 7] = [
     "f16",
@@ -164,11 +167,14 @@ fn what_is_chosen_is_not_chosen_again() {
     assert!(said.contains("give the folder to `qonnx export`"), "{said}");
     // Only its own kind is replaced.
     let said = refused(&["export", &model(), "--bits", "4", "-o", &q, "--overwrite"]);
-    assert!(said.contains("--overwrite does not replace it"), "{said}");
+    assert!(said.contains("exists and is not an artifact, so --overwrite does not replace it"), "{said}");
+    done(&["export", &q, "-o", &out]);
+    let said = refused(&["quantize", &model(), "--bits", "4", "-o", &out, "--overwrite"]);
+    assert!(said.contains("exists and is not a quantized checkpoint, so --overwrite does not replace it"), "{said}");
     done(&["quantize", &model(), "--bits", "8", "-o", &q, "--overwrite"]);
     fs::write(place.path("q").join("notes"), "the only copy").unwrap();
     let said = refused(&["quantize", &model(), "--bits", "4", "-o", &q, "--overwrite"]);
-    assert!(said.contains("notes"), "{said}");
+    assert!(said.contains("holds notes, which is no part of a quantized checkpoint"), "{said}");
     assert!(fs::read_to_string(place.path("q").join("quantized.json")).unwrap().contains("\"int8\""));
 }
 

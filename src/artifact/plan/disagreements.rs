@@ -9,7 +9,7 @@ use crate::onnx::GraphError;
 const FOREIGN: [(&str, &str); 6] = [
     (
         ".weight.codes",
-        "they are codes that `qonnx quantize` wrote; give the folder to `qonnx export`, or take the unquantized model",
+        "they are codes that `qonnx quantize` wrote; give the folder to `qonnx export` (a repository is downloaded first), or take the unquantized model",
     ),
     (".qweight", "they are codes of a checkpoint that is quantized already (GPTQ or AWQ); take the unquantized one"),
     (".weight_packed", "they are codes of a checkpoint that is quantized already (compressed-tensors); take the unquantized one"),

@@ -31,7 +31,7 @@ impl WorkFolder {
         match held.with_context(|| format!("output {}: the hidden folder of its layers cannot be made", output.display()))? {
             Some(hidden) => Ok(WorkFolder { hidden, output: output.to_owned() }),
             None => bail!(
-                "output {}: another export is making it just now; wait for that one, or give another folder",
+                "output {}: another process is making it just now; wait for that one, or give another folder",
                 output.display()
             ),
         }
@@ -112,7 +112,7 @@ mod tests {
         let open = |output: &Path, key: &str| WorkFolder::open(output, &blake3::hash(key.as_bytes()));
         let first = open(&output, "first").unwrap();
         let error = open(&output, "first").err().expect("it is taken").to_string();
-        assert!(error.starts_with(&format!("output {}: another export is making it just now; ", output.display())), "{error}");
+        assert!(error.starts_with(&format!("output {}: another process is making it just now; ", output.display())), "{error}");
         let (held, foreign) = (open(&output, "held").unwrap(), open(&other, "foreign").unwrap());
         let stale = open(&output, "stale").unwrap().hidden.path().to_owned();
         fs::write(stale.join("layer-000.safetensors"), "left behind").unwrap();

@@ -18,7 +18,7 @@ use crate::tensor::DType;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     pub name: String,
-    /// Hash of what determines the result; see `identity.rs`.
+    /// Hash of what determines the result; see [`super::Subject::plan`].
     pub id: String,
     pub title: String,
     pub method: MethodLabel,

@@ -8,6 +8,7 @@
 //! followed by one that goes on behind the last finished stage, and within CoQA behind the last answered question.
 
 use std::cell::RefCell;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -103,19 +104,27 @@ fn options(job: &Job, output: PathBuf) -> export::Options {
     }
 }
 
-/// The numbers that `job` shares with others: chosen now, by another process meanwhile, or before. `None` where it shares none, or
-/// where activations are beyond the f16 that another wants of them.
-fn shared_numbers<'j>(job: &'j Job, observe: Observe<'_>) -> anyhow::Result<Option<&'j Path>> {
-    let Some(quantized) = job.quantized.as_deref() else { return Ok(None) };
+/// Waits for whoever chooses the numbers that lie at `quantized`; nobody else does while the file is open.
+fn hold_numbers(quantized: &Path) -> anyhow::Result<File> {
     let path = quantized.with_extension("lock");
-    let _lock = loop {
+    loop {
         interrupt::check()?;
         if let Some(lock) = lock::hold(&path, TICK).with_context(|| format!("{}: cannot be locked", path.display()))? {
-            break lock;
+            return Ok(lock);
         }
-    };
+    }
+}
+
+/// The numbers that `job` shares with others, which it holds: chosen now or before. `None` where it shares none, or where
+/// activations are beyond the f16 that another wants of them.
+fn shared_numbers<'j>(job: &'j Job, observe: Observe<'_>) -> anyhow::Result<Option<&'j Path>> {
+    let Some(quantized) = job.quantized.as_deref() else { return Ok(None) };
     if QuantizedCheckpoint::is_in(quantized) {
-        return Ok(Some(quantized));
+        match QuantizedCheckpoint::open(quantized) {
+            Ok(_) => return Ok(Some(quantized)),
+            Err(error) => tracing::warn!("{error:#}; it is made again"),
+        }
+        fs::remove_dir_all(quantized).with_context(|| format!("{}: cannot be removed", quantized.display()))?;
     }
     let request = Request { activation: DType::F16, ..job.request() };
     match quantize::watched(&request, &options(job, quantized.to_owned()), observe) {
@@ -210,11 +219,13 @@ impl Stages<'_> {
         let observe = |Step { what, done, all }: Step| {
             tell.borrow_mut()(&Event::Progress { done, total: all, note: what.to_owned() });
         };
+        let held = job.quantized.as_deref().map(hold_numbers).transpose()?;
         let started = Instant::now();
         let request = match shared_numbers(job, &observe)? {
             Some(quantized) => job.request_of(quantized),
             None => job.request(),
         };
+        drop(held);
         let options = match request.model == job.model {
             true => options(job, self.work.artifact()),
             false => export::Options::new(self.work.artifact()),

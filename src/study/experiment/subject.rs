@@ -62,6 +62,8 @@ pub struct Subject {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Planned {
     pub job: Job,
+    /// Where its chosen numbers lie if another experiment has the same; `None` where nothing is calibrated or hashes are not known.
+    pub numbers: Option<PathBuf>,
     /// Bits per weight of the decoder's linears, scales counted; of a budget, its target.
     pub bits_per_weight: f64,
     /// Every file of the artifact; of a budget, at most about so many.
@@ -143,6 +145,7 @@ impl Subject {
             bench::check(bench, plan.manifest.max_context)?;
         }
         let (set, calibration_tokens) = self.calibration(&job, &plan)?;
+        let numbers = set.as_ref().map(|set| work::quantized(&job.results, &self.numbers(&job, set)));
         if let Some(fixed) = &self.fixed {
             // What the set is called says nothing that its hash does not.
             let recipe = Recipe { calibration: None, ..job.recipe.clone() };
@@ -155,7 +158,22 @@ impl Subject {
         let (bits_per_weight, artifact_bytes) = expected_size(&plan);
         let parameters = plan.manifest.model.parameters;
         let questions = self.questions;
-        Ok(Planned { job, bits_per_weight, artifact_bytes, parameters, calibration_tokens, questions })
+        Ok(Planned { job, numbers, bits_per_weight, artifact_bytes, parameters, calibration_tokens, questions })
+    }
+
+    /// Hash of all that the numbers of the job's artifact depend on, the type of activations apart; `set` is that of its
+    /// calibration set.
+    fn numbers(&self, job: &Job, set: &str) -> blake3::Hash {
+        let recipe = Recipe { calibration: None, ..job.recipe.clone() };
+        let decided = json!({
+            "program": env!("QONNX_NUMERICS"),
+            "model": self.model_blake3,
+            "recipe": recipe,
+            "calibration": set,
+            "ep": job.device.provider.name(),
+            "threads": job.device.threads,
+        });
+        blake3::hash(decided.to_string().as_bytes())
     }
 
     /// Hash and tokens of the job's calibration set, which must be there and share no passage with the questions.

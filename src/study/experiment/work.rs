@@ -18,7 +18,6 @@ use crate::eval::EvalError;
 use crate::eval::coqa::AnswerLog;
 use crate::eval::coqa::lines::are_ours;
 use crate::host::{lock, publish, read, sealed};
-use crate::recipe::Recipe;
 use crate::record::{FailureRecord, RunRecord};
 
 /// What is not a result lies here, in the results folder.
@@ -70,10 +69,9 @@ pub fn kept_artifact(results: &Path, name: &str) -> PathBuf {
     results.join("artifacts").join(name)
 }
 
-/// Where numbers that several experiments share lie for the time of their sweep.
-pub fn quantized(results: &Path, recipe: &Recipe) -> PathBuf {
-    let key = serde_json::to_string(recipe).expect("a recipe's keys are text and its numbers finite");
-    folder(results).join(format!("quantized-{:.16}", blake3::hash(key.as_bytes()).to_hex()))
+/// Where numbers that several experiments share lie for the time of their sweep; `key` is of all that they depend on.
+pub fn quantized(results: &Path, key: &blake3::Hash) -> PathBuf {
+    folder(results).join(format!("quantized-{:.16}", key.to_hex()))
 }
 
 /// Where the answers of an experiment lie once it has ended.

@@ -9,9 +9,8 @@ use super::axes::Excluded;
 use super::file::{Member, SweepFile};
 use super::{Overrides, SweepError, estimate};
 use crate::host::table::{size, table};
-use crate::recipe::Recipe;
 use crate::record::RunRecord;
-use crate::study::experiment::{Ask, Planned, Subject, recorded, work};
+use crate::study::experiment::{Ask, Planned, Subject, recorded};
 
 /// A sweep that can be run.
 pub struct SweepPlan {
@@ -142,16 +141,12 @@ fn refuse_duplicates(rows: &[SweepRow], file: &str) -> Result<(), SweepError> {
     Ok(())
 }
 
-/// Experiments whose artifacts hold the same numbers have them chosen once.
+/// Experiments whose artifacts hold the same numbers have them chosen once; those of one alone are kept nowhere.
 fn share_numbers(rows: &mut [SweepRow]) {
-    let recipes: Vec<Recipe> = rows.iter().map(|row| row.planned.job.recipe.clone()).collect();
-    for row in rows {
-        let job = &mut row.planned.job;
-        let is_shared = recipes.iter().filter(|recipe| **recipe == job.recipe).count() > 1;
-        // Nearest codes are chosen sooner than they are read.
-        if is_shared && job.recipe.calibration.is_some() {
-            job.quantized = Some(work::quantized(&job.results, &job.recipe));
-        }
+    let places: Vec<Option<PathBuf>> = rows.iter().map(|row| row.planned.numbers.clone()).collect();
+    for SweepRow { planned, .. } in rows {
+        let is_shared = places.iter().filter(|place| **place == planned.numbers).count() > 1;
+        planned.job.quantized = planned.numbers.clone().filter(|_| is_shared);
     }
 }
 
@@ -286,5 +281,50 @@ impl fmt::Display for PlanReport {
         let time = estimate::shown(self.estimated_seconds);
         write!(f, "\nto run: {}, about {time} one after the other (an estimate, from {});", self.open, self.estimated_from)?;
         write!(f, " all artifacts together: {}", size(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const SWEEP: &str = r#"
+        experiments = ["fp16_baseline", "gptq_4bit_g32"]
+        [axes]
+        method = ["gptq"]
+        bits = [4]
+        group_size = [128]
+        dtype = ["f32", "f16"]
+        [measure]
+        coqa = { data = "coqa-mini.json", protocol = "official", limit = 4 }
+    "#;
+
+    /// Where the numbers of each experiment on the model in `folder` are shared.
+    fn places(folder: &Path) -> Vec<Option<PathBuf>> {
+        let file = folder.join("sweep.toml");
+        fs::write(&file, format!("model = {:?}\n{SWEEP}", folder.display().to_string())).unwrap();
+        let plan = plan(&file, folder.join("results"), Overrides::default(), true, false).unwrap();
+        plan.rows.into_iter().map(|row| row.planned.job.quantized).collect()
+    }
+
+    #[test]
+    fn numbers_are_shared_by_those_that_have_the_same_and_never_with_another_model() {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-coqa")).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+        let before = places(folder.path());
+        assert_eq!(before.len(), 4);
+        assert_eq!(before[..2], [None, None], "the baseline and one of its own");
+        assert!(before[2].is_some() && before[2] == before[3], "{before:?}");
+        assert_eq!(places(folder.path()), before);
+        let config = folder.path().join("config.json");
+        let text = fs::read_to_string(&config).unwrap();
+        fs::write(&config, text.replace("\"rope_theta\": 500000.0", "\"rope_theta\": 10000.0")).unwrap();
+        let after = places(folder.path());
+        assert!(after[2].is_some() && after[2] == after[3] && after[2] != before[2], "{before:?} {after:?}");
     }
 }

@@ -43,3 +43,13 @@ fn the_second_artifact_of_a_recipe_takes_a_tenth_of_the_time_and_holds_the_same_
     let again = place.run(&["--keep"]);
     assert!(again.status.success() && String::from_utf8_lossy(&again.stderr).contains("to run: 0"), "{again:?}");
 }
+
+#[test]
+fn who_waits_for_shared_numbers_takes_no_time_for_it() {
+    let place = Place::new(BOTH);
+    let output = place.run(&["--jobs", "2"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let seconds = NAMES.map(|name| place.record(name)["export"]["seconds"].as_f64().expect("a time"));
+    assert!(seconds[0].min(seconds[1]) < 0.3 * seconds[0].max(seconds[1]), "{seconds:?}");
+    assert!(!place.at("results").join(".work").exists(), "what was shared is cleared");
+}

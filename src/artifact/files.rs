@@ -1,0 +1,98 @@
+//! The files of an artifact or a quantized checkpoint beside its weights.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use super::hashing;
+use super::plan::Plan;
+use crate::record::FileRecord;
+
+/// A file of a folder that is made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedFile {
+    pub name: String,
+    pub content: Content,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// What another file holds.
+    Copied(PathBuf),
+    Made(Vec<u8>),
+}
+
+impl NamedFile {
+    /// A file of these bytes.
+    pub fn made(name: &str, bytes: Vec<u8>) -> NamedFile {
+        NamedFile { name: name.to_owned(), content: Content::Made(bytes) }
+    }
+
+    /// Writes the file into `folder`, which is put on the disk as a whole.
+    ///
+    /// # Errors
+    /// The disk's own.
+    pub fn write(&self, folder: &Path) -> anyhow::Result<FileRecord> {
+        let path = folder.join(&self.name);
+        let bytes = match &self.content {
+            Content::Copied(from) => {
+                fs::copy(from, &path).with_context(|| format!("{}: cannot be copied to {}", from.display(), path.display()))?
+            }
+            Content::Made(bytes) => {
+                fs::write(&path, bytes).with_context(|| format!("{}: cannot be written", path.display()))?;
+                bytes.len() as u64
+            }
+        };
+        Ok(FileRecord { file: self.name.clone(), bytes, blake3: hashing::of_file(&path)? })
+    }
+}
+
+/// What goes wherever the model in `dir` goes.
+pub fn companions(plan: &Plan, dir: &Path) -> Vec<NamedFile> {
+    let copied = |name: &String| NamedFile { name: name.clone(), content: Content::Copied(dir.join(name)) };
+    plan.copied.iter().map(|file| copied(&file.file)).collect()
+}
+
+/// Writes `files` into `folder`; the records of all, in their order.
+///
+/// # Errors
+/// The disk's own; a file is another than `planned` has under its name.
+pub fn write(files: &[NamedFile], planned: &[FileRecord], folder: &Path) -> anyhow::Result<Vec<FileRecord>> {
+    let records = files.iter().map(|file| file.write(folder)).collect::<anyhow::Result<Vec<_>>>()?;
+    refuse_changed(planned, &records)?;
+    Ok(records)
+}
+
+/// Refuses a model beside whose weights another file lies than when the work began: what was chosen is not for this one.
+pub fn refuse_changed(planned: &[FileRecord], now: &[FileRecord]) -> anyhow::Result<()> {
+    let before = |file: &FileRecord| planned.iter().find(|planned| planned.file == file.file);
+    let changed = now.iter().find(|file| before(file).is_some_and(|planned| planned != *file));
+    changed.map_or(Ok(()), |file| bail!("{}: the model's has changed since the work began; run the command again", file.file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_recorded_as_they_were_written() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(from.path().join("b"), "copied").unwrap();
+        let copied = NamedFile { name: "b".to_owned(), content: Content::Copied(from.path().join("b")) };
+        let files = [NamedFile::made("a", b"made".to_vec()), copied];
+        let records = write(&files, &[], to.path()).unwrap();
+        for (record, text) in records.iter().zip(["made", "copied"]) {
+            assert_eq!(fs::read_to_string(to.path().join(&record.file)).unwrap(), text);
+            assert_eq!((record.bytes, &record.blake3), (text.len() as u64, &blake3::hash(text.as_bytes()).to_hex().to_string()));
+        }
+        assert_eq!(write(&files, &records, to.path()).unwrap(), records);
+        fs::write(from.path().join("b"), "another").unwrap();
+        let error = write(&files, &records, to.path()).unwrap_err().to_string();
+        assert_eq!(error, "b: the model's has changed since the work began; run the command again");
+        fs::remove_file(from.path().join("b")).unwrap();
+        let error = write(&files, &records, to.path()).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("b: cannot be copied to {}", to.path().join("b").display())), "{error}");
+    }
+}
