@@ -65,7 +65,15 @@ pub fn write(files: &[NamedFile], planned: &[FileRecord], folder: &Path) -> anyh
     Ok(records)
 }
 
-/// Refuses a model beside whose weights another file lies than when the work began: what was chosen is not for this one.
+/// As [`refuse_changed`], of all files that a model has beside its weights: one that is new, or gone, is a change too.
+pub fn refuse_other(planned: &[FileRecord], now: &[FileRecord]) -> anyhow::Result<()> {
+    refuse_changed(planned, now)?;
+    let has = |files: &[FileRecord], file: &FileRecord| files.iter().any(|other| other.file == file.file);
+    let mut other = planned.iter().filter(|file| !has(now, file)).chain(now.iter().filter(|file| !has(planned, file)));
+    other.next().map_or(Ok(()), |file| bail!("{}: has come or gone since the work began; run the command again", file.file))
+}
+
+/// Refuses files that are others than were planned under their names: what was chosen is not for these.
 pub fn refuse_changed(planned: &[FileRecord], now: &[FileRecord]) -> anyhow::Result<()> {
     let before = |file: &FileRecord| planned.iter().find(|planned| planned.file == file.file);
     let changed = now.iter().find(|file| before(file).is_some_and(|planned| planned != *file));
@@ -88,6 +96,11 @@ mod tests {
             assert_eq!((record.bytes, &record.blake3), (text.len() as u64, &blake3::hash(text.as_bytes()).to_hex().to_string()));
         }
         assert_eq!(write(&files, &records, to.path()).unwrap(), records);
+        for (planned, now) in [(&records[..1], &records[..]), (&records[..], &records[..1])] {
+            let error = refuse_other(planned, now).unwrap_err().to_string();
+            assert_eq!(error, "b: has come or gone since the work began; run the command again");
+        }
+        refuse_other(&records, &records).unwrap();
         fs::write(from.path().join("b"), "another").unwrap();
         let error = write(&files, &records, to.path()).unwrap_err().to_string();
         assert_eq!(error, "b: the model's has changed since the work began; run the command again");

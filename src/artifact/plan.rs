@@ -21,10 +21,6 @@ mod disagreements;
 
 pub use crate::recipe::flags::{GptqFlags, Method, RecipeFlags};
 
-/// Positions that an artifact covers unless told otherwise: CoQA's longest stories fit, and the rotary tables of a
-/// 131 072-position checkpoint would outweigh a small model's layers.
-const DEFAULT_MAX_CONTEXT: usize = 8192;
-
 /// What to export and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
@@ -162,7 +158,7 @@ fn max_context(asked: Option<usize>, config: &DecoderConfig) -> Result<usize, Re
     let trained = config.max_position_embeddings;
     let most = trained.min(model::most_positions(config));
     match asked {
-        None => Ok(DEFAULT_MAX_CONTEXT.min(most)),
+        None => Ok(GraphOptions::of(config, DType::F32).max_context),
         Some(positions) if (1..=most).contains(&positions) => Ok(positions),
         Some(positions) if positions > trained || positions == 0 => {
             let sentence = format!("--max-context {positions}: expected 1 to the model's max_position_embeddings, {trained}");

@@ -1,4 +1,4 @@
-//! One weight's way from the checkpoint into the artifact's data file.
+//! One weight's way from the checkpoint into a [`Sink`].
 //!
 //! A weight is worked on in chunks of rows, so that the f32 copy stays in the processor's cache and the memory in use is
 //! the codes of one decoder layer, whatever the model's size.

@@ -79,7 +79,7 @@ impl<'c> Sink<'c> for QuantizedSink<'c> {
         Ok(self.put_one(weight, DType::F32, bytes.into()))
     }
 
-    /// In f16, as every artifact has a table that is not the checkpoint's any more.
+    /// In f16, as every artifact has a table that is not the checkpoint's any more; in that form the whole table is held.
     fn changed_in_bands(&self, weight: &StoredWeight, bands: &mut Bands<'_>) -> anyhow::Result<String> {
         let mut bytes = Vec::with_capacity(DType::F16.bytes_of(weight.elements()));
         while let Some(rows) = bands()? {

@@ -20,7 +20,7 @@ pub trait Sink<'c>: Sync {
     /// A weight that is not quantized and not the checkpoint's any more, row-major.
     fn changed(&self, weight: &StoredWeight, values: &[f32]) -> anyhow::Result<String>;
 
-    /// As [`Self::changed`], of a matrix too large to be held: bands of whole rows, in order.
+    /// As [`Self::changed`], of a matrix too large to be held in f32: bands of whole rows, in order.
     fn changed_in_bands(&self, weight: &StoredWeight, bands: &mut Bands<'_>) -> anyhow::Result<String>;
 
     /// All weights of a layer, or one outside the layers, are written: `weights` of them since the start.

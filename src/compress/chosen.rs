@@ -78,7 +78,7 @@ impl Choice<'_> {
         let companions = plan.copied.clone();
         let replanned = |recipe, facts: &Facts| {
             let plan = plan::with_facts(request, recipe, facts, source, checkpoint.index())?;
-            files::refuse_changed(&companions, &plan.copied)?;
+            files::refuse_other(&companions, &plan.copied)?;
             anyhow::Ok(plan)
         };
         if let Some(budget) = &budget {

@@ -13,7 +13,7 @@ use super::transforms::{LayerRotations, Scaling};
 #[derive(Clone)]
 pub struct Family(Arc<dyn Layers>);
 
-/// What one family differs in from the others.
+/// What one family differs in from the others; what is not said is that of a layer whose norms stand before its parts.
 pub(super) trait Layers: Send + Sync {
     /// The architecture as config.json names it, `LlamaForCausalLM`.
     fn architecture(&self) -> &'static str;
@@ -25,16 +25,22 @@ pub(super) trait Layers: Send + Sync {
     fn layer(&self, m: &Module, cfg: &DecoderConfig, stream: Stream, at: Place<'_>) -> (Stream, KvPair);
 
     /// Where a scale can move between two parts of a layer (AWQ), in the order in which a layer computes.
-    fn scalings(&self, cfg: &DecoderConfig) -> Vec<Scaling>;
+    fn scalings(&self, cfg: &DecoderConfig) -> Vec<Scaling> {
+        Scaling::of_pre_norm_layer(cfg)
+    }
 
     /// What rotations a layer can have.
     ///
     /// # Errors
     /// Why it can have none, as half a sentence.
-    fn rotations(&self) -> Result<LayerRotations, &'static str>;
+    fn rotations(&self) -> Result<LayerRotations, &'static str> {
+        Ok(LayerRotations::PRE_NORM)
+    }
 
     /// Linears of whose outputs only products with each other count: clipping one by its own outputs helps nobody.
-    fn scores(&self) -> &'static [&'static str];
+    fn scores(&self) -> &'static [&'static str] {
+        &["self_attn.q_proj", "self_attn.k_proj"]
+    }
 }
 
 impl Family {

@@ -6,7 +6,6 @@ use crate::model::config::{ConfigError, DecoderConfig, Defaults, refuse};
 use crate::model::family::{Family, Layers};
 use crate::model::module::Module;
 use crate::model::parts::{Stream, output, pre_norm_layer, query_key_value};
-use crate::model::transforms::{LayerRotations, Scaling};
 use crate::onnx::Value;
 use crate::settings::{DEFAULT_POSITIONS, Settings};
 
@@ -45,18 +44,6 @@ impl Layers for Llama {
 
     fn layer(&self, m: &Module, cfg: &DecoderConfig, stream: Stream, at: Place<'_>) -> (Stream, KvPair) {
         pre_norm_layer(m, cfg, stream, |m, x| self_attn(m, cfg, x, at))
-    }
-
-    fn scalings(&self, cfg: &DecoderConfig) -> Vec<Scaling> {
-        Scaling::of_pre_norm_layer(cfg)
-    }
-
-    fn rotations(&self) -> Result<LayerRotations, &'static str> {
-        Ok(LayerRotations::PRE_NORM)
-    }
-
-    fn scores(&self) -> &'static [&'static str] {
-        &["self_attn.q_proj", "self_attn.k_proj"]
     }
 }
 

@@ -117,19 +117,21 @@ fn hold_numbers(quantized: &Path) -> anyhow::Result<File> {
 
 /// The numbers that `job` shares with others, which it holds: chosen now or before. `None` where it shares none, or where
 /// activations are beyond the f16 that another wants of them.
-fn shared_numbers<'j>(job: &'j Job, observe: Observe<'_>) -> anyhow::Result<Option<&'j Path>> {
-    let Some(quantized) = job.quantized.as_deref() else { return Ok(None) };
+///
+/// With what their choice took of memory beside mapped files, bytes.
+fn shared_numbers<'j>(job: &'j Job, observe: Observe<'_>) -> anyhow::Result<(Option<&'j Path>, u64)> {
+    let Some(quantized) = job.quantized.as_deref() else { return Ok((None, 0)) };
     if QuantizedCheckpoint::is_in(quantized) {
         match QuantizedCheckpoint::open(quantized) {
-            Ok(_) => return Ok(Some(quantized)),
+            Ok(_) => return Ok((Some(quantized), 0)),
             Err(error) => tracing::warn!("{error:#}; it is made again"),
         }
         fs::remove_dir_all(quantized).with_context(|| format!("{}: cannot be removed", quantized.display()))?;
     }
     let request = Request { activation: DType::F16, ..job.request() };
     match quantize::watched(&request, &options(job, quantized.to_owned()), observe) {
-        Ok(_) => Ok(Some(quantized)),
-        Err(error) if job.device.f32 && matches!(error.downcast_ref(), Some(CalibError::BeyondF16 { .. })) => Ok(None),
+        Ok(report) => Ok((Some(quantized), report.peak_anonymous_bytes)),
+        Err(error) if job.device.f32 && matches!(error.downcast_ref(), Some(CalibError::BeyondF16 { .. })) => Ok((None, 0)),
         Err(error) => Err(error),
     }
 }
@@ -149,7 +151,9 @@ impl Stages<'_> {
         let measure = &self.job.measure;
         self.stage("load", Stages::load)?;
         if self.record.export.is_none() {
-            self.stage("export", Stages::export)?;
+            // Another's choice is waited for outside of every stage: it is no time of this experiment's.
+            let held = self.job.quantized.as_deref().map(hold_numbers).transpose()?;
+            self.stage("export", |stages| stages.export(held))?;
         }
         if self.record.sanity.is_none() {
             self.stage("sanity", Stages::sanity)?;
@@ -213,18 +217,16 @@ impl Stages<'_> {
         Ok(())
     }
 
-    fn export(&mut self) -> anyhow::Result<()> {
+    /// `held`: the lock on the numbers that the job shares.
+    fn export(&mut self, held: Option<File>) -> anyhow::Result<()> {
         let job = self.job;
         let tell = RefCell::new(&mut *self.tell);
         let observe = |Step { what, done, all }: Step| {
             tell.borrow_mut()(&Event::Progress { done, total: all, note: what.to_owned() });
         };
-        let held = job.quantized.as_deref().map(hold_numbers).transpose()?;
         let started = Instant::now();
-        let request = match shared_numbers(job, &observe)? {
-            Some(quantized) => job.request_of(quantized),
-            None => job.request(),
-        };
+        let (quantized, peak_anonymous_bytes) = shared_numbers(job, &observe)?;
+        let request = quantized.map_or_else(|| job.request(), |quantized| job.request_of(quantized));
         drop(held);
         let options = match request.model == job.model {
             true => options(job, self.work.artifact()),
@@ -247,7 +249,7 @@ impl Stages<'_> {
             seconds,
             artifact_bytes: report.artifact_bytes,
             peak_rss_bytes: report.peak_rss_bytes,
-            peak_anonymous_bytes: report.peak_anonymous_bytes,
+            peak_anonymous_bytes: report.peak_anonymous_bytes.max(peak_anonymous_bytes),
             data_blake3: data_blake3(&manifest).cloned().unwrap_or_default(),
         });
         record.recipe = manifest.recipe;

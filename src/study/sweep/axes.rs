@@ -324,16 +324,18 @@ impl Combination {
             MethodWord::LlmInt8 => "outliers in f16",
         };
         let weights = &recipe.weights;
-        let Some(_) = weights.format.code_bits() else { return "Unquantized".to_owned() };
-        let mut parts = vec![weights.format.name().to_uppercase()];
-        parts.push(match weights.granularity {
-            GranularityName::Group(size) => format!("group {size}"),
-            GranularityName::Channel => "per channel".to_owned(),
-        });
-        parts.push(method.to_owned());
-        parts.extend((!weights.symmetric).then(|| "asymmetric".to_owned()));
-        parts.extend(recipe.rotation().map(|_| "rotated".to_owned()));
-        parts.extend(self.calibration.as_ref().map(|set| format!("calibrated on {set}")));
+        let mut parts = match (weights.format.code_bits(), weights.granularity) {
+            (None, _) => vec!["Unquantized".to_owned()],
+            (Some(_), GranularityName::Group(size)) => vec![weights.format.name().to_uppercase(), format!("group {size}")],
+            (Some(_), GranularityName::Channel) => vec![weights.format.name().to_uppercase(), "per channel".to_owned()],
+        };
+        if weights.format.code_bits().is_some() {
+            parts.push(method.to_owned());
+            parts.extend((!weights.symmetric).then(|| "asymmetric".to_owned()));
+            parts.extend(recipe.rotation().map(|_| "rotated".to_owned()));
+            let set = self.calibration.as_ref().filter(|_| recipe.calibration.is_some());
+            parts.extend(set.map(|set| format!("calibrated on {set}")));
+        }
         parts.extend(self.dtype.map(|dtype| format!("{} activations", dtype.dtype().name())));
         parts.join(", ")
     }
@@ -342,6 +344,7 @@ impl Combination {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::DType;
 
     fn axes(text: &str) -> Axes {
         toml::from_str(text).unwrap()
@@ -390,16 +393,25 @@ mod tests {
     fn every_axis_reaches_recipe_name_and_title() {
         let axes = axes(
             "method = [\"awq+gptq\"]\nbits = [3]\ngroup_size = [64]\nsymmetric = [false]\nrotation = [\"hadamard\"]\n\
-             calibration = [\"sets/mine.toml\"]\nlayout = [\"ort\"]",
+             calibration = [\"sets/mine.toml\"]\ndtype = [\"f32\"]\nlayout = [\"ort\"]",
         );
         let (kept, _) = axes.product(&[], "s").unwrap();
         let experiment = kept[0].experiment().unwrap();
-        assert_eq!(experiment.name, "awq_gptq_3bit_g64_asymmetric_hadamard_mine");
-        assert_eq!(experiment.title, "INT3, group 64, AWQ then GPTQ, asymmetric, rotated, calibrated on sets/mine.toml");
+        assert_eq!(experiment.name, "awq_gptq_3bit_g64_asymmetric_hadamard_mine_f32_activations");
+        let title = "INT3, group 64, AWQ then GPTQ, asymmetric, rotated, calibrated on sets/mine.toml, f32 activations";
+        assert_eq!((experiment.title.as_str(), experiment.activation), (title, Some(DType::F32)));
         let weights = experiment.recipe.weights;
         assert_eq!((weights.format, weights.granularity), (FormatName::Int3, GranularityName::Group(64)));
         assert!(!weights.symmetric && experiment.recipe.rotation().is_some());
         assert_eq!(experiment.recipe.calibration.unwrap().set, "sets/mine.toml");
+    }
+
+    #[test]
+    fn a_title_says_of_no_set_where_nothing_is_calibrated_and_of_activations_in_any_case() {
+        let title = |text: &str| axes(text).product(&[], "s").unwrap().0[0].experiment().unwrap().title;
+        let nearest = "method = [\"rtn\"]\ncalibration = [\"sets/mine.toml\"]\n";
+        assert_eq!(title(&format!("{nearest}bits = [4]")), "INT4, group 32, round to nearest");
+        assert_eq!(title(&format!("{nearest}bits = [16]\ndtype = [\"f16\"]")), "Unquantized, f16 activations");
     }
 
     #[test]

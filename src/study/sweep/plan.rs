@@ -77,8 +77,8 @@ pub fn plan(path: &Path, results: PathBuf, overrides: Overrides, dry: bool, retr
         rows.push(SweepRow { seconds: estimate::by_rule(&planned), planned, before });
     }
     refuse_duplicates(&rows, &file)?;
-    share_numbers(&mut rows);
     open_incomparable(&mut rows, retry_failed);
+    share_numbers(&mut rows, retry_failed);
     let (factor, records) = bring_into_line(&mut rows);
     let model = subject.model().to_owned();
     Ok(SweepPlan { file: path.to_owned(), results, model, rows, excluded, factor, records })
@@ -141,9 +141,11 @@ fn refuse_duplicates(rows: &[SweepRow], file: &str) -> Result<(), SweepError> {
     Ok(())
 }
 
-/// Experiments whose artifacts hold the same numbers have them chosen once; those of one alone are kept nowhere.
-fn share_numbers(rows: &mut [SweepRow]) {
-    let places: Vec<Option<PathBuf>> = rows.iter().map(|row| row.planned.numbers.clone()).collect();
+/// Experiments whose artifacts hold the same numbers, and that are to be run, have them chosen once; those of one alone are kept
+/// nowhere.
+fn share_numbers(rows: &mut [SweepRow], retry_failed: bool) {
+    let open = rows.iter().filter(|row| row.is_open(retry_failed));
+    let places: Vec<Option<PathBuf>> = open.map(|row| row.planned.numbers.clone()).collect();
     for SweepRow { planned, .. } in rows {
         let is_shared = places.iter().filter(|place| **place == planned.numbers).count() > 1;
         planned.job.quantized = planned.numbers.clone().filter(|_| is_shared);
