@@ -6,6 +6,7 @@ use qonnx::artifact::plan::{Method, RecipeFlags};
 use qonnx::commands::{RuntimeChoice, evaluate, export, quantize};
 use qonnx::compress;
 use qonnx::eval::coqa::Protocol;
+use qonnx::generate::GenerateError;
 use qonnx::host::interrupt::{CancelToken, Interrupted};
 use qonnx::host::{progress, terminal};
 use qonnx::recipe::{BudgetRecipe, FormatName};
@@ -99,7 +100,9 @@ fn an_evaluation_that_is_cancelled_keeps_its_answers_and_goes_on_from_there() {
         runtime,
     };
     let error = evaluate::coqa_watched(&request, &mut |_| cancel.cancel()).expect_err("it is stopped");
-    assert!(error.chain().any(|cause| cause.is::<Interrupted>()), "{error:#}");
+    let is_stopped =
+        |cause: &(dyn std::error::Error + 'static)| matches!(cause.downcast_ref(), Some(GenerateError::Interrupted(Interrupted)));
+    assert!(error.chain().any(is_stopped), "{error:#}");
     let lines = |path: &std::path::Path| std::fs::read_to_string(path).unwrap().lines().count();
     assert!((1..24).contains(&lines(&answers)), "what was answered before is there");
     request.runtime.cancel = CancelToken::NEVER;
