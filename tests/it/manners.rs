@@ -5,7 +5,7 @@ use std::process::Command;
 use qonnx::artifact::plan::{Method, RecipeFlags};
 use qonnx::commands::{RuntimeChoice, evaluate, export, quantize};
 use qonnx::compress;
-use qonnx::eval::coqa::Protocol;
+use qonnx::eval::coqa::{Progress, Protocol};
 use qonnx::generate::GenerateError;
 use qonnx::host::interrupt::{CancelToken, Interrupted};
 use qonnx::host::{progress, terminal};
@@ -99,7 +99,12 @@ fn an_evaluation_that_is_cancelled_keeps_its_answers_and_goes_on_from_there() {
         rescore: false,
         runtime,
     };
-    let error = evaluate::coqa_watched(&request, &mut |_| cancel.cancel()).expect_err("it is stopped");
+    let mut stop = |now: &Progress| {
+        if now.done > 0 {
+            cancel.cancel();
+        }
+    };
+    let error = evaluate::coqa_watched(&request, &mut stop).expect_err("it is stopped");
     let is_stopped =
         |cause: &(dyn std::error::Error + 'static)| matches!(cause.downcast_ref(), Some(GenerateError::Interrupted(Interrupted)));
     assert!(error.chain().any(is_stopped), "{error:#}");
