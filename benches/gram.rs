@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array1;
-use qonnx::calib::{Stream, StreamOptions, TooFewTokens, Weight};
+use qonnx::calib::{ActivationStream, StreamOptions, TooFewTokens, Weight};
 use qonnx::model::Architecture;
 use qonnx::runtime::ExecutionProvider;
 use serde_json::json;
@@ -45,7 +45,8 @@ fn gram(criterion: &mut Criterion) {
             row.iter_mut().enumerate().for_each(|(i, x)| *x = ((id as usize * 7919 + i * 104_729) % 65521) as f32 / 65521.0 - 0.5)
         };
         let observe = Box::new(|_| ControlFlow::Continue(()));
-        let mut stream = Stream::start(&config, &options, &sequences, &mut embedding, observe).expect("ONNX Runtime is there");
+        let mut stream =
+            ActivationStream::start(&config, &options, &sequences, &mut embedding, observe).expect("ONNX Runtime is there");
         stream.advance(&[Weight::same(Array1::ones(width).view().into_dyn())]).expect("a norm");
         group.throughput(Throughput::Elements((TOKENS * width * width) as u64));
         group.bench_function(format!("{TOKENS} tokens of {width}"), |b| {

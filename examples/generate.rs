@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 
 use qonnx::generate::{Generate, GenerateOptions};
-use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, Weights, disable_telemetry};
+use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, WeightKernels, disable_telemetry};
 
 fn main() -> Result<(), Box<dyn Error>> {
     // Before any thread runs: ONNX Runtime would report to its makers.
@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: generate ARTIFACT PROMPT".into());
     };
     let options =
-        EngineOptions { provider: ExecutionProvider::Cpu, threads: None, weights: Weights::Fused, launch: Launch::Eager };
+        EngineOptions { provider: ExecutionProvider::Cpu, threads: None, weights: WeightKernels::Fused, launch: Launch::Eager };
     let mut engine = Engine::load(Path::new(&artifact), &options)?;
     let ids = engine.encode(&prompt)?;
     print!("{prompt}");

@@ -8,7 +8,7 @@ use qonnx::calib::{ChatTemplate, Clock, Message, SetFile};
 use qonnx::checkpoint::{Index, TensorFile, parse_header};
 use qonnx::companions::{Companions, SpecialTokens, Tokenizer};
 use qonnx::eval::coqa::{self, lines};
-use qonnx::eval::{CacheReader, Windows};
+use qonnx::eval::{CacheReader, TokenWindows};
 use qonnx::model::Architecture;
 use qonnx::onnx;
 use qonnx::recipe::Recipe;
@@ -182,5 +182,5 @@ fn tokenizer_config(bytes: &[u8]) {
 }
 
 fn windows(bytes: &[u8]) {
-    drop(Windows::parse(bytes, "windows.json"));
+    drop(TokenWindows::parse(bytes, "windows.json"));
 }

@@ -10,7 +10,7 @@ use qonnx::commands::{RuntimeChoice, compare, doctor, export, generate, inspect,
 use qonnx::compress;
 use qonnx::host::interrupt::CancelToken;
 use qonnx::host::{interrupt, read, terminal};
-use qonnx::runtime::{ExecutionProvider, Launch, Weights};
+use qonnx::runtime::{ExecutionProvider, Launch, WeightKernels};
 use qonnx::usage::UsageError;
 use serde::Serialize;
 
@@ -278,7 +278,7 @@ impl RuntimeArgs {
         }
     }
 
-    fn options(&self, weights: Weights) -> Result<RuntimeChoice, UsageError> {
+    fn options(&self, weights: WeightKernels) -> Result<RuntimeChoice, UsageError> {
         Ok(RuntimeChoice {
             provider: self.provider(),
             threads: self.threads,
@@ -403,13 +403,13 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Sweep(args) => sweep::run(args),
         Command::Worker => qonnx::study::experiment::worker::run().map(|()| ExitCode::SUCCESS),
         Command::Inspect(args) => {
-            let report = inspect::run(&args.artifact, &args.runtime.options(Weights::Fused)?)?;
+            let report = inspect::run(&args.artifact, &args.runtime.options(WeightKernels::Fused)?)?;
             let fused = report.every_weight_fused();
             emit(&report, args.json)?;
             Ok(verdict(fused))
         }
         Command::Verify(args) => {
-            let report = verify::run(&args.artifact, &args.runtime.options(Weights::Fused)?)?;
+            let report = verify::run(&args.artifact, &args.runtime.options(WeightKernels::Fused)?)?;
             let passed = report.passed();
             emit(&report, args.json)?;
             Ok(verdict(passed))
@@ -444,7 +444,7 @@ fn run_generate(args: GenerateArgs) -> anyhow::Result<ExitCode> {
         prompt: if args.prompt == "-" { prompt_from_stdin()? } else { args.prompt },
         max_new_tokens: args.max_new_tokens,
         stop: args.stop,
-        runtime: args.runtime.options(Weights::FusedFast)?,
+        runtime: args.runtime.options(WeightKernels::FusedFast)?,
     };
     if args.json {
         return emit(&generate::run(&request, &mut |_| ())?, true);

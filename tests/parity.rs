@@ -16,7 +16,7 @@ use ndarray::ArrayView2;
 use qonnx::eval::coqa::{self, Protocol, Question};
 use qonnx::generate::{Completion, Generate, GenerateError, GenerateOptions, Score, Steps, StopReason};
 use qonnx::recipe::FormatName;
-use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, Weights};
+use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, WeightKernels};
 use qonnx::tensor::DType;
 use serde_json::{Value, json};
 
@@ -65,7 +65,7 @@ fn load(launch: Launch) -> Engine {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let artifact = folder.path().join("artifact");
     tiny::export(&tiny::request(&tiny::model(), tiny::bits(FormatName::F16), bar().activation), &artifact);
-    let options = EngineOptions { provider: bar().provider, threads: None, weights: Weights::Fused, launch };
+    let options = EngineOptions { provider: bar().provider, threads: None, weights: WeightKernels::Fused, launch };
     // The weights stay mapped after the folder is gone.
     Engine::load(&artifact, &options).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -307,7 +307,7 @@ fn a_step_whose_logits_are_no_numbers_is_an_error() {
     tensors::edit(&weights, "model.layers.0.mlp.down_proj.weight", |down| down.iter_mut().for_each(|weight| *weight *= 64.0));
     tiny::export(&tiny::request(&checkpoint, tiny::bits(FormatName::F16), DType::F16), &artifact);
     for launch in [Launch::Eager, Launch::Replayed] {
-        let options = EngineOptions { provider: bar().provider, threads: None, weights: Weights::Fused, launch };
+        let options = EngineOptions { provider: bar().provider, threads: None, weights: WeightKernels::Fused, launch };
         let mut engine = Engine::load(&artifact, &options).unwrap_or_else(|error| panic!("{error}"));
         let mut steps = engine.steps();
         steps.allocate(2, 3, 8).unwrap_or_else(|error| panic!("{error}"));

@@ -12,7 +12,7 @@ use crate::runtime::{Operand, Resident};
 
 /// Sequences of one length that run together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Batch {
+pub(super) struct SequenceBatch {
     /// Indices into the calibration set.
     pub sequences: Vec<usize>,
     pub length: usize,
@@ -20,7 +20,7 @@ pub(super) struct Batch {
     pub first_token: usize,
 }
 
-impl Batch {
+impl SequenceBatch {
     pub fn tokens(&self) -> usize {
         self.sequences.len() * self.length
     }
@@ -33,7 +33,7 @@ impl Batch {
 
 /// Cuts sequences of these lengths into batches of one length each, as many sequences in one as `fitting` says of a length;
 /// short ones first.
-pub(super) fn batches(lengths: &[usize], fitting: impl Fn(usize) -> usize) -> Vec<Batch> {
+pub(super) fn batches(lengths: &[usize], fitting: impl Fn(usize) -> usize) -> Vec<SequenceBatch> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&sequence| lengths[sequence]);
     let mut first_token = 0;
@@ -41,7 +41,7 @@ pub(super) fn batches(lengths: &[usize], fitting: impl Fn(usize) -> usize) -> Ve
     for alike in order.chunk_by(|&a, &b| lengths[a] == lengths[b]) {
         let length = lengths[alike[0]];
         for sequences in alike.chunks(fitting(length).max(1)) {
-            let batch = Batch { sequences: sequences.to_vec(), length, first_token };
+            let batch = SequenceBatch { sequences: sequences.to_vec(), length, first_token };
             first_token += batch.tokens();
             batches.push(batch);
         }
@@ -83,7 +83,7 @@ impl Scratch {
         Ok(Scratch { file, map, folder, width })
     }
 
-    fn values(&self, batch: &Batch, width: usize) -> &[f32] {
+    fn values(&self, batch: &SequenceBatch, width: usize) -> &[f32] {
         let start = batch.first_token * self.width * size_of::<f32>();
         let bytes = &self.map[start..start + batch.tokens() * width * size_of::<f32>()];
         // SAFETY: every bit pattern is an f32; a map begins at a page and `start` is a multiple of four bytes.
@@ -104,7 +104,7 @@ impl Scratch {
     }
 
     /// Written, not stored through the map: a full disk is then an error and not the end of the process.
-    pub fn put(&mut self, batch: &Batch, values: &[f32]) -> Result<(), CalibError> {
+    pub fn put(&mut self, batch: &SequenceBatch, values: &[f32]) -> Result<(), CalibError> {
         // SAFETY: f32 values are plain bytes.
         let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) };
         self.write(bytes, (batch.first_token * self.width * size_of::<f32>()) as u64)
@@ -121,7 +121,7 @@ impl Scratch {
 
 impl Store {
     /// The activations of batch `index`, of `shape`.
-    pub fn get<'a>(&'a self, index: usize, batch: &Batch, shape: &'a [usize; 3]) -> Operand<'a> {
+    pub fn get<'a>(&'a self, index: usize, batch: &SequenceBatch, shape: &'a [usize; 3]) -> Operand<'a> {
         match self {
             Store::Mapped(scratch) => Operand::F32 { shape, values: scratch.values(batch, shape[2]) },
             Store::Resident(values) => {
@@ -153,7 +153,7 @@ impl Store {
     /// Replaces the activations of batch `index`.
     ///
     /// Returns the largest magnitude of values that came to the host, 0 of others.
-    pub fn put(&mut self, index: usize, batch: &Batch, value: Resident) -> Result<f32, CalibError> {
+    pub fn put(&mut self, index: usize, batch: &SequenceBatch, value: Resident) -> Result<f32, CalibError> {
         match self {
             Store::Mapped(scratch) => {
                 let values = value.floats().map_err(CalibError::Runtime)?;

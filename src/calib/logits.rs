@@ -3,7 +3,7 @@
 use ndarray::ArrayView2;
 
 use super::CalibError;
-use super::stream::{Progress, Stream, report};
+use super::stream::{ActivationStream, Progress, report};
 use super::weights::{Gathered, Head, Matrix};
 use crate::model::{ExpectedTensor, FINAL_HIDDEN, HEAD_MATRIX, HEAD_WEIGHT, HeadForm, ROWS, Waiting, head as head_graph};
 use crate::runtime::{Bound, Operand, Resident, Target};
@@ -25,7 +25,7 @@ pub struct Logits<'a> {
     pub reference: Option<ArrayView2<'a, f32>>,
 }
 
-impl Stream<'_> {
+impl ActivationStream<'_> {
     /// Logits of every position of every sequence, piece by piece; short sequences come first.
     ///
     /// # Errors

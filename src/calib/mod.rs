@@ -27,7 +27,7 @@ pub use logits::Logits;
 pub use set::{CalibrationSet, load, refuse_recorded_leak, refuse_recorded_text, refuse_unknown};
 pub use set_file::{ExpectedHash, Form, Packing, SetFile, SourceName};
 pub use start::refuse_too_few;
-pub use stream::{Mark, Observe, Progress, Stream, StreamOptions, TooFewTokens};
+pub use stream::{ActivationStream, Mark, Observe, Progress, StreamOptions, TooFewTokens};
 pub use stream_error::CalibError;
 pub use vocabulary::{Vocabulary, check_template};
 pub use weights::{Both, Head, Matrix, Weight};

@@ -1,6 +1,6 @@
 //! Where the tokens of a batch stand.
 
-use super::activations::Batch;
+use super::activations::SequenceBatch;
 use crate::model::names;
 use crate::runtime::Operand;
 
@@ -13,7 +13,7 @@ pub(super) struct Places {
 }
 
 impl Places {
-    pub fn of(batch: &Batch) -> Places {
+    pub fn of(batch: &SequenceBatch) -> Places {
         let (rows, length) = (batch.sequences.len(), batch.length);
         let total = i32::try_from(length).expect("sequences are limited by the model's positions");
         Places {

@@ -4,7 +4,7 @@ use super::CalibError;
 use super::activations::{Scratch, Store, batches};
 use super::slots::Slots;
 use super::statistics::Statistics;
-use super::stream::{Lane, Observe, Stream, StreamOptions, TooFewTokens};
+use super::stream::{ActivationStream, Lane, Observe, StreamOptions, TooFewTokens};
 use crate::model::{Architecture, DecoderConfig, DecoderStages, EMBEDDED, LinearInput, Survey, embed};
 use crate::runtime::{ExecutionProvider, Operand, Resident, Stages, Target};
 use crate::tensor::DType;
@@ -12,7 +12,7 @@ use crate::tensor::DType;
 /// Bytes that attention's scores of one batch may take on the CPU, whose kernel holds them all.
 const CPU_SCORE_BYTES: usize = 256 << 20;
 
-impl<'a> Stream<'a> {
+impl<'a> ActivationStream<'a> {
     /// Embeds `sequences`: `embedding(id, row)` fills `row`, `[hidden_size]`, with the embedding of a token.
     ///
     /// # Errors
@@ -23,7 +23,7 @@ impl<'a> Stream<'a> {
         sequences: &[Vec<u32>],
         embedding: &mut dyn FnMut(u32, &mut [f32]),
         observe: Observe<'a>,
-    ) -> Result<Stream<'a>, CalibError> {
+    ) -> Result<ActivationStream<'a>, CalibError> {
         let cfg = &model.config;
         let tokens = check(cfg, sequences)?;
         let activation = match options.provider {
@@ -46,7 +46,7 @@ impl<'a> Stream<'a> {
         };
         let lane = |_| Ok(Lane { stores: slots.widths.iter().map(|&width| store(width)).collect::<Result<_, _>>()? });
         let lanes = (0..if options.reference { 2 } else { 1 }).map(lane).collect::<Result<Vec<Lane>, CalibError>>()?;
-        let mut stream = Stream {
+        let mut stream = ActivationStream {
             walk,
             cfg: cfg.clone(),
             provider: options.provider,

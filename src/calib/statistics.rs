@@ -18,7 +18,7 @@ use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::CalibError;
-use super::activations::{Batch, Store};
+use super::activations::{SequenceBatch, Store};
 use crate::onnx::{Graph, GraphError, Model, Shape, Type, Value};
 use crate::quant::InputStats;
 use crate::runtime::{ExecutionProvider, Operand, Resident, StageSession, Stages, Target};
@@ -159,7 +159,7 @@ impl Statistics {
         &mut self,
         stages: &Stages,
         sums: Sums,
-        batches: &[Batch],
+        batches: &[SequenceBatch],
         stores: &[&Store],
         observe: &mut dyn FnMut(usize) -> Result<(), CalibError>,
     ) -> Result<Result<InputStats, usize>, CalibError> {
@@ -189,7 +189,7 @@ impl Statistics {
             observe(index + 1)?;
         }
         let read = totals.iter().map(Resident::floats).collect::<Result<Vec<_>, _>>().map_err(CalibError::Runtime)?;
-        Ok(sums.means(&read, batches.iter().map(Batch::tokens).sum()))
+        Ok(sums.means(&read, batches.iter().map(SequenceBatch::tokens).sum()))
     }
 }
 

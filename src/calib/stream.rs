@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use half::f16;
 
 use super::CalibError;
-use super::activations::{Batch, Store};
+use super::activations::{SequenceBatch, Store};
 use super::places::Places;
 use super::slots::Slots;
 use super::statistics::{Statistics, Sums};
@@ -68,14 +68,14 @@ pub struct Progress {
 pub type Observe<'a> = Box<dyn FnMut(Progress) -> ControlFlow<()> + 'a>;
 
 /// Activations of all sequences between two stages.
-pub struct Stream<'a> {
+pub struct ActivationStream<'a> {
     pub(super) walk: DecoderStages,
     /// Sizes of the model.
     pub(super) cfg: DecoderConfig,
     pub(super) provider: ExecutionProvider,
     pub(super) activation: DType,
     pub(super) artifact: DType,
-    pub(super) batches: Vec<Batch>,
+    pub(super) batches: Vec<SequenceBatch>,
     /// The quantized model's, and the unquantized one's where it runs beside.
     pub(super) lanes: Vec<Lane>,
     pub(super) statistics: Statistics,
@@ -101,7 +101,7 @@ pub(super) struct Lane {
     pub stores: Vec<Store>,
 }
 
-impl Stream<'_> {
+impl ActivationStream<'_> {
     /// What the next stage multiplies and adds by, in the order in which [`Self::advance`] wants it; nothing at the LM head.
     pub fn wanted(&self) -> Vec<ExpectedTensor> {
         self.walk.stages.get(self.passed).into_iter().flat_map(DecoderStage::weights).cloned().collect()
@@ -197,7 +197,7 @@ impl Stream<'_> {
 
     /// Tokens of all sequences.
     pub fn tokens(&self) -> usize {
-        self.batches.iter().map(Batch::tokens).sum()
+        self.batches.iter().map(SequenceBatch::tokens).sum()
     }
 
     /// What the LM head reads, once all layers are passed.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use qonnx::commands::bench;
 use qonnx::record::BenchSettings;
-use qonnx::runtime::{Launch, Weights};
+use qonnx::runtime::{Launch, WeightKernels};
 use qonnx::usage::UsageError;
 
 use super::{RuntimeArgs, at_least, emit, positive, print, verdict};
@@ -96,9 +96,9 @@ pub fn run_bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let file = args.csv.filter(|_| !to_stdout);
     bench::check_outputs(&args.artifact, file.as_deref(), args.save_graph.as_deref())?;
     let weights = match args.weights {
-        WeightsArg::Stock => Weights::FusedFast,
-        WeightsArg::Fused => Weights::Fused,
-        WeightsArg::Dequantized => Weights::Dequantized,
+        WeightsArg::Stock => WeightKernels::FusedFast,
+        WeightsArg::Fused => WeightKernels::Fused,
+        WeightsArg::Dequantized => WeightKernels::Dequantized,
     };
     let runtime = args.runtime.options(weights)?;
     let cuda_graph = runtime.provider.is_gpu() && runtime.launch == Launch::Replayed;

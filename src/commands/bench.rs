@@ -12,7 +12,7 @@ use crate::commands::outputs::{self, Kind, Output};
 use crate::host::{memory, publish};
 use crate::onnx::{DATA_FILE, MODEL_FILE};
 use crate::record::{BenchPoint, BenchRecord, BenchSettings, Manifest, Outcome, PowerRecord, WeightRecord};
-use crate::runtime::{self, ExecutionProvider, GpuMeter, Launch, LoadStage, Weights};
+use crate::runtime::{self, ExecutionProvider, GpuMeter, Launch, LoadStage, WeightKernels};
 use crate::usage::UsageError;
 
 mod show;
@@ -176,7 +176,7 @@ pub fn check(settings: &BenchSettings, most: usize) -> Result<(), UsageError> {
 /// Which kernels ran: on the CPU not those that `qonnx eval` scores with.
 fn about_weights(choice: &RuntimeChoice, manifest: &Manifest) -> Vec<String> {
     let is_dense = |weight: &WeightRecord| matches!(weight.format.as_str(), "f16" | "bf16" | "f32");
-    if choice.provider.is_gpu() || choice.weights != Weights::FusedFast || manifest.weights.iter().all(is_dense) {
+    if choice.provider.is_gpu() || choice.weights != WeightKernels::FusedFast || manifest.weights.iter().all(is_dense) {
         return Vec::new();
     }
     let said = "the CPU's kernels may round activations to 8 bits, as for any program that sets no options; `qonnx eval` scores \

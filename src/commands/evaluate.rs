@@ -14,12 +14,12 @@ use crate::commands::claims::{self, Asked};
 use crate::commands::outputs::{self, Kind, Output};
 use crate::eval::coqa::{self, AnswerLog, CoqaReport, EvaluateOptions, Protocol};
 use crate::eval::windows::{DEFAULT_LENGTH, load_texts};
-use crate::eval::{CacheReader, EvalError, KlReport, PerplexityReport, Windows, kl_against_cache, kl_exact, write_cache};
+use crate::eval::{CacheReader, EvalError, KlReport, PerplexityReport, TokenWindows, kl_against_cache, kl_exact, write_cache};
 use crate::generate::Generate;
 use crate::host::table::table;
 use crate::host::{progress, publish};
 use crate::record::{MANIFEST_FILE, Manifest, WeightRecord};
-use crate::runtime::{Engine, Weights};
+use crate::runtime::{Engine, WeightKernels};
 use crate::usage::UsageError;
 
 /// What `qonnx eval --task coqa` was asked.
@@ -171,7 +171,7 @@ impl TextWindows {
             return Ok(Text::Documents(load_texts(&self.text)?));
         }
         let file = || self.text.display().to_string();
-        let windows = Windows::load(&self.text).map_err(|error| match error {
+        let windows = TokenWindows::load(&self.text).map_err(|error| match error {
             // These name the file themselves.
             EvalError::Read { .. } | EvalError::Text { .. } => error.into(),
             other => anyhow::Error::from(other).context(file()),
@@ -183,7 +183,7 @@ impl TextWindows {
         Ok(Text::Ids(windows))
     }
 
-    fn tokens(&self, text: Text, engine: &Engine) -> anyhow::Result<Windows> {
+    fn tokens(&self, text: Text, engine: &Engine) -> anyhow::Result<TokenWindows> {
         let file = || self.text.display().to_string();
         let context = engine.context_length();
         match text {
@@ -197,7 +197,9 @@ impl TextWindows {
                     None => Ok(windows),
                 }
             }
-            Text::Documents(texts) => Windows::of_texts(engine, &texts, self.length(context)?, self.limit).with_context(file),
+            Text::Documents(texts) => {
+                TokenWindows::of_texts(engine, &texts, self.length(context)?, self.limit).with_context(file)
+            }
         }
     }
 
@@ -215,7 +217,7 @@ impl TextWindows {
 }
 
 enum Text {
-    Ids(Windows),
+    Ids(TokenWindows),
     Documents(Vec<String>),
 }
 
@@ -302,7 +304,7 @@ pub fn kl(request: &KlRequest) -> anyhow::Result<KlScores> {
     Ok(KlScores { task: "kl", artifact, reference, report })
 }
 
-fn cache_reference(request: &KlRequest, model: &str, tokens: &Windows, k: usize, path: &Path) -> anyhow::Result<()> {
+fn cache_reference(request: &KlRequest, model: &str, tokens: &TokenWindows, k: usize, path: &Path) -> anyhow::Result<()> {
     let mut reference = scorer(&request.reference, &request.runtime)?;
     let bar = progress::count(tokens.as_slice().len() as u64, "reference");
     write_cache(&mut reference, model, tokens, k, path, &mut |done| bar.set_position(done as u64))?;
@@ -338,7 +340,7 @@ fn is_slow(format: &str) -> bool {
 fn scorer(artifact: &Path, runtime: &RuntimeChoice) -> anyhow::Result<Engine> {
     let manifest = Manifest::load(artifact)?;
     let slow = |weight: &&WeightRecord| is_slow(&weight.format);
-    if let (Some(weight), false, Weights::Fused) =
+    if let (Some(weight), false, WeightKernels::Fused) =
         (manifest.weights.iter().find(slow), runtime.provider.is_gpu(), runtime.weights)
     {
         let format = &weight.format;

@@ -7,7 +7,7 @@ use crate::host::interrupt::CancelToken;
 use crate::host::read;
 use crate::onnx::DATA_FILE;
 use crate::record::Manifest;
-use crate::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, LoadStage, Weights};
+use crate::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, LoadStage, WeightKernels};
 use crate::usage::UsageError;
 
 /// Where an artifact is to run.
@@ -16,7 +16,7 @@ pub struct RuntimeChoice {
     pub provider: ExecutionProvider,
     /// CPU threads; one per physical core where it is not given.
     pub threads: Option<usize>,
-    pub weights: Weights,
+    pub weights: WeightKernels,
     pub launch: Launch,
     /// Ends what runs before its next step.
     pub cancel: CancelToken,

@@ -22,7 +22,7 @@ use crate::artifact::source::Source;
 use crate::calib::CalibrationSet;
 use crate::checkpoint::Checkpoint;
 use crate::compress::Options;
-use crate::compress::calibrate::{Keys, StatisticsCache, Weights};
+use crate::compress::calibrate::{CheckpointWeights, Keys, StatisticsCache};
 use crate::host::interrupt::CancelToken;
 use crate::host::progress::Observe;
 use crate::model::ModelRotation;
@@ -53,7 +53,7 @@ pub type Planning<'a> = &'a dyn Fn(Recipe) -> anyhow::Result<Plan>;
 
 /// What the search runs on.
 pub struct Task<'a> {
-    pub weights: &'a Weights<'a>,
+    pub weights: &'a CheckpointWeights<'a>,
     pub plan: Planning<'a>,
     /// Of the calibration set.
     pub sequences: &'a [Vec<u32>],
@@ -146,7 +146,7 @@ pub fn chosen(
     let keys = Keys { plan, inputs, options, set: Some(set) };
     let rotation = ModelRotation::of(&plan.architecture, recipe)?;
     let task = Task {
-        weights: &Weights { checkpoint, architecture: &plan.architecture, survey: &plan.survey, rotation },
+        weights: &CheckpointWeights { checkpoint, architecture: &plan.architecture, survey: &plan.survey, rotation },
         plan: &|recipe| plan::with_facts(request, recipe, &Facts::default(), source, checkpoint.index()),
         sequences: &set.sequences,
         provider: options.provider,

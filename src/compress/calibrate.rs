@@ -1,4 +1,4 @@
-//! Weights whose codes are more than the nearest ones of the checkpoint's: turned, scaled, rounded by what the model computes.
+//! Weights whose codes are more than the nearest ones of the checkpoint's: rotated, scaled, rounded by what the model computes.
 //!
 //! ```text
 //! for each layer: for each input of its linears:
@@ -44,7 +44,7 @@ pub use keys::Keys;
 pub use rotated::RotatedWeights;
 pub use statistics_cache::StatisticsCache;
 pub use stream::interrupted;
-pub use weights::Weights;
+pub use weights::CheckpointWeights;
 
 use activations::{Activations, StageOperand};
 use group::Group;
@@ -119,7 +119,7 @@ impl Job<'_> {
         let Plan { architecture, survey, .. } = self.plan;
         let (plan, all) = (self.plan, architecture.num_hidden_layers);
         let rotation = ModelRotation::of(architecture, &plan.manifest.recipe)?;
-        let weights = Weights { checkpoint: self.checkpoint, architecture, survey, rotation };
+        let weights = CheckpointWeights { checkpoint: self.checkpoint, architecture, survey, rotation };
         let work = WorkFolder::open(self.output, &self.keys(set).layers())?;
         let bar = progress::count(survey.inputs.len() as u64, "calibrate");
         let mut chain = blake3::Hasher::new();
@@ -176,7 +176,7 @@ fn stopped(error: anyhow::Error, work: &WorkFolder, all: usize) -> anyhow::Error
 /// Layers one after the other.
 struct Layers<'a> {
     job: &'a Job<'a>,
-    weights: &'a Weights<'a>,
+    weights: &'a CheckpointWeights<'a>,
     work: &'a WorkFolder,
     activations: Activations<'a>,
     /// The layer before: its down comes before this layer's first input.
@@ -195,7 +195,7 @@ impl Layers<'_> {
         }
         let mut result = self.rotated_vectors(layer)?;
         let mut read: Vec<(&LinearInput, InputStats)> = Vec::new();
-        let Weights { architecture, survey, .. } = self.weights;
+        let CheckpointWeights { architecture, survey, .. } = self.weights;
         for input in survey.layer(layer) {
             self.job.options.cancel.check()?;
             bar.set_message(format!("layer {}/{}: {}", layer + 1, architecture.num_hidden_layers, input.short()));
@@ -252,7 +252,7 @@ impl Layers<'_> {
         self.job.plan.manifest.recipe.transform.and_then(|transform| transform.awq)
     }
 
-    /// Norms and biases of a layer that is turned.
+    /// Norms and biases of a layer that is rotated.
     fn rotated_vectors(&self, layer: usize) -> anyhow::Result<LayerResult> {
         let mut result = LayerResult::default();
         if let Some(rotation) = &self.weights.rotation {
@@ -278,7 +278,7 @@ struct Before<'a> {
 
 impl Before<'_> {
     /// The weight of this name: of a linear what it became, anything else as the checkpoint has it.
-    fn operand(&self, weights: &Weights<'_>, name: &str) -> anyhow::Result<StageOperand> {
+    fn operand(&self, weights: &CheckpointWeights<'_>, name: &str) -> anyhow::Result<StageOperand> {
         let Some(input) = weights.survey.input_of(name) else {
             return Ok(StageOperand { quantized: Array1::from(weights.vector(name)?).into_dyn(), reference: None });
         };

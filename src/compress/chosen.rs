@@ -13,7 +13,7 @@ use crate::artifact::source::Source;
 use crate::checkpoint::Checkpoint;
 use crate::compress::Options;
 use crate::compress::budget::{self, BudgetPlan, Parts};
-use crate::compress::calibrate::{self, Calibrated, Job, RotatedWeights, StatisticsCache, Weights};
+use crate::compress::calibrate::{self, Calibrated, CheckpointWeights, Job, RotatedWeights, StatisticsCache};
 use crate::host::hidden::parent;
 use crate::host::progress::Observe;
 use crate::host::terminal;
@@ -121,7 +121,7 @@ impl<'a> ChosenWeights<'a> {
         let rotation = ModelRotation::of(architecture, &manifest.recipe)?;
         Ok(ChosenWeights {
             calibrated,
-            rotated: RotatedWeights { weights: Weights { checkpoint, architecture, survey, rotation } },
+            rotated: RotatedWeights { weights: CheckpointWeights { checkpoint, architecture, survey, rotation } },
         })
     }
 }

@@ -12,7 +12,7 @@ use super::error::EvalError;
 use super::kl_cache::{CacheReader, TopK};
 use super::positions::{Window, argmax, log_sum_exp, measure_positions};
 use super::stats::{mean, quantile};
-use super::windows::Windows;
+use super::windows::TokenWindows;
 use crate::generate::Score;
 
 /// Of how it is measured, in records: over the positions of perplexity.
@@ -51,7 +51,7 @@ struct Divergence {
 pub fn kl_exact(
     reference: &mut dyn Score,
     model: &mut dyn Score,
-    windows: &Windows,
+    windows: &TokenWindows,
     progress: &mut dyn FnMut(usize, f64),
 ) -> Result<KlReport, EvalError> {
     let mut all = Vec::with_capacity(windows.targets());
@@ -74,7 +74,7 @@ pub fn kl_exact(
 pub fn kl_against_cache(
     cache: &mut CacheReader,
     model: &mut dyn Score,
-    windows: &Windows,
+    windows: &TokenWindows,
     progress: &mut dyn FnMut(usize, f64),
 ) -> Result<KlReport, EvalError> {
     cache.check_windows(windows)?;
@@ -100,7 +100,7 @@ fn running_mean(all: &[Divergence]) -> f64 {
     all.iter().map(|position| position.kl).sum::<f64>() / all.len() as f64
 }
 
-fn summary(all: &[Divergence], windows: &Windows, exact: bool) -> KlReport {
+fn summary(all: &[Divergence], windows: &TokenWindows, exact: bool) -> KlReport {
     let mut kl: Vec<f64> = all.iter().map(|position| position.kl).collect();
     let kl_mean = mean(&kl);
     kl.sort_by(f64::total_cmp);
@@ -171,8 +171,8 @@ mod tests {
     use crate::eval::fake::FakeScore;
     use crate::eval::kl_cache::write_cache;
 
-    fn windows() -> Windows {
-        Windows::new(vec![vec![0, 1, 0, 2, 1], vec![0, 1, 1]]).expect("valid windows")
+    fn windows() -> TokenWindows {
+        TokenWindows::new(vec![vec![0, 1, 0, 2, 1], vec![0, 1, 1]]).expect("valid windows")
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::EvalError;
 use super::positions::{Window, log_sum_exp, measure_positions};
-use super::windows::Windows;
+use super::windows::TokenWindows;
 use crate::generate::Score;
 use crate::host::publish::PartialFile;
 use crate::host::read;
@@ -51,7 +51,7 @@ pub struct TopK {
 pub fn write_cache(
     reference: &mut dyn Score,
     model: &str,
-    windows: &Windows,
+    windows: &TokenWindows,
     k: usize,
     path: &Path,
     progress: &mut dyn FnMut(usize),
@@ -180,7 +180,7 @@ impl CacheReader {
     ///
     /// # Errors
     /// [`EvalError::Cache`] if not.
-    pub fn check_windows(&self, windows: &Windows) -> Result<(), EvalError> {
+    pub fn check_windows(&self, windows: &TokenWindows) -> Result<(), EvalError> {
         let differs = |what, expected: String, got: String| EvalError::Cache { file: self.name.clone(), what, expected, got };
         let hash = windows.sha256();
         if self.header.windows_sha256 != hash {
@@ -279,8 +279,8 @@ mod tests {
     use super::*;
     use crate::eval::fake::FakeScore;
 
-    fn windows() -> Windows {
-        Windows::new(vec![vec![0, 1, 2], vec![0, 1]]).expect("valid windows")
+    fn windows() -> TokenWindows {
+        TokenWindows::new(vec![vec![0, 1, 2], vec![0, 1]]).expect("valid windows")
     }
 
     fn written(folder: &Path) -> std::path::PathBuf {

@@ -22,4 +22,4 @@ pub use error::EvalError;
 pub use kl::{KlReport, kl_against_cache, kl_exact, kl_of_logits};
 pub use kl_cache::{CacheReader, write_cache};
 pub use perplexity::{PerplexityReport, perplexity};
-pub use windows::Windows;
+pub use windows::TokenWindows;

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::error::EvalError;
 use super::positions::{Window, log_sum_exp, measure_positions};
-use super::windows::Windows;
+use super::windows::TokenWindows;
 use crate::generate::Score;
 
 /// Of how it is measured, in records: windows begin with BOS and are predicted but for their first token.
@@ -30,7 +30,7 @@ pub struct PerplexityReport {
 /// [`EvalError::IdOutOfRange`], [`EvalError::NotFinite`], [`EvalError::Positions`], and the model's.
 pub fn perplexity(
     model: &mut dyn Score,
-    windows: &Windows,
+    windows: &TokenWindows,
     progress: &mut dyn FnMut(usize, f64),
 ) -> Result<PerplexityReport, EvalError> {
     let mut sum = 0.0;
@@ -60,8 +60,8 @@ mod tests {
     use super::*;
     use crate::eval::fake::FakeScore;
 
-    fn windows(list: &[&[u32]]) -> Windows {
-        Windows::new(list.iter().map(|ids| ids.to_vec()).collect()).expect("valid windows")
+    fn windows(list: &[&[u32]]) -> TokenWindows {
+        TokenWindows::new(list.iter().map(|ids| ids.to_vec()).collect()).expect("valid windows")
     }
 
     #[test]

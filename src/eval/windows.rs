@@ -19,20 +19,20 @@ pub const DEFAULT_LENGTH: usize = 1024;
 
 /// Token windows, each at least two ids long, and at least one of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Windows(Vec<Vec<u32>>);
+pub struct TokenWindows(Vec<Vec<u32>>);
 
-impl Windows {
+impl TokenWindows {
     /// Takes windows as they are.
     ///
     /// # Errors
     /// [`EvalError::NoWindows`]; [`EvalError::WindowTooShort`] for fewer than two ids.
-    pub fn new(windows: Vec<Vec<u32>>) -> Result<Windows, EvalError> {
+    pub fn new(windows: Vec<Vec<u32>>) -> Result<TokenWindows, EvalError> {
         if windows.is_empty() {
             return Err(EvalError::NoWindows);
         }
         match windows.iter().position(|window| window.len() < 2) {
             Some(short) => Err(EvalError::WindowTooShort { window: short, got: windows[short].len() }),
-            None => Ok(Windows(windows)),
+            None => Ok(TokenWindows(windows)),
         }
     }
 
@@ -40,22 +40,22 @@ impl Windows {
     ///
     /// # Errors
     /// [`EvalError::WindowLength`] if `length` is below 2, [`EvalError::NoWindows`] if there is nothing to predict.
-    pub fn cut(documents: &[Vec<u32>], separator: &[u32], bos: Option<u32>, length: usize) -> Result<Windows, EvalError> {
+    pub fn cut(documents: &[Vec<u32>], separator: &[u32], bos: Option<u32>, length: usize) -> Result<TokenWindows, EvalError> {
         if length < 2 {
             return Err(EvalError::WindowLength { got: length });
         }
         let stream = documents.join(separator);
         let head: Vec<u32> = bos.into_iter().collect();
         let windows = stream.chunks(length - head.len()).map(|body| [&head, body].concat());
-        Windows::new(windows.filter(|window| window.len() >= 2).collect())
+        TokenWindows::new(windows.filter(|window| window.len() >= 2).collect())
     }
 
-    /// [`Windows::cut`] of texts under the model's own tokenizer and BOS; documents are joined by BOS if there is one. With a
+    /// [`TokenWindows::cut`] of texts under the model's own tokenizer and BOS; documents are joined by BOS if there is one. With a
     /// `limit`, the first so many windows, and no more is tokenized than they need.
     ///
     /// # Errors
-    /// As [`Windows::cut`], and the tokenizer's.
-    pub fn of_texts(model: &dyn Score, texts: &[String], length: usize, limit: Option<usize>) -> Result<Windows, EvalError> {
+    /// As [`TokenWindows::cut`], and the tokenizer's.
+    pub fn of_texts(model: &dyn Score, texts: &[String], length: usize, limit: Option<usize>) -> Result<TokenWindows, EvalError> {
         let separator: Vec<u32> = model.bos().into_iter().collect();
         let encode = |text: &str| model.encode_plain(text);
         // The windows that are wanted have less than this between them.
@@ -69,28 +69,28 @@ impl Windows {
                 break;
             }
         }
-        let windows = Windows::cut(&documents, &separator, model.bos(), length)?;
+        let windows = TokenWindows::cut(&documents, &separator, model.bos(), length)?;
         Ok(limit.map_or_else(|| windows.clone(), |limit| windows.first(limit)))
     }
 
     /// Windows from a JSON file `{"windows": [[id, …], …]}`; other fields are ignored.
     ///
     /// # Errors
-    /// [`EvalError::Read`], [`EvalError::Text`] saying where the file is not of that form, and as [`Windows::new`].
-    pub fn load(path: &Path) -> Result<Windows, EvalError> {
+    /// [`EvalError::Read`], [`EvalError::Text`] saying where the file is not of that form, and as [`TokenWindows::new`].
+    pub fn load(path: &Path) -> Result<TokenWindows, EvalError> {
         let file = path.display().to_string();
         let bytes = read::file(path, u64::MAX).map_err(|source| EvalError::Read { file: file.clone(), source })?;
         if read::is_utf_16(&bytes) {
             return Err(EvalError::Text { file, detail: "it is UTF-16; save it as UTF-8".to_owned() });
         }
-        Windows::parse(read::unmarked(&bytes), &file)
+        TokenWindows::parse(read::unmarked(&bytes), &file)
     }
 
-    /// [`Windows::load`] of bytes in memory.
+    /// [`TokenWindows::load`] of bytes in memory.
     ///
     /// # Errors
-    /// As [`Windows::load`].
-    pub fn parse(bytes: &[u8], file: &str) -> Result<Windows, EvalError> {
+    /// As [`TokenWindows::load`].
+    pub fn parse(bytes: &[u8], file: &str) -> Result<TokenWindows, EvalError> {
         let wrong = |detail: String| EvalError::Text { file: file.to_string(), detail };
         let document: Value = serde_json::from_slice(bytes).map_err(|error| wrong(format!("not valid JSON: {error}")))?;
         let expected = "expected an object with `windows`: a list of lists of token ids";
@@ -104,7 +104,7 @@ impl Windows {
             };
             ids.iter().map(id).collect::<Result<Vec<u32>, _>>()
         };
-        Windows::new(list.iter().enumerate().map(window).collect::<Result<_, _>>()?)
+        TokenWindows::new(list.iter().enumerate().map(window).collect::<Result<_, _>>()?)
     }
 
     /// The windows, in order.
@@ -125,8 +125,8 @@ impl Windows {
     }
 
     /// The first `count` windows, or all if there are fewer; at least one.
-    pub fn first(&self, count: usize) -> Windows {
-        Windows(self.0[..count.clamp(1, self.0.len())].to_vec())
+    pub fn first(&self, count: usize) -> TokenWindows {
+        TokenWindows(self.0[..count.clamp(1, self.0.len())].to_vec())
     }
 
     /// Positions that have a next token to predict, over all windows.
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn each_window_begins_with_bos_and_every_token_is_predicted_once() {
-        let windows = Windows::cut(&[vec![5, 6, 7], vec![8, 9]], &[1, 0], Some(0), 4).expect("cuts");
+        let windows = TokenWindows::cut(&[vec![5, 6, 7], vec![8, 9]], &[1, 0], Some(0), 4).expect("cuts");
         assert_eq!(windows.as_slice(), [vec![0, 5, 6, 7], vec![0, 1, 0, 8], vec![0, 9]]);
         assert_eq!(windows.targets(), 7);
         assert_eq!(windows.first(2).as_slice().len(), 2);
@@ -194,16 +194,16 @@ mod tests {
 
     #[test]
     fn without_bos_a_last_window_of_one_token_is_dropped() {
-        let windows = Windows::cut(&[vec![5, 6, 7]], &[], None, 2).expect("cuts");
+        let windows = TokenWindows::cut(&[vec![5, 6, 7]], &[], None, 2).expect("cuts");
         assert_eq!(windows.as_slice(), [vec![5, 6]]);
     }
 
     #[test]
     fn bad_windows_are_refused() {
-        assert!(matches!(Windows::cut(&[vec![]], &[], Some(0), 8), Err(EvalError::NoWindows)));
-        assert!(matches!(Windows::cut(&[vec![1]], &[], Some(0), 1), Err(EvalError::WindowLength { got: 1 })));
+        assert!(matches!(TokenWindows::cut(&[vec![]], &[], Some(0), 8), Err(EvalError::NoWindows)));
+        assert!(matches!(TokenWindows::cut(&[vec![1]], &[], Some(0), 1), Err(EvalError::WindowLength { got: 1 })));
         assert!(matches!(
-            Windows::parse(br#"{"windows": [[1, 2], [3]]}"#, "w"),
+            TokenWindows::parse(br#"{"windows": [[1, 2], [3]]}"#, "w"),
             Err(EvalError::WindowTooShort { window: 1, got: 1 })
         ));
         for (file, says) in [
@@ -212,14 +212,14 @@ mod tests {
             (r#"{"windows": [[1, 2], 7]}"#, "window 1: expected a list of token ids, got 7"),
             (r#"{"windows": [[1, -2]]}"#, "window 0: expected a token id, got -2"),
         ] {
-            let error = Windows::parse(file.as_bytes(), "w.json").expect_err(file).to_string();
+            let error = TokenWindows::parse(file.as_bytes(), "w.json").expect_err(file).to_string();
             assert!(error.starts_with("w.json: ") && error.contains(says), "{error}");
         }
     }
 
     #[test]
     fn the_hash_tells_where_windows_end() {
-        let hash = |windows: &[&[u32]]| Windows::new(windows.iter().map(|w| w.to_vec()).collect()).expect("valid").sha256();
+        let hash = |windows: &[&[u32]]| TokenWindows::new(windows.iter().map(|w| w.to_vec()).collect()).expect("valid").sha256();
         assert_eq!(hash(&[&[1, 2], &[3, 4]]), hash(&[&[1, 2], &[3, 4]]));
         assert_ne!(hash(&[&[1, 2], &[3, 4]]), hash(&[&[1, 2, 3, 4]]));
     }
@@ -229,9 +229,9 @@ mod tests {
         let model = crate::eval::fake::FakeScore::default();
         let texts: Vec<String> = (1..40).map(|number| "ab c".repeat(number * number)).collect();
         for length in [2, 7, 64] {
-            let all = Windows::of_texts(&model, &texts, length, None).expect("cuts");
+            let all = TokenWindows::of_texts(&model, &texts, length, None).expect("cuts");
             for limit in [1, 2, 3, 10, 100_000] {
-                assert_eq!(Windows::of_texts(&model, &texts, length, Some(limit)).expect("cuts"), all.first(limit));
+                assert_eq!(TokenWindows::of_texts(&model, &texts, length, Some(limit)).expect("cuts"), all.first(limit));
             }
         }
     }

@@ -7,7 +7,7 @@ use super::attention::{KvPair, Place, Positions, given_positions, past, position
 use super::config::DecoderConfig;
 use super::module::{Build, Module, WeightSource};
 use super::names;
-use super::parts::{Stream, norm};
+use super::parts::{ResidualStream, norm};
 use super::rope::most_positions;
 use super::stored::{StoredWeight, WeightForm};
 use crate::onnx::{Graph, GraphError, Model, Type, Value};
@@ -83,7 +83,7 @@ pub(super) fn causal_lm(m: &Module, cfg: &Architecture, options: &GraphOptions, 
     let pos = checked_positions(&model, cfg, options, cache);
 
     let table = model.table("embed_tokens", cfg.vocab_size, cfg.hidden_size);
-    let mut stream = Stream { x: model.child("embed_tokens").rows(table, ids), delta: None };
+    let mut stream = ResidualStream { x: model.child("embed_tokens").rows(table, ids), delta: None };
     let mut presents = Vec::new();
     if cfg.num_hidden_layers > MOST_LAYERS {
         model.refuse("layers", "num_hidden_layers", &format!("at most {MOST_LAYERS}"), &cfg.num_hidden_layers.to_string());

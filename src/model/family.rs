@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::attention::{KvPair, Place};
 use super::config::DecoderConfig;
 use super::module::Module;
-use super::parts::Stream;
+use super::parts::ResidualStream;
 use super::transforms::{LayerRotations, Scaling};
 
 /// The layers of a model, as its family writes them.
@@ -22,7 +22,7 @@ pub(super) trait Layers: Send + Sync {
     fn model_type(&self) -> &'static str;
 
     /// One layer; `m` is its place in the model.
-    fn layer(&self, m: &Module, cfg: &DecoderConfig, stream: Stream, at: Place<'_>) -> (Stream, KvPair);
+    fn layer(&self, m: &Module, cfg: &DecoderConfig, stream: ResidualStream, at: Place<'_>) -> (ResidualStream, KvPair);
 
     /// Where a scale can move between two parts of a layer (AWQ), in the order in which a layer computes.
     fn scalings(&self, cfg: &DecoderConfig) -> Vec<Scaling> {

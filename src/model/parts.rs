@@ -7,13 +7,13 @@ use crate::onnx::Value;
 
 /// The residual stream: `x`, and what the last part adds to it, left to the next norm that adds and normalizes at once.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stream {
+pub(super) struct ResidualStream {
     pub x: Value,
     pub delta: Option<Value>,
 }
 
 /// `(normalized, x)` with everything added to `x`.
-pub(super) fn norm(m: &Module, name: &str, cfg: &DecoderConfig, stream: Stream) -> (Value, Value) {
+pub(super) fn norm(m: &Module, name: &str, cfg: &DecoderConfig, stream: ResidualStream) -> (Value, Value) {
     match stream.delta {
         None => (m.rms_norm(name, stream.x, cfg.rms_norm_eps), stream.x),
         Some(delta) => m.add_rms_norm(name, stream.x, delta, cfg.rms_norm_eps),
@@ -29,14 +29,14 @@ pub(super) fn norm(m: &Module, name: &str, cfg: &DecoderConfig, stream: Stream) 
 pub(super) fn pre_norm_layer(
     m: &Module,
     cfg: &DecoderConfig,
-    stream: Stream,
+    stream: ResidualStream,
     self_attn: impl FnOnce(&Module, Value) -> (Value, KvPair),
-) -> (Stream, KvPair) {
+) -> (ResidualStream, KvPair) {
     let (h, x) = norm(m, "input_layernorm", cfg, stream);
     let (attn_out, present) = self_attn(&m.child("self_attn"), h);
-    let (h, x) = norm(m, "post_attention_layernorm", cfg, Stream { x, delta: Some(attn_out) });
+    let (h, x) = norm(m, "post_attention_layernorm", cfg, ResidualStream { x, delta: Some(attn_out) });
     let mlp_out = gated_mlp(&m.child("mlp"), cfg, h);
-    (Stream { x, delta: Some(mlp_out) }, present)
+    (ResidualStream { x, delta: Some(mlp_out) }, present)
 }
 
 /// Queries, keys and values of `x`, each by a linear of its own.

@@ -9,7 +9,7 @@ use crate::settings::{InvalidSetting, Settings};
 const DEFAULT_WINDOW: usize = 4096;
 
 /// The layers of a model that have a window.
-pub(super) enum Windows {
+pub(super) enum SlidingWindows {
     /// None does.
     Nowhere,
     /// Those from this one on.
@@ -18,29 +18,34 @@ pub(super) enum Windows {
     In { is_sliding: Vec<bool>, positions: usize },
 }
 
-impl Windows {
+impl SlidingWindows {
     /// Windows of so many `positions`: in the layers that `layer_types` says, else from layer `first` on.
     ///
     /// # Errors
     /// `layer_types` is no list of kinds of attention, one for each of `layers`, or wants windows where there are none.
-    pub fn read(keys: &Settings<'_>, layers: usize, positions: Option<usize>, first: usize) -> Result<Windows, ConfigError> {
+    pub fn read(
+        keys: &Settings<'_>,
+        layers: usize,
+        positions: Option<usize>,
+        first: usize,
+    ) -> Result<SlidingWindows, ConfigError> {
         Ok(match (positions, layer_types(keys, layers)?) {
             (None, Some(is_sliding)) if is_sliding.contains(&true) => {
                 let expected = "full_attention for each layer where sliding_window is null or not used".to_owned();
                 return Err(keys.invalid("layer_types", expected).into());
             }
-            (None, _) => Windows::Nowhere,
-            (Some(positions), Some(is_sliding)) => Windows::In { is_sliding, positions },
-            (Some(positions), None) => Windows::From { layer: first, positions },
+            (None, _) => SlidingWindows::Nowhere,
+            (Some(positions), Some(is_sliding)) => SlidingWindows::In { is_sliding, positions },
+            (Some(positions), None) => SlidingWindows::From { layer: first, positions },
         })
     }
 
     /// Positions that a token sees in this layer, itself included; `None`: all before it.
     pub fn of(&self, layer: usize) -> Option<usize> {
         match self {
-            Windows::Nowhere => None,
-            Windows::From { layer: first, positions } => (layer >= *first).then_some(*positions),
-            Windows::In { is_sliding, positions } => is_sliding[layer].then_some(*positions),
+            SlidingWindows::Nowhere => None,
+            SlidingWindows::From { layer: first, positions } => (layer >= *first).then_some(*positions),
+            SlidingWindows::In { is_sliding, positions } => is_sliding[layer].then_some(*positions),
         }
     }
 }

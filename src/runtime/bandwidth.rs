@@ -9,7 +9,7 @@ use super::cache::device_allocator;
 use super::locate::runtime;
 use super::memory::available;
 use super::session::{self, Placement, Products, SessionPlan};
-use super::{ExecutionProvider, Launch, RuntimeError, Weights};
+use super::{ExecutionProvider, Launch, RuntimeError, WeightKernels};
 use crate::onnx::{Graph, Model, Type, encode};
 use crate::tensor::DType;
 
@@ -82,7 +82,7 @@ fn copier(provider: ExecutionProvider, elements: usize) -> Result<Session, Runti
         provider,
         threads: Some(1),
         data: None,
-        weights: Weights::Fused,
+        weights: WeightKernels::Fused,
         placement: Placement::AllOnProvider,
         products: Products::F32,
         launch: Launch::Eager,

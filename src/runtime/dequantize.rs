@@ -9,7 +9,7 @@ use ort::value::{DynValue, Tensor};
 use super::data_place::DataPlace;
 use super::locate::runtime;
 use super::session::{self, Placement, Products, SessionPlan};
-use super::{ExecutionProvider, Launch, RuntimeError, Weights};
+use super::{ExecutionProvider, Launch, RuntimeError, WeightKernels};
 use crate::onnx::{IDENTITY, MODEL_FILE, Reading, WeightFinder, WeightModel, encode};
 use crate::tensor::{DType, transpose};
 
@@ -30,7 +30,7 @@ pub fn dequantize(dir: &Path, weights: &WeightFinder<'_>, codes: &str) -> Result
         provider,
         threads: None,
         data: Some(&data.folder),
-        weights: Weights::Fused,
+        weights: WeightKernels::Fused,
         placement: Placement::AllOnProvider,
         products: Products::F32,
         launch: Launch::Eager,

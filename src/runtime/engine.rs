@@ -11,7 +11,7 @@ use super::replay::Launch;
 use super::rows::RowCopier;
 use super::session::{self, Placement, Products, SessionPlan};
 use super::specialise::specialise;
-use super::{ExecutionProvider, RuntimeError, Weights};
+use super::{ExecutionProvider, RuntimeError, WeightKernels};
 use crate::companions::Companions;
 use crate::generate::GenerateError;
 use crate::host::interrupt::CancelToken;
@@ -22,7 +22,7 @@ pub struct EngineOptions {
     pub provider: ExecutionProvider,
     /// Threads inside an operator; `None`: one for each physical core.
     pub threads: Option<usize>,
-    pub weights: Weights,
+    pub weights: WeightKernels,
     pub launch: Launch,
 }
 

@@ -38,7 +38,7 @@ mod stage;
 mod steps;
 mod telemetry;
 mod text;
-mod weights;
+mod weight_kernels;
 
 pub use bandwidth::{Idle, copy_bandwidth, idle, start};
 pub use dequantize::dequantize;
@@ -54,4 +54,4 @@ pub use specialise::{NEXT_TOKENS, decode_graph};
 pub use stage::{Bound, Operand, Resident, StageSession, Stages, Target};
 pub use steps::EngineSteps;
 pub use telemetry::disable_telemetry;
-pub use weights::Weights;
+pub use weight_kernels::WeightKernels;

@@ -40,7 +40,7 @@ impl Engine {
     ) -> Result<Vec<usize>, RuntimeError> {
         let before = self.decoder.prefills;
         let Prompts { ids, groups, of, capacity } = prompts;
-        let batch = Batch { prompts: ids.len(), capacity, cache, slots: Vec::with_capacity(ids.len()) };
+        let batch = PrefillBatch { prompts: ids.len(), capacity, cache, slots: Vec::with_capacity(ids.len()) };
         let mut reading = Reading { engine: self, prompts: ids, of, first, batch };
         reading.run(groups)?;
         let slots = reading.batch.slots;
@@ -61,7 +61,7 @@ struct Reading<'a, 'f> {
     prompts: &'a [Vec<u32>],
     of: Wanted,
     first: &'a mut First<'f>,
-    batch: Batch<'a>,
+    batch: PrefillBatch<'a>,
 }
 
 impl Reading<'_, '_> {
@@ -138,7 +138,7 @@ impl Reading<'_, '_> {
 }
 
 /// The rows that prompts are read into.
-struct Batch<'a> {
+struct PrefillBatch<'a> {
     prompts: usize,
     capacity: usize,
     cache: &'a mut Option<KvCache>,
@@ -146,7 +146,7 @@ struct Batch<'a> {
     slots: Vec<usize>,
 }
 
-impl Batch<'_> {
+impl PrefillBatch<'_> {
     /// Adds rows of `from`: pairs of (row of `from`, prompt).
     fn add(&mut self, engine: &mut Engine, from: &KvCache, pairs: &[(usize, usize)]) -> Result<(), RuntimeError> {
         let (rows, prompts): (Vec<usize>, Vec<usize>) = pairs.iter().copied().unzip();

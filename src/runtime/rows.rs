@@ -9,7 +9,7 @@ use ort::value::Tensor;
 use super::cache::{CacheLayout, KvCache};
 use super::locate::Runtime;
 use super::session::{self, Placement, Products, SessionPlan};
-use super::{ExecutionProvider, Launch, RuntimeError, Weights};
+use super::{ExecutionProvider, Launch, RuntimeError, WeightKernels};
 use crate::onnx::{Dim, Graph, Type, Value, encode};
 use crate::tensor::DType;
 
@@ -28,7 +28,7 @@ impl RowCopier {
             provider,
             threads: Some(1),
             data: None,
-            weights: Weights::Fused,
+            weights: WeightKernels::Fused,
             placement: Placement::CpuMayHelp,
             products: Products::F32,
             launch: Launch::Eager,

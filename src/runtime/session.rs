@@ -7,7 +7,7 @@ use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 
 use super::locate::Runtime;
-use super::{ExecutionProvider, Launch, RuntimeError, Weights};
+use super::{ExecutionProvider, Launch, RuntimeError, WeightKernels};
 
 /// How a session is made.
 #[derive(Debug, Clone)]
@@ -17,7 +17,7 @@ pub(super) struct SessionPlan<'a> {
     pub threads: Option<usize>,
     /// Folder of the external data, for graphs that have any.
     pub data: Option<&'a Path>,
-    pub weights: Weights,
+    pub weights: WeightKernels,
     pub placement: Placement,
     pub products: Products,
     /// Whether runs may be recorded, on CUDA.
@@ -53,7 +53,7 @@ pub(super) fn open(runtime: &Runtime, plan: &SessionPlan<'_>, model: &[u8], what
 /// ONNX Runtime or the execution provider is missing.
 pub fn require(provider: ExecutionProvider) -> Result<(), RuntimeError> {
     let runtime = super::locate::runtime(provider)?;
-    let (weights, placement) = (Weights::Fused, Placement::AllOnProvider);
+    let (weights, placement) = (WeightKernels::Fused, Placement::AllOnProvider);
     let plan =
         SessionPlan { provider, threads: None, data: None, weights, placement, products: Products::F32, launch: Launch::Eager };
     builder(&runtime, &plan).map(drop)
@@ -77,9 +77,9 @@ pub(super) fn builder(runtime: &Runtime, plan: &SessionPlan<'_>) -> Result<Sessi
 
 fn entries(plan: &SessionPlan<'_>) -> Vec<(&'static str, String)> {
     // 4, the default, quantizes activations to 8 bits on the CPU: fast, and not the model that is being scored.
-    let level = if plan.weights == Weights::FusedFast { "4" } else { "0" };
+    let level = if plan.weights == WeightKernels::FusedFast { "4" } else { "0" };
     let mut entries = vec![("session.qdq_matmulnbits_accuracy_level", level.to_owned())];
-    if plan.weights == Weights::Dequantized {
+    if plan.weights == WeightKernels::Dequantized {
         // Without QDQ rewriting, a DequantizeLinear of a constant is folded like any other node.
         entries.push(("session.disable_quant_qdq", "1".to_owned()));
     }
@@ -87,7 +87,7 @@ fn entries(plan: &SessionPlan<'_>) -> Vec<(&'static str, String)> {
         entries.push(("session.model_external_initializers_file_folder_path", folder.display().to_string()));
     }
     if plan.provider == ExecutionProvider::Cuda {
-        if plan.weights == Weights::Fused {
+        if plan.weights == WeightKernels::Fused {
             // Kernels for batches, of INT4 and INT8 in groups of 32. Measured on an H200, INT4 of Llama-3.2-1B's shape: a step
             // of 16 rows takes 2.3 ms instead of 3.3, one of a single row 1.5 instead of 1.1 (results/gpu-bench).
             entries.push(("ep.cuda.fpa_intb_gemm", "1".to_owned()));

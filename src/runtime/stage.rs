@@ -17,7 +17,7 @@ use ort::value::{DynValue, Tensor, TensorElementType, TensorRef};
 
 use super::locate::{Runtime, runtime};
 use super::session::{self, Placement, Products, SessionPlan};
-use super::{ExecutionProvider, Launch, RuntimeError, Weights};
+use super::{ExecutionProvider, Launch, RuntimeError, WeightKernels};
 use crate::onnx::{Model, encode};
 
 /// Opens stages on one execution provider.
@@ -72,7 +72,7 @@ impl Stages {
             provider: self.provider,
             threads: self.threads,
             data: None,
-            weights: Weights::Fused,
+            weights: WeightKernels::Fused,
             placement: Placement::AllOnProvider,
             products: Products::Tf32,
             launch: Launch::Eager,

@@ -4,7 +4,7 @@
 
 use qonnx::generate::Score;
 use qonnx::recipe::FormatName;
-use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, Weights};
+use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, WeightKernels};
 use qonnx::tensor::DType;
 use serde_json::Value;
 
@@ -16,8 +16,12 @@ fn logits(config: &Value, stored: DType, ids: &[u32]) -> Vec<Vec<f32>> {
     let (checkpoint, artifact) = (place.path().join("checkpoint"), place.path().join("artifact"));
     made_up::write_checkpoint(&checkpoint, config, stored);
     tiny::export(&tiny::request(&checkpoint, tiny::bits(FormatName::F16), DType::F32), &artifact);
-    let options =
-        EngineOptions { provider: ExecutionProvider::Cpu, threads: Some(1), weights: Weights::Fused, launch: Launch::Replayed };
+    let options = EngineOptions {
+        provider: ExecutionProvider::Cpu,
+        threads: Some(1),
+        weights: WeightKernels::Fused,
+        launch: Launch::Replayed,
+    };
     let mut engine = Engine::load(&artifact, &options).unwrap_or_else(|error| panic!("{error}"));
     let mut rows = Vec::new();
     let collect =

@@ -14,7 +14,7 @@ use qonnx::commands::plan::{self, Load};
 use qonnx::compress::budget::BudgetRefusal;
 use qonnx::recipe::{BudgetRecipe, DEFAULT_CALIBRATION, FormatName, GranularityName, Override, Recipe};
 use qonnx::record::{Manifest, WeightRecord};
-use qonnx::runtime::{Launch, Weights};
+use qonnx::runtime::{Launch, WeightKernels};
 use qonnx::tensor::DType;
 use qonnx::usage::UsageError;
 use tempfile::TempDir;
@@ -76,7 +76,7 @@ fn kl(artifact: &Path, reference: &Path) -> f64 {
         runtime: RuntimeChoice {
             provider: qonnx::runtime::ExecutionProvider::Cpu,
             threads: None,
-            weights: Weights::Fused,
+            weights: WeightKernels::Fused,
             launch: Launch::Replayed,
             cancel: qonnx::host::interrupt::CancelToken::NEVER,
         },

@@ -9,14 +9,14 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use ndarray::{Array2, ArrayD, ArrayView2, Axis, Ix2};
-use qonnx::calib::{Both, CalibError, Head, Matrix, Observe, Progress, Stream, StreamOptions, TooFewTokens, Weight};
+use qonnx::calib::{ActivationStream, Both, CalibError, Head, Matrix, Observe, Progress, StreamOptions, TooFewTokens, Weight};
 use qonnx::checkpoint::Checkpoint;
 use qonnx::fault::Fault;
 use qonnx::generate::Score;
 use qonnx::model::Architecture;
 use qonnx::quant::InputStats;
 use qonnx::recipe::FormatName;
-use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, Weights};
+use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, WeightKernels};
 use qonnx::tensor::{DType, convert};
 use serde_json::Value;
 
@@ -88,7 +88,7 @@ impl Model {
     }
 
     /// What the stream wants next, with `beside` as the unquantized model.
-    fn wanted<'a>(&'a self, beside: Option<&'a Model>, stream: &Stream<'_>) -> Vec<Weight<'a>> {
+    fn wanted<'a>(&'a self, beside: Option<&'a Model>, stream: &ActivationStream<'_>) -> Vec<Weight<'a>> {
         let of = |name: &str| Weight {
             quantized: self.weights[name].view(),
             reference: beside.map(|model| model.weights[name].view()),
@@ -97,7 +97,7 @@ impl Model {
     }
 
     /// Through so many stages.
-    fn advance(&self, stream: &mut Stream<'_>, beside: Option<&Model>, stages: usize) -> Result<(), CalibError> {
+    fn advance(&self, stream: &mut ActivationStream<'_>, beside: Option<&Model>, stages: usize) -> Result<(), CalibError> {
         (0..stages).try_for_each(|_| stream.advance(&self.wanted(beside, stream)))
     }
 
@@ -106,8 +106,13 @@ impl Model {
         row.copy_from_slice(table.index_axis(Axis(0), id as usize).as_slice().expect("rows are contiguous"));
     }
 
-    fn start<'a>(&self, options: &StreamOptions, sequences: &[Vec<u32>], observe: Observe<'a>) -> Result<Stream<'a>, CalibError> {
-        Stream::start(&self.cfg, options, sequences, &mut |id, row| self.embed(id, row), observe)
+    fn start<'a>(
+        &self,
+        options: &StreamOptions,
+        sequences: &[Vec<u32>],
+        observe: Observe<'a>,
+    ) -> Result<ActivationStream<'a>, CalibError> {
+        ActivationStream::start(&self.cfg, options, sequences, &mut |id, row| self.embed(id, row), observe)
     }
 
     /// Statistics of every input, in the order of the layers; the LM head's last.
@@ -117,7 +122,7 @@ impl Model {
         self.pass(&mut stream, beside).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    fn pass(&self, stream: &mut Stream<'_>, beside: Option<&Model>) -> Result<Vec<InputStats>, CalibError> {
+    fn pass(&self, stream: &mut ActivationStream<'_>, beside: Option<&Model>) -> Result<Vec<InputStats>, CalibError> {
         let mut statistics_of_next = || {
             self.advance(stream, beside, 1)?;
             stream.statistics()
@@ -279,7 +284,8 @@ fn engine() -> Engine {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let artifact = folder.path().join("artifact");
     tiny::export(&tiny::request(&tiny::model(), tiny::bits(FormatName::F16), bar().activation), &artifact);
-    let options = EngineOptions { provider: bar().provider, threads: None, weights: Weights::Fused, launch: Launch::Replayed };
+    let options =
+        EngineOptions { provider: bar().provider, threads: None, weights: WeightKernels::Fused, launch: Launch::Replayed };
     Engine::load(&artifact, &options).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -458,7 +464,8 @@ fn sums_of_many_tokens_keep_their_digits() {
     let value = |id: u32, channel: usize| 0.5 + ((id * 31 + channel as u32 * 17) % 101) as f32 / 128.0; // exact in f16
     let mut embedding = |id: u32, row: &mut [f32]| row.iter_mut().enumerate().for_each(|(c, v)| *v = value(id, c));
     let sequences: Vec<Vec<u32>> = (0..tokens / 64).map(|s| (0..64).map(|t| (s * 64 + t) as u32 % 4096).collect()).collect();
-    let mut stream = Stream::start(&cfg, &options(), &sequences, &mut embedding, silent()).unwrap_or_else(|e| panic!("{e}"));
+    let mut stream =
+        ActivationStream::start(&cfg, &options(), &sequences, &mut embedding, silent()).unwrap_or_else(|e| panic!("{e}"));
     stream.advance(&[Weight::same(ArrayD::ones(vec![32]).view())]).unwrap_or_else(|error| panic!("{error}"));
     let ours = stream.statistics().unwrap_or_else(|error| panic!("{error}"));
     let rows: Vec<Vec<f64>> = (0..4096u32)

@@ -112,7 +112,7 @@ fn expect_whole(changes: Value, kinds: &[RecipeFlags]) {
         let runtime = qonnx::commands::RuntimeChoice {
             provider: qonnx::runtime::ExecutionProvider::Cpu,
             threads: None,
-            weights: qonnx::runtime::Weights::Fused,
+            weights: qonnx::runtime::WeightKernels::Fused,
             launch: qonnx::runtime::Launch::Replayed,
             cancel: qonnx::host::interrupt::CancelToken::NEVER,
         };

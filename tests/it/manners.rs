@@ -10,7 +10,7 @@ use qonnx::generate::GenerateError;
 use qonnx::host::interrupt::{CancelToken, Interrupted};
 use qonnx::host::{progress, terminal};
 use qonnx::recipe::{BudgetRecipe, FormatName};
-use qonnx::runtime::{ExecutionProvider, Launch, Weights};
+use qonnx::runtime::{ExecutionProvider, Launch, WeightKernels};
 use qonnx::tensor::DType;
 
 use crate::support::{tiny, tools};
@@ -84,7 +84,7 @@ fn an_evaluation_that_is_cancelled_keeps_its_answers_and_goes_on_from_there() {
     let runtime = RuntimeChoice {
         provider: ExecutionProvider::Cpu,
         threads: None,
-        weights: Weights::FusedFast,
+        weights: WeightKernels::FusedFast,
         launch: Launch::Eager,
         cancel: cancel.clone(),
     };

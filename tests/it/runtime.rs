@@ -4,13 +4,13 @@ use qonnx::fault::Fault;
 use qonnx::generate::{Completion, Generate, GenerateError, GenerateOptions, Score, Steps, StopReason};
 use qonnx::model::WeightForm;
 use qonnx::onnx::{Graph, Type, encode};
-use qonnx::runtime::{Engine, EngineOptions, Execution, ExecutionProvider, Launch, Weights, inspect};
+use qonnx::runtime::{Engine, EngineOptions, Execution, ExecutionProvider, Launch, WeightKernels, inspect};
 use qonnx::tensor::DType;
 
 use crate::support::random as support;
 
 const CPU: EngineOptions =
-    EngineOptions { provider: ExecutionProvider::Cpu, threads: Some(1), weights: Weights::Fused, launch: Launch::Replayed };
+    EngineOptions { provider: ExecutionProvider::Cpu, threads: Some(1), weights: WeightKernels::Fused, launch: Launch::Replayed };
 
 fn engine(form: &dyn Fn(&str) -> WeightForm) -> Engine {
     engine_of(DType::F32, form)

@@ -7,7 +7,7 @@ use python::python;
 use qonnx::artifact::plan::{Method, RecipeFlags};
 use qonnx::generate::{Generate, GenerateOptions};
 use qonnx::recipe::{FormatName, GranularityName};
-use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, Weights};
+use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, WeightKernels};
 use qonnx::tensor::DType;
 use serde_json::Value;
 
@@ -77,8 +77,12 @@ fn every_kind_of_artifact_checks_fuses_and_answers_without_qonnx() {
     let mut ours = Vec::new();
     for ((_, flags, _), artifact) in kinds().into_iter().zip(&artifacts) {
         tiny::export(&tiny::request(&tiny::model(), flags, DType::F32), artifact);
-        let options =
-            EngineOptions { provider: ExecutionProvider::Cpu, threads: None, weights: Weights::Fused, launch: Launch::Replayed };
+        let options = EngineOptions {
+            provider: ExecutionProvider::Cpu,
+            threads: None,
+            weights: WeightKernels::Fused,
+            launch: Launch::Replayed,
+        };
         let mut engine = Engine::load(artifact, &options).unwrap_or_else(|error| panic!("{error}"));
         let prompts = prompts(&engine);
         ours.push(greedy(&mut engine, &prompts));

@@ -12,7 +12,7 @@ use qonnx::model::{Architecture, GraphOptions, StoredForm, StoredWeight, WeightF
 use qonnx::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE, Model, WeightFinder, decode};
 use qonnx::quant::{Codebook, Format, Granularity, QuantizedTensor, Rtn, ScaleRule, ScaleStorage, Scheme, with_outliers};
 use qonnx::recipe::{FormatName, GranularityName};
-use qonnx::runtime::{Engine, EngineOptions, Execution, ExecutionProvider, Launch, Weights, dequantize};
+use qonnx::runtime::{Engine, EngineOptions, Execution, ExecutionProvider, Launch, WeightKernels, dequantize};
 use qonnx::tensor::DType;
 
 use crate::support::tiny;
@@ -20,7 +20,7 @@ use crate::support::tiny;
 const CPU: RuntimeChoice = RuntimeChoice {
     provider: qonnx::runtime::ExecutionProvider::Cpu,
     threads: None,
-    weights: Weights::Fused,
+    weights: WeightKernels::Fused,
     launch: Launch::Replayed,
     cancel: qonnx::host::interrupt::CancelToken::NEVER,
 };
@@ -111,8 +111,12 @@ fn read_model(dir: &Path) -> Model {
 
 /// Logits of a prompt.
 fn logits(dir: &Path) -> Vec<f32> {
-    let options =
-        EngineOptions { provider: ExecutionProvider::Cpu, threads: Some(1), weights: Weights::Fused, launch: Launch::Replayed };
+    let options = EngineOptions {
+        provider: ExecutionProvider::Cpu,
+        threads: Some(1),
+        weights: WeightKernels::Fused,
+        launch: Launch::Replayed,
+    };
     let mut engine = Engine::load(dir, &options).unwrap_or_else(|error| panic!("{error}"));
     let mut logits = Vec::new();
     let visit = &mut |_: usize, rows: ndarray::ArrayView2<'_, f32>| logits.extend(rows.iter().copied());
@@ -172,7 +176,7 @@ fn the_runtime_computes_what_the_numbers_say() {
         let options = EngineOptions {
             provider: ExecutionProvider::Cpu,
             threads: Some(1),
-            weights: Weights::Fused,
+            weights: WeightKernels::Fused,
             launch: Launch::Replayed,
         };
         let inspection = qonnx::runtime::inspect(dir.path(), &options).unwrap_or_else(|error| panic!("{error}"));

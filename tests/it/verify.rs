@@ -12,7 +12,7 @@ use qonnx::commands::{RuntimeChoice, verify};
 use qonnx::onnx::{self, WeightFinder};
 use qonnx::recipe::FormatName;
 use qonnx::record::Manifest;
-use qonnx::runtime::{Launch, Weights};
+use qonnx::runtime::{Launch, WeightKernels};
 use qonnx::tensor::DType;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -69,7 +69,7 @@ impl Made {
         let runtime = RuntimeChoice {
             provider: qonnx::runtime::ExecutionProvider::Cpu,
             threads: Some(1),
-            weights: Weights::Fused,
+            weights: WeightKernels::Fused,
             launch: Launch::Replayed,
             cancel: qonnx::host::interrupt::CancelToken::NEVER,
         };

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Check;
 use crate::generate::{Generate, GenerateOptions, Score};
 use crate::record::Manifest;
-use crate::runtime::{Engine, EngineOptions, Weights};
+use crate::runtime::{Engine, EngineOptions, WeightKernels};
 
 /// Text that both ways of running the weights continue.
 const PROMPT: &str = "Once upon a time there was a little white cat who lived in a house near the river.";
@@ -36,8 +36,8 @@ fn compare(artifact: &Path, manifest: &Manifest, options: &EngineOptions) -> any
         engine.logits(&text, &mut |_, rows| logits.extend(rows.rows().into_iter().map(|row| row.to_vec())))?;
         Ok((completion.ids, logits.split_off(prompt.len() - 1)))
     };
-    let (fused, _) = ids(Weights::Fused)?;
-    let (reference, logits) = ids(Weights::Dequantized)?;
+    let (fused, _) = ids(WeightKernels::Fused)?;
+    let (reference, logits) = ids(WeightKernels::Dequantized)?;
     let Some(first) = fused.iter().zip(&reference).position(|(a, b)| a != b) else {
         return Ok((fused == reference, format!("{} tokens as the dequantized weights give them", fused.len())));
     };

@@ -9,7 +9,7 @@ use super::statistics_walk::StatisticsWalk;
 use super::walk::Walk;
 use super::{BudgetRefusal, Task};
 use crate::calib::{Head, Logits, Matrix, StreamOptions, TooFewTokens};
-use crate::compress::calibrate::Weights;
+use crate::compress::calibrate::CheckpointWeights;
 use crate::eval::kl_of_logits;
 use crate::host::progress::{self, Observe, Step};
 use crate::quant::{InputStats, Scheme, output_error, rtn};
@@ -131,7 +131,7 @@ impl HeadWeights {
 
 impl<'a> Probe<'a> {
     /// Runs the unquantized model to its end and comes back.
-    fn start(weights: &'a Weights<'a>, mut walk: Walk<'a>, tokens: usize) -> anyhow::Result<Probe<'a>> {
+    fn start(weights: &'a CheckpointWeights<'a>, mut walk: Walk<'a>, tokens: usize) -> anyhow::Result<Probe<'a>> {
         let positions = PROBE_POSITIONS.min(PROBE_LOGITS / weights.architecture.vocab_size).max(1);
         let head = HeadWeights { table: weights.head_table()?, matrix: weights.head_matrix()? };
         let start = walk.place()?;

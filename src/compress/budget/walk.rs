@@ -4,21 +4,21 @@ use std::collections::BTreeMap;
 
 use ndarray::{Array1, Array2, ArrayD, ArrayView2, CowArray};
 
-use crate::calib::{Head, Logits, Mark, Stream, StreamOptions, Weight};
-use crate::compress::calibrate::{Weights, interrupted};
+use crate::calib::{ActivationStream, Head, Logits, Mark, StreamOptions, Weight};
+use crate::compress::calibrate::{CheckpointWeights, interrupted};
 use crate::host::interrupt::CancelToken;
 use crate::quant::InputStats;
 
 /// A stream and the weights that it is fed with.
 pub struct Walk<'a> {
-    weights: &'a Weights<'a>,
-    stream: Stream<'a>,
+    weights: &'a CheckpointWeights<'a>,
+    stream: ActivationStream<'a>,
 }
 
 impl<'a> Walk<'a> {
     /// At what the first linears read.
     pub fn start(
-        weights: &'a Weights<'a>,
+        weights: &'a CheckpointWeights<'a>,
         options: &StreamOptions,
         sequences: &[Vec<u32>],
         cancel: &CancelToken,

@@ -5,8 +5,8 @@ use ndarray::ArrayD;
 
 use super::statistics_cache::StatisticsCache;
 use super::stream::interrupted;
-use super::weights::Weights;
-use crate::calib::{Both, Progress, Stream, StreamOptions, Weight};
+use super::weights::CheckpointWeights;
+use crate::calib::{ActivationStream, Both, Progress, StreamOptions, Weight};
 use crate::host::interrupt::CancelToken;
 use crate::quant::InputStats;
 
@@ -19,11 +19,11 @@ pub struct StageOperand {
 
 /// The model's activations on the calibration set, one input after the other.
 pub struct Activations<'a> {
-    weights: &'a Weights<'a>,
+    weights: &'a CheckpointWeights<'a>,
     sequences: &'a [Vec<u32>],
     options: StreamOptions,
     bar: ProgressBar,
-    stream: Option<Stream<'a>>,
+    stream: Option<ActivationStream<'a>>,
     kept: Option<StatisticsCache>,
     /// Of everything that determines the next input's statistics.
     chain: blake3::Hasher,
@@ -33,7 +33,7 @@ pub struct Activations<'a> {
 impl<'a> Activations<'a> {
     /// `chain` has taken in what determines the activations of the model before any weight is rounded.
     pub fn new(
-        weights: &'a Weights<'a>,
+        weights: &'a CheckpointWeights<'a>,
         sequences: &'a [Vec<u32>],
         options: StreamOptions,
         kept: Option<StatisticsCache>,
@@ -76,7 +76,7 @@ impl<'a> Activations<'a> {
         Ok(stats)
     }
 
-    fn start(&self) -> anyhow::Result<Stream<'a>> {
+    fn start(&self) -> anyhow::Result<ActivationStream<'a>> {
         let bar = self.bar.clone();
         let layers = self.weights.architecture.num_hidden_layers;
         let observe = move |progress: Progress| {

@@ -8,7 +8,7 @@ use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use super::judge::{judge, judged_by_report};
 use super::layer::{LayerResult, scale_rows};
-use super::weights::Weights;
+use super::weights::CheckpointWeights;
 use crate::artifact::prepared::{Prepared, RoundingOutcome};
 use crate::artifact::quantize::refuse_lost_weights;
 use crate::model::{LinearInput, Scaling, Smooth};
@@ -28,7 +28,7 @@ pub struct Group<'a> {
     /// How each linear is stored.
     pub recipes: Vec<WeightRecipe>,
     pub awq: Option<AwqRecipe>,
-    pub weights: &'a Weights<'a>,
+    pub weights: &'a CheckpointWeights<'a>,
     /// Of the input; absent where nothing of the group uses any.
     pub stats: Option<InputStats>,
 }

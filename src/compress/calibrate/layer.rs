@@ -7,7 +7,7 @@ use anyhow::Context;
 use ndarray::{Array2, ArrayView1};
 use serde::{Deserialize, Serialize};
 
-use super::weights::Weights;
+use super::weights::CheckpointWeights;
 use crate::artifact::parts;
 use crate::artifact::prepared::{Prepared, RoundingOutcome};
 use crate::checkpoint::{Numbers, TensorFile};
@@ -33,7 +33,7 @@ struct Note {
 
 impl LayerResult {
     /// The weight of a linear that reads `input`, as the stream multiplies by it: dequantized, AWQ's scales taken out.
-    pub fn effective(&self, weights: &Weights<'_>, input: &LinearInput, name: &str) -> anyhow::Result<Array2<f32>> {
+    pub fn effective(&self, weights: &CheckpointWeights<'_>, input: &LinearInput, name: &str) -> anyhow::Result<Array2<f32>> {
         let mut w = match self.weights.get(name) {
             Some(Prepared::Quantized(tensor, _)) => tensor.dequantize(),
             Some(Prepared::Dense(..)) | None => return weights.matrix(name),

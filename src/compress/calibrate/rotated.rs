@@ -4,21 +4,21 @@
 use anyhow::Context;
 use ndarray::ArrayView2;
 
-use super::weights::Weights;
+use super::weights::CheckpointWeights;
 use crate::artifact::prepared::Written;
 use crate::artifact::sink::Sink;
 use crate::checkpoint::TensorView;
 use crate::model::{ModelRotation, StoredForm, StoredWeight};
 use crate::tensor;
 
-/// Elements that are turned at a time: 64 MB in f32.
+/// Elements that are rotated at a time: 64 MB in f32.
 const BAND: usize = 1 << 24;
 /// Name by which the graph asks for what a tied head multiplies by first; see [`crate::model::ModelRotation::head_matrix`].
 const HEAD_MATRIX: &str = "model.norm.rotation.weight";
 
-/// The weights outside the layers of a model that may be turned.
+/// The weights outside the layers of a model that may be rotated.
 pub struct RotatedWeights<'a> {
-    pub weights: Weights<'a>,
+    pub weights: CheckpointWeights<'a>,
 }
 
 impl RotatedWeights<'_> {
@@ -30,7 +30,7 @@ impl RotatedWeights<'_> {
     /// Gives `sink` one of them.
     pub fn write(&self, stored: &StoredWeight, sink: &dyn Sink<'_>) -> anyhow::Result<Written> {
         let name = stored.weight.as_str();
-        let rotation = self.weights.rotation.as_ref().expect("asked for models that are turned");
+        let rotation = self.weights.rotation.as_ref().expect("asked for models that are rotated");
         let digest = match &stored.form {
             _ if name == HEAD_MATRIX => {
                 let matrix = rotation.head_matrix(&self.weights.final_norm()?).expect("asked for where the head is tied");

@@ -2,11 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use super::Weights;
-use crate::calib::{CalibError, Progress, Stream, StreamOptions};
+use super::CheckpointWeights;
+use crate::calib::{ActivationStream, CalibError, Progress, StreamOptions};
 use crate::host::interrupt::{self, CancelToken};
 
-impl Weights<'_> {
+impl CheckpointWeights<'_> {
     /// The embeddings of `sequences`, before the first layer. `observe` hears of progress; `cancel` ends the walk.
     ///
     /// # Errors
@@ -17,7 +17,7 @@ impl Weights<'_> {
         sequences: &[Vec<u32>],
         cancel: &CancelToken,
         mut observe: impl FnMut(Progress) + 's,
-    ) -> anyhow::Result<Stream<'s>> {
+    ) -> anyhow::Result<ActivationStream<'s>> {
         let cancel = cancel.clone();
         let observe = move |progress: Progress| {
             observe(progress);
@@ -29,7 +29,7 @@ impl Weights<'_> {
                 failed.get_or_insert(error);
             }
         };
-        let started = Stream::start(self.architecture, options, sequences, &mut embedding, Box::new(observe));
+        let started = ActivationStream::start(self.architecture, options, sequences, &mut embedding, Box::new(observe));
         match failed {
             Some(error) => Err(error),
             None => started.map_err(interrupted),

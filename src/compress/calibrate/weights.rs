@@ -1,4 +1,4 @@
-//! The checkpoint's weights in f32, turned where the recipe says so.
+//! The checkpoint's weights in f32, rotated where the recipe says so.
 
 use anyhow::Context;
 use ndarray::{Array2, ArrayView2};
@@ -8,7 +8,7 @@ use crate::model::{Architecture, LinearInput, ModelRotation, Survey};
 use crate::tensor;
 
 /// Where weights come from before they are rounded.
-pub struct Weights<'a> {
+pub struct CheckpointWeights<'a> {
     pub checkpoint: &'a Checkpoint,
     pub architecture: &'a Architecture,
     /// What the architecture asks of the checkpoint.
@@ -16,7 +16,7 @@ pub struct Weights<'a> {
     pub rotation: Option<ModelRotation>,
 }
 
-impl Weights<'_> {
+impl CheckpointWeights<'_> {
     /// A linear's weight, `[out_features, in_features]`.
     ///
     /// # Errors
@@ -79,8 +79,8 @@ impl Weights<'_> {
             .map_err(|error| error.shifted(id * row.len()))
             .with_context(|| format!("weight {NAME}"))?;
         if let Some(rotation) = &self.rotation {
-            let turned = rotation.matrix(NAME, ArrayView2::from_shape((1, row.len()), row).expect("one row"), None);
-            row.iter_mut().zip(&turned).for_each(|(old, &new)| *old = new);
+            let rotated = rotation.matrix(NAME, ArrayView2::from_shape((1, row.len()), row).expect("one row"), None);
+            row.iter_mut().zip(&rotated).for_each(|(old, &new)| *old = new);
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use crate::model::attention::{AttentionOptions, KvPair, Place, attention};
 use crate::model::config::{ConfigError, DecoderConfig, Defaults, refuse};
 use crate::model::family::{Family, Layers};
 use crate::model::module::Module;
-use crate::model::parts::{Stream, output, pre_norm_layer, query_key_value};
+use crate::model::parts::{ResidualStream, output, pre_norm_layer, query_key_value};
 use crate::onnx::Value;
 use crate::settings::{DEFAULT_POSITIONS, Settings};
 
@@ -42,7 +42,7 @@ impl Layers for Llama {
         MODEL_TYPE
     }
 
-    fn layer(&self, m: &Module, cfg: &DecoderConfig, stream: Stream, at: Place<'_>) -> (Stream, KvPair) {
+    fn layer(&self, m: &Module, cfg: &DecoderConfig, stream: ResidualStream, at: Place<'_>) -> (ResidualStream, KvPair) {
         pre_norm_layer(m, cfg, stream, |m, x| self_attn(m, cfg, x, at))
     }
 }

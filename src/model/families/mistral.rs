@@ -5,8 +5,8 @@ use crate::model::attention::{AttentionOptions, KvPair, Place, attention};
 use crate::model::config::{ConfigError, DecoderConfig, Defaults};
 use crate::model::family::{Family, Layers};
 use crate::model::module::Module;
-use crate::model::parts::{Stream, output, pre_norm_layer, query_key_value};
-use crate::model::windows::{Windows, sliding_window};
+use crate::model::parts::{ResidualStream, output, pre_norm_layer, query_key_value};
+use crate::model::windows::{SlidingWindows, sliding_window};
 use crate::onnx::Value;
 use crate::settings::Settings;
 
@@ -18,14 +18,14 @@ const CONFIG: Defaults =
     Defaults { architecture: ARCHITECTURE, head_dim: None, num_key_value_heads: Some(8), max_position_embeddings: None };
 
 struct Mistral {
-    windows: Windows,
+    windows: SlidingWindows,
 }
 
 /// Reads a Mistral's `config.json`. With `layer_types` it is what transformers takes for a Ministral: only some layers have the
 /// window.
 pub(super) fn read(keys: &Settings<'_>) -> Result<Architecture, ConfigError> {
     let config = DecoderConfig::read(keys, &CONFIG)?;
-    let windows = Windows::read(keys, config.num_hidden_layers, sliding_window(keys)?, 0)?;
+    let windows = SlidingWindows::read(keys, config.num_hidden_layers, sliding_window(keys)?, 0)?;
     Ok(Architecture { config, family: Family::new(Mistral { windows }) })
 }
 
@@ -38,7 +38,7 @@ impl Layers for Mistral {
         MODEL_TYPE
     }
 
-    fn layer(&self, m: &Module, cfg: &DecoderConfig, stream: Stream, at: Place<'_>) -> (Stream, KvPair) {
+    fn layer(&self, m: &Module, cfg: &DecoderConfig, stream: ResidualStream, at: Place<'_>) -> (ResidualStream, KvPair) {
         pre_norm_layer(m, cfg, stream, |m, x| self.self_attn(m, cfg, x, at))
     }
 }

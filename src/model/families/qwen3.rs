@@ -6,8 +6,8 @@ use crate::model::attention::{AttentionOptions, KvPair, Place, Qkv, attention};
 use crate::model::config::{ConfigError, DecoderConfig, Defaults};
 use crate::model::family::{Family, Layers};
 use crate::model::module::Module;
-use crate::model::parts::{Stream, output, pre_norm_layer, query_key_value};
-use crate::model::windows::{Windows, sliding_window};
+use crate::model::parts::{ResidualStream, output, pre_norm_layer, query_key_value};
+use crate::model::windows::{SlidingWindows, sliding_window};
 use crate::onnx::Value;
 use crate::settings::Settings;
 
@@ -21,7 +21,7 @@ const CONFIG: Defaults =
 const DEFAULT_FULL_LAYERS: usize = 28;
 
 struct Qwen3 {
-    windows: Windows,
+    windows: SlidingWindows,
 }
 
 /// Reads a Qwen3's `config.json`.
@@ -29,7 +29,7 @@ pub(super) fn read(keys: &Settings<'_>) -> Result<Architecture, ConfigError> {
     let config = DecoderConfig { attention_bias: keys.flag("attention_bias")?, ..DecoderConfig::read(keys, &CONFIG)? };
     let positions = if keys.flag("use_sliding_window")? { sliding_window(keys)? } else { None };
     let first = keys.count("max_window_layers")?.unwrap_or(DEFAULT_FULL_LAYERS);
-    let windows = Windows::read(keys, config.num_hidden_layers, positions, first)?;
+    let windows = SlidingWindows::read(keys, config.num_hidden_layers, positions, first)?;
     Ok(Architecture { config, family: Family::new(Qwen3 { windows }) })
 }
 
@@ -42,7 +42,7 @@ impl Layers for Qwen3 {
         MODEL_TYPE
     }
 
-    fn layer(&self, m: &Module, cfg: &DecoderConfig, stream: Stream, at: Place<'_>) -> (Stream, KvPair) {
+    fn layer(&self, m: &Module, cfg: &DecoderConfig, stream: ResidualStream, at: Place<'_>) -> (ResidualStream, KvPair) {
         pre_norm_layer(m, cfg, stream, |m, x| self.self_attn(m, cfg, x, at))
     }
 }

@@ -7,7 +7,7 @@ use crate::fault::Fault;
 use crate::model::attention::{AttentionOptions, KvPair, Place, attention};
 use crate::model::family::{Family, Layers};
 use crate::model::module::Module;
-use crate::model::parts::{Stream, output, pre_norm_layer, query_key_value};
+use crate::model::parts::{ResidualStream, output, pre_norm_layer, query_key_value};
 use crate::model::transforms::{LayerRotations, Scaling};
 use crate::model::{ConfigError, DecoderConfig, GraphOptions, ModelRotation, RopeScaling, RotationOptions, WeightForm, decoder};
 use crate::onnx::{Attribute, Node, Value};
@@ -338,7 +338,7 @@ impl Layers for PostNorm {
         "post_norm"
     }
 
-    fn layer(&self, m: &Module, cfg: &DecoderConfig, stream: Stream, at: Place<'_>) -> (Stream, KvPair) {
+    fn layer(&self, m: &Module, cfg: &DecoderConfig, stream: ResidualStream, at: Place<'_>) -> (ResidualStream, KvPair) {
         pre_norm_layer(m, cfg, stream, |m, x| attention_alone(m, cfg, x, at))
     }
 

@@ -11,7 +11,7 @@ use crate::eval::coqa::Protocol;
 use crate::host::interrupt::CancelToken;
 use crate::recipe::Recipe;
 use crate::record::BenchSettings;
-use crate::runtime::{ExecutionProvider, Launch, Weights};
+use crate::runtime::{ExecutionProvider, Launch, WeightKernels};
 use crate::tensor::DType;
 
 /// One experiment on one model.
@@ -65,7 +65,7 @@ impl Device {
     }
 
     /// To run an artifact there.
-    pub fn runtime(&self, weights: Weights) -> RuntimeChoice {
+    pub fn runtime(&self, weights: WeightKernels) -> RuntimeChoice {
         let launch = if self.eager { Launch::Eager } else { Launch::Replayed };
         RuntimeChoice { provider: self.provider, threads: self.threads, weights, launch, cancel: CancelToken::NEVER }
     }
@@ -98,10 +98,10 @@ impl ScoringWeights {
     }
 
     /// As the runtime calls it.
-    pub fn weights(self) -> Weights {
+    pub fn weights(self) -> WeightKernels {
         match self {
-            ScoringWeights::Fused => Weights::Fused,
-            ScoringWeights::Dequantized => Weights::Dequantized,
+            ScoringWeights::Fused => WeightKernels::Fused,
+            ScoringWeights::Dequantized => WeightKernels::Dequantized,
         }
     }
 }

@@ -262,7 +262,7 @@ impl Stages<'_> {
             prompt: SANITY_PROMPT.to_owned(),
             max_new_tokens: SANITY_TOKENS,
             stop: Vec::new(),
-            runtime: self.job.device.runtime(crate::runtime::Weights::FusedFast),
+            runtime: self.job.device.runtime(crate::runtime::WeightKernels::FusedFast),
         };
         let report = generate::run(&request, &mut |_| ())?;
         self.record.sanity =

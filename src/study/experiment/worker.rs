@@ -15,7 +15,7 @@ use super::{Device, disk, stages};
 use crate::commands::bench;
 use crate::host::interrupt;
 use crate::record::{BenchPoint, BenchSettings, Outcome};
-use crate::runtime::Weights;
+use crate::runtime::WeightKernels;
 
 /// A stage that looks for interruptions ends within this time of one; any other is ended, which nothing here minds.
 const GRACE: Duration = Duration::from_secs(3);
@@ -47,7 +47,7 @@ pub fn run() -> anyhow::Result<()> {
 }
 
 fn measure(artifact: PathBuf, device: &Device, settings: BenchSettings) -> anyhow::Result<stages::Outcome> {
-    let request = bench::Request { artifact, runtime: device.runtime(Weights::FusedFast), settings };
+    let request = bench::Request { artifact, runtime: device.runtime(WeightKernels::FusedFast), settings };
     let mut bar = bench::bar();
     let mut report = bench::run(&request, &mut |now| {
         let note = format!("batch {}, prompt {}", now.batch, now.prompt_tokens);

@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use ndarray::{Array2, ArrayD, Axis, Ix2};
-use qonnx::calib::{Both, Head, Stream, StreamOptions, TooFewTokens, Weight};
+use qonnx::calib::{ActivationStream, Both, Head, StreamOptions, TooFewTokens, Weight};
 use qonnx::checkpoint::Checkpoint;
 use qonnx::generate::Score;
 use qonnx::model::{Architecture, ModelRotation, RotationOptions, Smooth, architectures};
 use qonnx::quant::RotationKind;
 use qonnx::recipe::FormatName;
-use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, Weights};
+use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, WeightKernels};
 use qonnx::tensor::{DType, convert};
 use serde_json::Value;
 
@@ -54,8 +54,12 @@ fn artifact(case: &Value, place: &Path) -> PathBuf {
 }
 
 fn engine(artifact: &Path) -> Engine {
-    let options =
-        EngineOptions { provider: ExecutionProvider::Cpu, threads: Some(1), weights: Weights::Fused, launch: Launch::Replayed };
+    let options = EngineOptions {
+        provider: ExecutionProvider::Cpu,
+        threads: Some(1),
+        weights: WeightKernels::Fused,
+        launch: Launch::Replayed,
+    };
     Engine::load(artifact, &options).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -144,7 +148,7 @@ impl Model {
         let table = self.matrix("model.embed_tokens.weight");
         let mut embedding = |id: u32, row: &mut [f32]| row.copy_from_slice(&table.row(id as usize).to_vec());
         let observe = Box::new(|_| ControlFlow::Continue(()));
-        let mut stream = Stream::start(&self.architecture, &options, &[ids.to_vec()], &mut embedding, observe).unwrap();
+        let mut stream = ActivationStream::start(&self.architecture, &options, &[ids.to_vec()], &mut embedding, observe).unwrap();
         while !stream.wanted().is_empty() {
             let weights: Vec<Weight<'_>> =
                 stream.wanted().iter().map(|wanted| Weight::same(self.weights[&wanted.name].view())).collect();
