@@ -401,7 +401,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Bench(args) => bench::run_bench(args),
         Command::Run(args) => run::run(args),
         Command::Sweep(args) => sweep::run(args),
-        Command::Worker => qonnx::study::experiment::worker::run().map(|()| ExitCode::SUCCESS),
+        Command::Worker => Ok(qonnx::study::experiment::worker::run().map(|()| ExitCode::SUCCESS)?),
         Command::Inspect(args) => {
             let report = inspect::run(&args.artifact, &args.runtime.options(WeightKernels::Fused)?)?;
             let fused = report.every_weight_fused();

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
-
 use super::hashing;
 use super::plan::Plan;
+use crate::artifact::ArtifactError;
+use crate::host::FileError;
 use crate::record::FileRecord;
 
 /// A file of a folder that is made.
@@ -34,14 +34,14 @@ impl NamedFile {
     ///
     /// # Errors
     /// The disk's own.
-    pub fn write(&self, folder: &Path) -> anyhow::Result<FileRecord> {
+    pub fn write(&self, folder: &Path) -> Result<FileRecord, ArtifactError> {
         let path = folder.join(&self.name);
         let bytes = match &self.content {
             Content::Copied(from) => {
-                fs::copy(from, &path).with_context(|| format!("{}: cannot be copied to {}", from.display(), path.display()))?
+                fs::copy(from, &path).map_err(FileError::at(from, format!("cannot be copied to {}", path.display())))?
             }
             Content::Made(bytes) => {
-                fs::write(&path, bytes).with_context(|| format!("{}: cannot be written", path.display()))?;
+                fs::write(&path, bytes).map_err(FileError::at(&path, "cannot be written"))?;
                 bytes.len() as u64
             }
         };
@@ -59,25 +59,29 @@ pub fn companions(plan: &Plan, dir: &Path) -> Vec<NamedFile> {
 ///
 /// # Errors
 /// The disk's own; a file is another than `planned` has under its name.
-pub fn write(files: &[NamedFile], planned: &[FileRecord], folder: &Path) -> anyhow::Result<Vec<FileRecord>> {
-    let records = files.iter().map(|file| file.write(folder)).collect::<anyhow::Result<Vec<_>>>()?;
+pub fn write(files: &[NamedFile], planned: &[FileRecord], folder: &Path) -> Result<Vec<FileRecord>, ArtifactError> {
+    let records = files.iter().map(|file| file.write(folder)).collect::<Result<Vec<_>, ArtifactError>>()?;
     refuse_changed(planned, &records)?;
     Ok(records)
 }
 
 /// As [`refuse_changed`], of all files that a model has beside its weights: one that is new, or gone, is a change too.
-pub fn refuse_other(planned: &[FileRecord], now: &[FileRecord]) -> anyhow::Result<()> {
+pub fn refuse_other(planned: &[FileRecord], now: &[FileRecord]) -> Result<(), ArtifactError> {
     refuse_changed(planned, now)?;
     let has = |files: &[FileRecord], file: &FileRecord| files.iter().any(|other| other.file == file.file);
     let mut other = planned.iter().filter(|file| !has(now, file)).chain(now.iter().filter(|file| !has(planned, file)));
-    other.next().map_or(Ok(()), |file| bail!("{}: has come or gone since the work began; run the command again", file.file))
+    other
+        .next()
+        .map_or(Ok(()), |FileRecord { file, .. }| Err(ArtifactError::Changed { file: file.clone(), how: "has come or gone" }))
 }
 
 /// Refuses files that are others than were planned under their names: what was chosen is not for these.
-pub fn refuse_changed(planned: &[FileRecord], now: &[FileRecord]) -> anyhow::Result<()> {
+pub fn refuse_changed(planned: &[FileRecord], now: &[FileRecord]) -> Result<(), ArtifactError> {
     let before = |file: &FileRecord| planned.iter().find(|planned| planned.file == file.file);
     let changed = now.iter().find(|file| before(file).is_some_and(|planned| planned != *file));
-    changed.map_or(Ok(()), |file| bail!("{}: the model's has changed since the work began; run the command again", file.file))
+    changed.map_or(Ok(()), |FileRecord { file, .. }| {
+        Err(ArtifactError::Changed { file: file.clone(), how: "the model's has changed" })
+    })
 }
 
 #[cfg(test)]

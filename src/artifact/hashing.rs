@@ -9,9 +9,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::mpsc::Receiver;
 
-use anyhow::Context;
-
+use crate::artifact::ArtifactError;
 use crate::checkpoint::{Checkpoint, WeightFile};
+use crate::host::FileError;
 use crate::host::interrupt::CancelToken;
 use crate::record::FileRecord;
 
@@ -31,7 +31,7 @@ impl<'a> Hash<'a> {
     }
 
     /// Takes more bytes.
-    pub fn update(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+    pub fn update(&mut self, bytes: &[u8]) -> Result<(), ArtifactError> {
         for chunk in bytes.chunks(CHUNK) {
             self.cancel.check()?;
             self.hasher.update(chunk);
@@ -46,7 +46,7 @@ impl<'a> Hash<'a> {
 }
 
 /// A checkpoint's files with their hashes; given up once `cancel` is cancelled.
-pub fn of_checkpoint(checkpoint: &Checkpoint, cancel: &CancelToken) -> anyhow::Result<Vec<FileRecord>> {
+pub fn of_checkpoint(checkpoint: &Checkpoint, cancel: &CancelToken) -> Result<Vec<FileRecord>, ArtifactError> {
     let hash = |(index, file): (usize, &WeightFile)| {
         let mut hash = Hash::new(cancel);
         hash.update(checkpoint.file(index))?;
@@ -56,38 +56,45 @@ pub fn of_checkpoint(checkpoint: &Checkpoint, cancel: &CancelToken) -> anyhow::R
 }
 
 /// BLAKE3 of a file at rest.
-pub fn of_file(path: &Path) -> anyhow::Result<String> {
+pub fn of_file(path: &Path) -> Result<String, ArtifactError> {
     let mut hash = Hash::new(&CancelToken::NEVER);
-    let read = || format!("{}: cannot be read", path.display());
-    let file = File::open(path).with_context(read)?;
-    take(&file, path, 0..file.metadata().with_context(read)?.len(), &mut hash)?;
+    let file = File::open(path).map_err(unread(path))?;
+    take(&file, path, 0..file.metadata().map_err(unread(path))?.len(), &mut hash)?;
     Ok(hash.finish())
 }
 
 /// BLAKE3 of a file of `bytes` while it is written from front to back: each message says up to where it is final.
 ///
 /// What is final is also put on the disk, so that nothing is left to wait for at the end.
-pub fn of_growing_file(path: &Path, bytes: u64, written: &Receiver<u64>, cancel: &CancelToken) -> anyhow::Result<String> {
+pub fn of_growing_file(path: &Path, bytes: u64, written: &Receiver<u64>, cancel: &CancelToken) -> Result<String, ArtifactError> {
     let mut hash = Hash::new(cancel);
-    let file = File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let file = File::open(path).map_err(unread(path))?;
     let mut done = 0;
     for end in written.iter().chain(std::iter::once(bytes)) {
         take(&file, path, done..end, &mut hash)?;
-        file.sync_data().with_context(|| format!("{}: cannot be put on the disk", path.display()))?;
+        file.sync_data().map_err(FileError::at(path, "cannot be put on the disk"))?;
         done = done.max(end);
     }
     Ok(hash.finish())
 }
 
+fn unread(path: &Path) -> impl FnOnce(io::Error) -> FileError {
+    FileError::at(path, "cannot be read")
+}
+
 /// An interruption says nothing of the file.
-fn take(file: &File, path: &Path, Range { start: mut from, end: to }: Range<u64>, hash: &mut Hash<'_>) -> anyhow::Result<()> {
-    let failed = || format!("{}: cannot be read", path.display());
+fn take(
+    file: &File,
+    path: &Path,
+    Range { start: mut from, end: to }: Range<u64>,
+    hash: &mut Hash<'_>,
+) -> Result<(), ArtifactError> {
     let mut buffer = vec![0; CHUNK];
     while from < to {
         let wanted = CHUNK.min(usize::try_from(to - from).unwrap_or(CHUNK));
-        let got = file.read_at(&mut buffer[..wanted], from).with_context(failed)?;
+        let got = file.read_at(&mut buffer[..wanted], from).map_err(unread(path))?;
         if got == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof)).with_context(failed);
+            return Err(unread(path)(io::ErrorKind::UnexpectedEof.into()).into());
         }
         hash.update(&buffer[..got])?;
         from += got as u64;

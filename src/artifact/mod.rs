@@ -1,6 +1,7 @@
 //! From a checkpoint and a recipe to the files of an artifact: what it will hold (`plan`), and how each weight gets there.
 
 pub mod dataset;
+mod error;
 pub mod files;
 pub mod hashing;
 pub mod onnx_sink;
@@ -14,3 +15,5 @@ pub mod quantized_sink;
 pub mod sink;
 pub mod source;
 pub mod write;
+
+pub use error::ArtifactError;

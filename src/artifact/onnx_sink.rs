@@ -2,12 +2,12 @@
 
 use std::sync::mpsc::Sender;
 
-use anyhow::Context;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::packing;
 use super::quantize::{write_dense, write_f32};
 use super::sink::{Bands, Sink};
+use crate::artifact::ArtifactError;
 use crate::checkpoint::TensorView;
 use crate::model::{Order, StoredForm, StoredWeight};
 use crate::onnx::DataFile;
@@ -24,19 +24,19 @@ pub struct OnnxSink<'d> {
 }
 
 impl<'c> Sink<'c> for OnnxSink<'_> {
-    fn quantized(&self, weight: &StoredWeight, tensor: &QuantizedTensor) -> anyhow::Result<String> {
+    fn quantized(&self, weight: &StoredWeight, tensor: &QuantizedTensor) -> Result<String, ArtifactError> {
         packing::write(tensor, weight, &self.data)
     }
 
-    fn dense(&self, weight: &StoredWeight, view: TensorView<'c>) -> anyhow::Result<String> {
+    fn dense(&self, weight: &StoredWeight, view: TensorView<'c>) -> Result<String, ArtifactError> {
         write_dense(view, weight, &self.data)
     }
 
-    fn changed(&self, weight: &StoredWeight, values: &[f32]) -> anyhow::Result<String> {
+    fn changed(&self, weight: &StoredWeight, values: &[f32]) -> Result<String, ArtifactError> {
         write_f32(values, weight, &self.data)
     }
 
-    fn changed_in_bands(&self, weight: &StoredWeight, bands: &mut Bands<'_>) -> anyhow::Result<String> {
+    fn changed_in_bands(&self, weight: &StoredWeight, bands: &mut Bands<'_>) -> Result<String, ArtifactError> {
         let StoredForm::Dense { initializer, dtype, order } = &weight.form else {
             unreachable!("weight {}: only dense ones come in bands", weight.weight);
         };
@@ -47,7 +47,8 @@ impl<'c> Sink<'c> for OnnxSink<'_> {
         while let Some(rows) = bands()? {
             let (height, values) = (rows.nrows(), rows.as_slice().expect("bands are in standard layout"));
             let mut band = vec![0; values.len() * element];
-            tensor::convert::encode(values, *dtype, &mut band).with_context(|| format!("weight {}", weight.weight))?;
+            tensor::convert::encode(values, *dtype, &mut band)
+                .map_err(ArtifactError::at(|| format!("weight {}", weight.weight)))?;
             hasher.update(&band);
             match order {
                 Order::OutIn => self.data.write_part(initializer, first * in_features * element, &band)?,
@@ -63,7 +64,7 @@ impl<'c> Sink<'c> for OnnxSink<'_> {
         Ok(format!("{:032x}", hasher.digest128()))
     }
 
-    fn passed(&self, weights: usize) -> anyhow::Result<()> {
+    fn passed(&self, weights: usize) -> Result<(), ArtifactError> {
         // The other end is gone only when it has failed, which is reported where it is waited for.
         let _ = self.grown_to.send(self.ends[weights]);
         Ok(())

@@ -1,11 +1,11 @@
 //! A quantized weight's numbers into the artifact's data file, and back.
 
-use anyhow::ensure;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use ndarray::Array2;
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::artifact::ArtifactError;
 use crate::model::{StoredCodes, StoredForm, StoredOutliers, StoredScales, StoredWeight};
 use crate::onnx::DataFile;
 use crate::onnx::bnb4::{pack_high_first, unpack_high_first};
@@ -17,7 +17,7 @@ use crate::tensor::transpose_bytes;
 ///
 /// # Errors
 /// `quantized` is not what the plan promised (another scheme, shape or number of outliers), or the file cannot be written.
-pub fn write(quantized: &QuantizedTensor, stored: &StoredWeight, data: &DataFile<'_>) -> anyhow::Result<String> {
+pub fn write(quantized: &QuantizedTensor, stored: &StoredWeight, data: &DataFile<'_>) -> Result<String, ArtifactError> {
     check(quantized, stored)?;
     let StoredForm::Quantized { scheme, codes, scales, zero_points, outliers } = &stored.form else {
         unreachable!("checked above");
@@ -38,23 +38,29 @@ pub fn write(quantized: &QuantizedTensor, stored: &StoredWeight, data: &DataFile
     Ok(digest(quantized))
 }
 
-fn check(quantized: &QuantizedTensor, stored: &StoredWeight) -> anyhow::Result<()> {
-    let weight = &stored.weight;
+fn check(quantized: &QuantizedTensor, stored: &StoredWeight) -> Result<(), ArtifactError> {
+    let mismatch = |problem: String| Err(ArtifactError::Mismatch { what: format!("weight {}", stored.weight), problem });
     let shape = [quantized.out_features, quantized.in_features];
-    ensure!(stored.shape == shape, "weight {weight}: the plan has the shape {:?}, the codes have {shape:?}", stored.shape);
+    if stored.shape != shape {
+        return mismatch(format!("the plan has the shape {:?}, the codes have {shape:?}", stored.shape));
+    }
     let StoredForm::Quantized { scheme, outliers, .. } = &stored.form else {
-        anyhow::bail!("weight {weight}: the plan keeps it dense, and it was quantized");
+        return mismatch("the plan keeps it dense, and it was quantized".to_owned());
     };
     // How a scale was found is of no meaning for where it lies.
     let planned = Scheme { scale_rule: quantized.scheme.scale_rule, ..*scheme };
     let got = quantized.scheme;
-    ensure!(planned == got, "weight {weight}: the plan says {scheme:?}, it was quantized as {got:?}");
+    if planned != got {
+        return mismatch(format!("the plan says {scheme:?}, it was quantized as {got:?}"));
+    }
     let [planned, got] = [
         outliers.as_ref().map(|outliers| outliers.count),
         quantized.outliers.as_ref().map(|outliers| outliers.in_features.len()),
     ];
-    ensure!(planned == got, "weight {weight}: {} outliers were planned, there are {}", planned.unwrap_or(0), got.unwrap_or(0));
-    Ok(())
+    match planned == got {
+        true => Ok(()),
+        false => mismatch(format!("{} outliers were planned, there are {}", planned.unwrap_or(0), got.unwrap_or(0))),
+    }
 }
 
 fn write_codes(
@@ -62,7 +68,7 @@ fn write_codes(
     names: &StoredCodes,
     stored: &StoredWeight,
     data: &DataFile<'_>,
-) -> anyhow::Result<()> {
+) -> Result<(), ArtifactError> {
     let QuantizedTensor { codes, out_features, in_features, .. } = quantized;
     match names {
         StoredCodes::DequantizeLinear(name) => {
@@ -89,7 +95,7 @@ fn write_scales(
     names: &StoredScales,
     codes: &StoredCodes,
     data: &DataFile<'_>,
-) -> anyhow::Result<()> {
+) -> Result<(), ArtifactError> {
     match (names, &quantized.nested) {
         (StoredScales::Nested { codes, absmax, offset }, Some(nested)) => {
             data.write(codes, &nested.codes)?;
@@ -108,7 +114,7 @@ fn write_scales(
 }
 
 /// `[count, out_features]`: as the right operand of MatMul.
-fn write_outliers(outliers: &Outliers, names: &StoredOutliers, data: &DataFile<'_>) -> anyhow::Result<()> {
+fn write_outliers(outliers: &Outliers, names: &StoredOutliers, data: &DataFile<'_>) -> Result<(), ArtifactError> {
     let features: Vec<u8> = outliers.in_features.iter().flat_map(|&feature| (feature as i32).to_le_bytes()).collect();
     data.write(&names.in_features, &features)?;
     let weights: Vec<f32> = outliers.weights.t().iter().copied().collect();
@@ -120,7 +126,10 @@ fn write_outliers(outliers: &Outliers, names: &StoredOutliers, data: &DataFile<'
 ///
 /// # Errors
 /// Those of `bytes`, and outliers that are no input features of the weight.
-pub fn read<'a>(stored: &StoredWeight, bytes: &dyn Fn(&str) -> anyhow::Result<&'a [u8]>) -> anyhow::Result<QuantizedTensor> {
+pub fn read<'a, E: From<ArtifactError>>(
+    stored: &StoredWeight,
+    bytes: &dyn Fn(&str) -> Result<&'a [u8], E>,
+) -> Result<QuantizedTensor, E> {
     let StoredForm::Quantized { scheme, codes, scales, zero_points, outliers } = &stored.form else {
         unreachable!("called for quantized weights");
     };
@@ -153,17 +162,21 @@ pub fn read<'a>(stored: &StoredWeight, bytes: &dyn Fn(&str) -> anyhow::Result<&'
     Ok(quantized)
 }
 
-fn read_outliers<'a>(
+fn read_outliers<'a, E: From<ArtifactError>>(
     names: &StoredOutliers,
     stored: &StoredWeight,
-    bytes: &dyn Fn(&str) -> anyhow::Result<&'a [u8]>,
-) -> anyhow::Result<Outliers> {
+    bytes: &dyn Fn(&str) -> Result<&'a [u8], E>,
+) -> Result<Outliers, E> {
     let (out_features, in_features) = (stored.shape[0], stored.shape[1]);
     let features = bytes(&names.in_features)?.as_chunks::<4>().0.iter().map(|&bytes| i32::from_le_bytes(bytes) as usize);
     let features: Vec<usize> = features.collect();
     let ascending = features.is_sorted_by(|a, b| a < b) && features.last().is_none_or(|&last| last < in_features);
-    ensure!(ascending, "{}: expected ascending input features below {in_features}", names.in_features);
-    let weights = Array2::from_shape_vec((names.count, out_features), f16s(bytes(&names.weights)?))?;
+    let mismatch = |what: &str, problem: String| ArtifactError::Mismatch { what: what.to_owned(), problem };
+    if !ascending {
+        return Err(mismatch(&names.in_features, format!("expected ascending input features below {in_features}")).into());
+    }
+    let weights = Array2::from_shape_vec((names.count, out_features), f16s(bytes(&names.weights)?))
+        .map_err(|error| mismatch(&names.weights, error.to_string()))?;
     Ok(Outliers { in_features: features, weights: weights.t().as_standard_layout().into_owned() })
 }
 

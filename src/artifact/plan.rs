@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::artifact::ArtifactError;
 use crate::artifact::source::Source;
 use crate::calib;
 use crate::checkpoint::{self, Index, Renamed};
-use crate::fault::Fault;
 use crate::host::shown;
 use crate::model::{
     self, Architecture, DecoderConfig, DecoderGraph, ExpectedTensor, GraphOptions, ModelRotation, StoredForm, StoredWeight,
@@ -46,7 +46,7 @@ pub enum RecipeChoice {
 
 impl Request {
     /// The recipe that the request means, overrides included; its calibration set is one that there is.
-    pub fn recipe(&self) -> anyhow::Result<Recipe> {
+    pub fn recipe(&self) -> Result<Recipe, ArtifactError> {
         let mut recipe = match &self.recipe {
             RecipeChoice::Named(name) => Recipe::load(name)?,
             RecipeChoice::Flags(flags) => flags.recipe(self.calibration.as_deref())?,
@@ -94,20 +94,8 @@ pub struct Facts {
     pub dense: BTreeSet<String>,
 }
 
-/// Why a checkpoint cannot be exported as asked; one sentence each.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", .0.join("\n       "))]
-pub struct Refused(pub Vec<String>);
-
-impl Refused {
-    /// A model that does not fit the request is the input's fault.
-    pub fn fault(&self) -> Fault {
-        Fault::BadInput
-    }
-}
-
 /// Plans the export of the checkpoint whose headers `index` holds.
-pub fn plan(request: &Request, source: &Source, index: &Index) -> anyhow::Result<Plan> {
+pub fn plan(request: &Request, source: &Source, index: &Index) -> Result<Plan, ArtifactError> {
     let plan = with_facts(request, request.recipe()?, &Facts::default(), source, index)?;
     source.check_companions()?;
     warn_of_leftovers(&plan, source, index);
@@ -115,9 +103,15 @@ pub fn plan(request: &Request, source: &Source, index: &Index) -> anyhow::Result
 }
 
 /// As [`plan`], by `recipe` instead of the request's own, with what calibration has found; without a word of what is left out.
-pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Source, index: &Index) -> anyhow::Result<Plan> {
+pub fn with_facts(
+    request: &Request,
+    recipe: Recipe,
+    facts: &Facts,
+    source: &Source,
+    index: &Index,
+) -> Result<Plan, ArtifactError> {
     let architecture = source.architecture()?;
-    let survey = disagreements::agreed(&architecture, index)?.map_err(Refused)?;
+    let survey = disagreements::agreed(&architecture, index)?.map_err(ArtifactError::Refused)?;
     let rotation = ModelRotation::of(&architecture, &recipe)?;
     let dense = Dense { index, activation: request.activation, rotation: rotation.as_ref(), facts };
     let forms = Forms::resolve(&recipe, &survey.tensors, &dense)?;
@@ -154,7 +148,7 @@ pub fn with_facts(request: &Request, recipe: Recipe, facts: &Facts, source: &Sou
 }
 
 /// Positions that the artifact covers: those asked for, which the model must have been made for.
-fn max_context(asked: Option<usize>, config: &DecoderConfig) -> Result<usize, Refused> {
+fn max_context(asked: Option<usize>, config: &DecoderConfig) -> Result<usize, ArtifactError> {
     let trained = config.max_position_embeddings;
     let most = trained.min(model::most_positions(config));
     match asked {
@@ -162,14 +156,14 @@ fn max_context(asked: Option<usize>, config: &DecoderConfig) -> Result<usize, Re
         Some(positions) if (1..=most).contains(&positions) => Ok(positions),
         Some(positions) if positions > trained || positions == 0 => {
             let sentence = format!("--max-context {positions}: expected 1 to the model's max_position_embeddings, {trained}");
-            Err(Refused(vec![sentence]))
+            Err(ArtifactError::Refused(vec![sentence]))
         }
         Some(positions) => {
             let sentence = format!(
                 "--max-context {positions}: expected 1 to {most}, for the artifact has a row of rotary angles for each position and \
                  more would not fit in a gigabyte"
             );
-            Err(Refused(vec![sentence]))
+            Err(ArtifactError::Refused(vec![sentence]))
         }
     }
 }
@@ -181,7 +175,7 @@ struct Forms {
 }
 
 impl Forms {
-    fn resolve(recipe: &Recipe, expected: &[ExpectedTensor], dense: &Dense<'_>) -> anyhow::Result<Forms> {
+    fn resolve(recipe: &Recipe, expected: &[ExpectedTensor], dense: &Dense<'_>) -> Result<Forms, ArtifactError> {
         let modules = modules(expected);
         let resolved = recipe.resolve(&modules)?;
         let recipes: BTreeMap<String, WeightRecipe> =
@@ -197,7 +191,7 @@ impl Forms {
     }
 
     /// A weight whose format cannot store its shape, and what can; any other error of the graph as it is.
-    fn unstorable(&self, error: GraphError) -> anyhow::Error {
+    fn unstorable(&self, error: GraphError) -> ArtifactError {
         let weight = format!("{}.weight", error.path);
         let Some(format) = self.recipes.get(&weight).map(|recipe| recipe.format).filter(|&format| format != FormatName::F16)
         else {
@@ -213,7 +207,7 @@ impl Forms {
             format.name(),
             error.cause
         );
-        Refused(vec![sentence]).into()
+        ArtifactError::Refused(vec![sentence])
     }
 
     fn of(&self, weight: &str) -> WeightForm {

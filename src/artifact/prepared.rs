@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::sink::Sink;
+use crate::artifact::ArtifactError;
 use crate::model::StoredWeight;
 use crate::quant::QuantizedTensor;
 use crate::record::CalibratedRecord;
@@ -29,11 +30,14 @@ pub enum Prepared {
 
 /// Who has the numbers of a model that are not the checkpoint's.
 pub trait PreparedWeights<'c>: Sync {
+    /// Why these cannot be had.
+    type Error: From<ArtifactError> + Send;
+
     /// What the weights of a layer became, by name; those that are not among them are the checkpoint's.
-    fn layer(&self, layer: usize) -> anyhow::Result<BTreeMap<String, Prepared>>;
+    fn layer(&self, layer: usize) -> Result<BTreeMap<String, Prepared>, Self::Error>;
 
     /// Gives `sink` a weight outside the layers, which may be too large to be held; `None` where it is the checkpoint's.
-    fn outside(&self, stored: &StoredWeight, sink: &dyn Sink<'c>) -> anyhow::Result<Option<WrittenOutside>>;
+    fn outside(&self, stored: &StoredWeight, sink: &dyn Sink<'c>) -> Result<Option<WrittenOutside>, Self::Error>;
 }
 
 /// What was measured of a weight outside the layers while it was written, and what calibration had found.

@@ -3,7 +3,6 @@
 //! A weight is worked on in chunks of rows, so that the f32 copy stays in the processor's cache and the memory in use is
 //! the codes of one decoder layer, whatever the model's size.
 
-use anyhow::Context;
 use half::f16;
 use ndarray::ArrayView2;
 use rayon::prelude::*;
@@ -11,6 +10,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::prepared::{Prepared, Written};
 use super::sink::Sink;
+use crate::artifact::ArtifactError;
 use crate::checkpoint::TensorView;
 use crate::model::{Order, StoredForm, StoredWeight};
 use crate::onnx::DataFile;
@@ -23,19 +23,19 @@ const CHUNK: usize = 1 << 18;
 const BAND: usize = 1 << 26;
 
 /// Rounds `view` to nearest as `stored` says, or leaves it as it is, and gives it to `sink`.
-pub fn write<'c>(view: TensorView<'c>, stored: &StoredWeight, sink: &dyn Sink<'c>) -> anyhow::Result<Written> {
+pub fn write<'c>(view: TensorView<'c>, stored: &StoredWeight, sink: &dyn Sink<'c>) -> Result<Written, ArtifactError> {
     match &stored.form {
         StoredForm::Dense { .. } => Ok(Written { relative_error: 0.0, digest: sink.dense(stored, view)? }),
         StoredForm::Quantized { scheme, .. } => {
             let (quantized, relative_error) =
-                quantize(view, scheme, &Rtn).with_context(|| format!("weight {}", stored.weight))?;
+                quantize(view, scheme, &Rtn).map_err(ArtifactError::at(|| format!("weight {}", stored.weight)))?;
             Ok(Written { relative_error, digest: sink.quantized(stored, &quantized)? })
         }
     }
 }
 
 /// Gives `sink` what was prepared before.
-pub fn write_prepared(prepared: &Prepared, stored: &StoredWeight, sink: &dyn Sink<'_>) -> anyhow::Result<Written> {
+pub fn write_prepared(prepared: &Prepared, stored: &StoredWeight, sink: &dyn Sink<'_>) -> Result<Written, ArtifactError> {
     match prepared {
         Prepared::Quantized(tensor, found) => {
             Ok(Written { relative_error: found.relative_error, digest: sink.quantized(stored, tensor)? })
@@ -45,7 +45,7 @@ pub fn write_prepared(prepared: &Prepared, stored: &StoredWeight, sink: &dyn Sin
 }
 
 /// As [`write_dense`], from numbers in the checkpoint's order that are not the checkpoint's.
-pub fn write_f32(values: &[f32], stored: &StoredWeight, data: &DataFile<'_>) -> anyhow::Result<String> {
+pub fn write_f32(values: &[f32], stored: &StoredWeight, data: &DataFile<'_>) -> Result<String, ArtifactError> {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     write_dense(TensorView { dtype: DType::F32, shape: &stored.shape, bytes: &bytes }, stored, data)
 }
@@ -54,7 +54,7 @@ pub fn write_f32(values: &[f32], stored: &StoredWeight, data: &DataFile<'_>) -> 
 ///
 /// # Panics
 /// The graph has it quantized.
-pub fn write_dense(view: TensorView<'_>, stored: &StoredWeight, data: &DataFile<'_>) -> anyhow::Result<String> {
+pub fn write_dense(view: TensorView<'_>, stored: &StoredWeight, data: &DataFile<'_>) -> Result<String, ArtifactError> {
     let StoredForm::Dense { initializer, dtype, order } = &stored.form else {
         unreachable!("weight {}: the graph has it quantized", stored.weight);
     };
@@ -62,10 +62,10 @@ pub fn write_dense(view: TensorView<'_>, stored: &StoredWeight, data: &DataFile<
         Order::OutIn => write_as_it_is(view, *dtype, initializer, data),
         Order::InOut => write_transposed(view, *dtype, BAND, initializer, data),
     };
-    written.with_context(|| format!("weight {}", stored.weight))
+    written.map_err(ArtifactError::at(|| format!("weight {}", stored.weight)))
 }
 
-fn write_as_it_is(view: TensorView<'_>, dtype: DType, initializer: &str, data: &DataFile<'_>) -> anyhow::Result<String> {
+fn write_as_it_is(view: TensorView<'_>, dtype: DType, initializer: &str, data: &DataFile<'_>) -> Result<String, ArtifactError> {
     let mut hasher = Xxh3::new();
     let mut offset = 0;
     // A batch of chunks is converted in parallel and written in order: the digest runs over the bytes in order.
@@ -86,7 +86,7 @@ fn write_transposed(
     band: usize,
     initializer: &str,
     data: &DataFile<'_>,
-) -> anyhow::Result<String> {
+) -> Result<String, ArtifactError> {
     let &[out_features, in_features] = view.shape else { unreachable!("only matrices are transposed") };
     let (element, mut hasher) = (dtype.bytes_of(1), Xxh3::new());
     let rows = (band / in_features).clamp(1, out_features);
@@ -108,7 +108,7 @@ fn write_transposed(
 }
 
 /// `bytes` as elements of `to`; `first` is the index of the first one, for messages.
-fn convert(bytes: &[u8], from: DType, to: DType, first: usize) -> anyhow::Result<Vec<u8>> {
+fn convert(bytes: &[u8], from: DType, to: DType, first: usize) -> Result<Vec<u8>, ArtifactError> {
     let mut converted = vec![0; bytes.len() / from.bytes_of(1) * to.bytes_of(1)];
     let pieces = bytes.par_chunks(CHUNK * from.bytes_of(1)).zip(converted.par_chunks_mut(CHUNK * to.bytes_of(1)));
     let fail = |error: tensor::convert::ConvertError, piece: usize| error.shifted(first + piece * CHUNK);
@@ -119,7 +119,11 @@ fn convert(bytes: &[u8], from: DType, to: DType, first: usize) -> anyhow::Result
 }
 
 /// Rounds to nearest; the second value is the relative squared error.
-fn quantize(view: TensorView<'_>, scheme: &Scheme, rounding: &(dyn Rounding + Sync)) -> anyhow::Result<(QuantizedTensor, f64)> {
+fn quantize(
+    view: TensorView<'_>,
+    scheme: &Scheme,
+    rounding: &(dyn Rounding + Sync),
+) -> Result<(QuantizedTensor, f64), ArtifactError> {
     let (quantized, error, norm) = match scheme.scale_storage {
         ScaleStorage::F16 => in_chunks(view, scheme, rounding)?,
         ScaleStorage::Nested => in_one_piece(view, scheme, rounding)?,
@@ -133,7 +137,7 @@ fn in_one_piece(
     view: TensorView<'_>,
     scheme: &Scheme,
     rounding: &(dyn Rounding + Sync),
-) -> anyhow::Result<(QuantizedTensor, f64, f64)> {
+) -> Result<(QuantizedTensor, f64, f64), ArtifactError> {
     let &[out_features, in_features] = view.shape else { unreachable!("only matrices are planned as quantized") };
     let mut weights = vec![0f32; out_features * in_features];
     tensor::convert::decode(view.dtype, view.bytes, &mut weights)?;
@@ -148,7 +152,7 @@ fn in_chunks(
     view: TensorView<'_>,
     scheme: &Scheme,
     rounding: &(dyn Rounding + Sync),
-) -> anyhow::Result<(QuantizedTensor, f64, f64)> {
+) -> Result<(QuantizedTensor, f64, f64), ArtifactError> {
     let &[out_features, in_features] = view.shape else { unreachable!("only matrices are planned as quantized") };
     let groups = scheme.granularity.groups(in_features);
     let rows = (CHUNK / in_features).max(1);
@@ -178,7 +182,7 @@ fn in_chunks(
             }
             Ok(squared_error(weights, &quantized))
         })
-        .try_reduce(|| (0.0, 0.0), |a, b| Ok::<_, anyhow::Error>((a.0 + b.0, a.1 + b.1)))?;
+        .try_reduce(|| (0.0, 0.0), |a, b| Ok::<_, ArtifactError>((a.0 + b.0, a.1 + b.1)))?;
     let zero_points = scheme.format.has_zero_points().then_some(zero_points);
     Ok((QuantizedTensor::new(*scheme, out_features, in_features, Codes { codes, scales, zero_points }), error, norm))
 }

@@ -16,6 +16,7 @@ use super::plan::Facts;
 use super::prepared::{Prepared, PreparedWeights, RoundingOutcome, Written, WrittenOutside};
 use super::quantized_sink::digest;
 use super::sink::Sink;
+use crate::artifact::ArtifactError;
 use crate::checkpoint::{Checkpoint, TensorView};
 use crate::model::{StoredForm, StoredWeight};
 use crate::quant::{QuantizedTensor, Scheme};
@@ -40,7 +41,7 @@ impl QuantizedCheckpoint {
     ///
     /// # Errors
     /// The manifest or a file of weights is missing, damaged or of another version.
-    pub fn open(dir: &Path) -> anyhow::Result<QuantizedCheckpoint> {
+    pub fn open(dir: &Path) -> Result<QuantizedCheckpoint, ArtifactError> {
         let manifest = QuantizedManifest::load(dir)?;
         let checkpoint = Checkpoint::open_in_parts(dir, CODES)?;
         let [listed, there]: [BTreeSet<&str>; 2] = [
@@ -97,7 +98,7 @@ impl QuantizedCheckpoint {
         QuantizedWeights { quantized: self, weights, records }
     }
 
-    fn damaged(&self, weight: &str) -> anyhow::Error {
+    fn damaged(&self, weight: &str) -> ArtifactError {
         UsageError::QuantizedDamaged { dir: self.shown(), weight: weight.to_owned() }.into()
     }
 
@@ -114,7 +115,9 @@ pub struct QuantizedWeights<'q> {
 }
 
 impl<'q> PreparedWeights<'q> for QuantizedWeights<'q> {
-    fn layer(&self, layer: usize) -> anyhow::Result<BTreeMap<String, Prepared>> {
+    type Error = ArtifactError;
+
+    fn layer(&self, layer: usize) -> Result<BTreeMap<String, Prepared>, ArtifactError> {
         let prefix = format!("model.layers.{layer}.");
         let of_layer: Vec<_> = self.weights.iter().filter(|stored| stored.weight.starts_with(&prefix)).collect();
         let prepared = |stored: &&StoredWeight| {
@@ -127,11 +130,11 @@ impl<'q> PreparedWeights<'q> for QuantizedWeights<'q> {
             let tensor = Box::new(self.tensor(&stored.weight, scheme)?);
             Ok(Some((stored.weight.clone(), Prepared::Quantized(tensor, RoundingOutcome { relative_error, calibrated }))))
         };
-        let read: anyhow::Result<Vec<_>> = of_layer.par_iter().map(prepared).collect();
+        let read: Result<Vec<_>, ArtifactError> = of_layer.par_iter().map(prepared).collect();
         Ok(read?.into_iter().flatten().collect())
     }
 
-    fn outside(&self, stored: &StoredWeight, sink: &dyn Sink<'q>) -> anyhow::Result<Option<WrittenOutside>> {
+    fn outside(&self, stored: &StoredWeight, sink: &dyn Sink<'q>) -> Result<Option<WrittenOutside>, ArtifactError> {
         let QuantizedRecord { relative_error, calibrated, .. } = self.sound(&stored.weight)?.clone();
         let digest = match stored.form {
             StoredForm::Quantized { scheme, .. } => sink.quantized(stored, &self.tensor(&stored.weight, scheme)?)?,
@@ -144,7 +147,7 @@ impl<'q> PreparedWeights<'q> for QuantizedWeights<'q> {
 
 impl<'q> QuantizedWeights<'q> {
     /// The record of a weight whose tensors are those that were written.
-    fn sound(&self, name: &str) -> anyhow::Result<&'q QuantizedRecord> {
+    fn sound(&self, name: &str) -> Result<&'q QuantizedRecord, ArtifactError> {
         let QuantizedCheckpoint { checkpoint, .. } = self.quantized;
         let record = self.records.get(name).copied().ok_or_else(|| self.quantized.damaged(name))?;
         let parts = PARTS.iter().filter_map(|part| checkpoint.bytes(&format!("{name}{part}")));
@@ -155,7 +158,7 @@ impl<'q> QuantizedWeights<'q> {
         if is_sound { Ok(record) } else { Err(self.quantized.damaged(name)) }
     }
 
-    fn tensor(&self, name: &str, scheme: Scheme) -> anyhow::Result<QuantizedTensor> {
+    fn tensor(&self, name: &str, scheme: Scheme) -> Result<QuantizedTensor, ArtifactError> {
         let checkpoint = &self.quantized.checkpoint;
         let tensor = parts::read(name, scheme, &mut |part| checkpoint.numbers(part));
         let tensor = tensor.ok_or_else(|| self.quantized.damaged(name))?;
@@ -163,7 +166,7 @@ impl<'q> QuantizedWeights<'q> {
         Ok(tensor)
     }
 
-    fn dense(&self, name: &str) -> anyhow::Result<TensorView<'q>> {
+    fn dense(&self, name: &str) -> Result<TensorView<'q>, ArtifactError> {
         let view = self.quantized.checkpoint.tensor(name)?;
         if view.dtype == DType::U8 { Err(self.quantized.damaged(name)) } else { Ok(view) }
     }

@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::Context;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::parts;
 use super::sink::{Bands, Sink};
+use crate::artifact::ArtifactError;
 use crate::checkpoint::{RawTensor, StoredNumber, TensorView, write_tensors};
+use crate::host::FileError;
 use crate::model::StoredWeight;
 use crate::quant::QuantizedTensor;
 use crate::tensor::{self, DType};
@@ -62,7 +63,7 @@ pub fn digest<'b>(parts: impl Iterator<Item = &'b [u8]>) -> String {
 }
 
 impl<'c> Sink<'c> for QuantizedSink<'c> {
-    fn quantized(&self, weight: &StoredWeight, tensor: &QuantizedTensor) -> anyhow::Result<String> {
+    fn quantized(&self, weight: &StoredWeight, tensor: &QuantizedTensor) -> Result<String, ArtifactError> {
         let stored = parts::of(&weight.weight, tensor).into_iter().map(|(name, shape, numbers)| {
             let (number, bytes) = numbers.into_stored();
             RawTensor { name, number, shape, bytes: bytes.into() }
@@ -70,35 +71,36 @@ impl<'c> Sink<'c> for QuantizedSink<'c> {
         Ok(self.put(stored.collect()))
     }
 
-    fn dense(&self, weight: &StoredWeight, view: TensorView<'c>) -> anyhow::Result<String> {
+    fn dense(&self, weight: &StoredWeight, view: TensorView<'c>) -> Result<String, ArtifactError> {
         Ok(self.put_one(weight, view.dtype, Cow::Borrowed(view.bytes)))
     }
 
-    fn changed(&self, weight: &StoredWeight, values: &[f32]) -> anyhow::Result<String> {
+    fn changed(&self, weight: &StoredWeight, values: &[f32]) -> Result<String, ArtifactError> {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         Ok(self.put_one(weight, DType::F32, bytes.into()))
     }
 
     /// In f16, as every artifact has a table that is not the checkpoint's any more; in that form the whole table is held.
-    fn changed_in_bands(&self, weight: &StoredWeight, bands: &mut Bands<'_>) -> anyhow::Result<String> {
+    fn changed_in_bands(&self, weight: &StoredWeight, bands: &mut Bands<'_>) -> Result<String, ArtifactError> {
         let mut bytes = Vec::with_capacity(DType::F16.bytes_of(weight.elements()));
         while let Some(rows) = bands()? {
             let values = rows.as_slice().expect("bands are in standard layout");
             let mut band = vec![0; DType::F16.bytes_of(values.len())];
-            tensor::convert::encode(values, DType::F16, &mut band).with_context(|| format!("weight {}", weight.weight))?;
+            tensor::convert::encode(values, DType::F16, &mut band)
+                .map_err(ArtifactError::at(|| format!("weight {}", weight.weight)))?;
             bytes.extend(band);
         }
         Ok(self.put_one(weight, DType::F16, bytes.into()))
     }
 
-    fn passed(&self, _: usize) -> anyhow::Result<()> {
+    fn passed(&self, _: usize) -> Result<(), ArtifactError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut tensors = std::mem::take(&mut state.tensors);
         // Weights come in any order, files are the same each time.
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
         let name = format!("model-{:05}-of-{:05}.safetensors", state.written.len() + 1, self.files);
         let path = self.folder.join(&name);
-        write_tensors(&path, &tensors).with_context(|| format!("{}: cannot be written", path.display()))?;
+        write_tensors(&path, &tensors).map_err(FileError::at(&path, "cannot be written"))?;
         state.written.push(name);
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use ndarray::Array2;
 
+use crate::artifact::ArtifactError;
 use crate::checkpoint::TensorView;
 use crate::model::StoredWeight;
 use crate::quant::QuantizedTensor;
@@ -12,20 +13,20 @@ use crate::quant::QuantizedTensor;
 /// Each method returns the digest of what was written, xxh3-128 of the numbers in logical order.
 pub trait Sink<'c>: Sync {
     /// A quantized matrix.
-    fn quantized(&self, weight: &StoredWeight, tensor: &QuantizedTensor) -> anyhow::Result<String>;
+    fn quantized(&self, weight: &StoredWeight, tensor: &QuantizedTensor) -> Result<String, ArtifactError>;
 
     /// A weight that is not quantized, as the checkpoint has it.
-    fn dense(&self, weight: &StoredWeight, view: TensorView<'c>) -> anyhow::Result<String>;
+    fn dense(&self, weight: &StoredWeight, view: TensorView<'c>) -> Result<String, ArtifactError>;
 
     /// A weight that is not quantized and not the checkpoint's any more, row-major.
-    fn changed(&self, weight: &StoredWeight, values: &[f32]) -> anyhow::Result<String>;
+    fn changed(&self, weight: &StoredWeight, values: &[f32]) -> Result<String, ArtifactError>;
 
     /// As [`Self::changed`], of a matrix too large to be held in f32: bands of whole rows, in order.
-    fn changed_in_bands(&self, weight: &StoredWeight, bands: &mut Bands<'_>) -> anyhow::Result<String>;
+    fn changed_in_bands(&self, weight: &StoredWeight, bands: &mut Bands<'_>) -> Result<String, ArtifactError>;
 
     /// All weights of a layer, or one outside the layers, are written: `weights` of them since the start.
-    fn passed(&self, weights: usize) -> anyhow::Result<()>;
+    fn passed(&self, weights: usize) -> Result<(), ArtifactError>;
 }
 
 /// Gives one band of rows after the other, `[rows, in_features]`; `None` behind the last.
-pub type Bands<'a> = dyn FnMut() -> anyhow::Result<Option<Array2<f32>>> + 'a;
+pub type Bands<'a> = dyn FnMut() -> Result<Option<Array2<f32>>, ArtifactError> + 'a;

@@ -4,14 +4,13 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-
+use crate::artifact::ArtifactError;
 use crate::calib;
 use crate::checkpoint::Index;
 use crate::checkpoint::hub::{self, Bars, Hub, HubConfig, HubError, ModelHeaders};
 use crate::companions::{CompanionError, Companions};
 use crate::contract::{ADDITIONAL_TEMPLATES, COMPANIONS, CONFIG_FILE, Companion};
-use crate::host::read;
+use crate::host::{FileError, read};
 use crate::model::Architecture;
 use crate::record::FileRecord;
 use crate::usage::UsageError;
@@ -28,7 +27,7 @@ pub struct Source {
 }
 
 /// The model's files, downloaded where they are not cached.
-pub fn resolve(model: &str) -> anyhow::Result<Source> {
+pub fn resolve(model: &str) -> Result<Source, ArtifactError> {
     let dir = match hub::ModelName::parse(model)? {
         hub::ModelName::Folder(dir) => dir,
         hub::ModelName::Repo(_) => hub()?.model(model)?,
@@ -37,7 +36,7 @@ pub fn resolve(model: &str) -> anyhow::Result<Source> {
 }
 
 /// The model's configuration and the headers of its weights; moves kilobytes for a model of any size.
-pub fn resolve_headers(model: &str) -> anyhow::Result<(Source, Index)> {
+pub fn resolve_headers(model: &str) -> Result<(Source, Index), ArtifactError> {
     // A folder needs neither a cache nor a home.
     if let hub::ModelName::Folder(dir) = hub::ModelName::parse(model)? {
         let index = Index::open(&dir)?;
@@ -53,7 +52,7 @@ pub fn hub() -> Result<Hub, HubError> {
 }
 
 impl Source {
-    fn named(model: &str, dir: PathBuf, is_whole: bool) -> anyhow::Result<Source> {
+    fn named(model: &str, dir: PathBuf, is_whole: bool) -> Result<Source, ArtifactError> {
         let last = |dir: &Path| dir.file_name().map(|name| name.to_string_lossy().into_owned());
         Ok(match hub::ModelName::parse(model)? {
             // The cache keeps each commit in a folder of that name.
@@ -72,14 +71,14 @@ impl Source {
     }
 
     /// Reads and checks config.json.
-    pub fn architecture(&self) -> anyhow::Result<Architecture> {
+    pub fn architecture(&self) -> Result<Architecture, ArtifactError> {
         let missing = || UsageError::ModelFileMissing { folder: self.dir.display().to_string(), file: CONFIG_FILE };
         let path = self.dir.join(CONFIG_FILE);
         let text = match read::text(&path, read::SETTINGS) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(missing().into()),
             read => read.map_err(|error| unread(&path, error))?,
         };
-        Architecture::from_json(&text).with_context(|| path.display().to_string())
+        Architecture::from_json(&text).map_err(ArtifactError::at(|| path.display().to_string()))
     }
 
     /// Reads what lies beside the weights as whoever runs the artifact will, so that nothing is made that nobody can use.
@@ -105,7 +104,7 @@ impl Source {
     }
 
     /// The files that an artifact carries along; each is there if it is needed.
-    pub fn companions(&self) -> anyhow::Result<Vec<FileRecord>> {
+    pub fn companions(&self) -> Result<Vec<FileRecord>, ArtifactError> {
         let mut found = Vec::new();
         for Companion { file, is_needed } in COMPANIONS {
             match self.read(file)? {
@@ -123,7 +122,7 @@ impl Source {
     }
 
     /// A file of the model's folder; `None` if there is none.
-    fn read(&self, file: &str) -> anyhow::Result<Option<Vec<u8>>> {
+    fn read(&self, file: &str) -> Result<Option<Vec<u8>>, ArtifactError> {
         let path = self.dir.join(file);
         match read::file(&path, read::TOKENIZER) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -133,12 +132,11 @@ impl Source {
 }
 
 /// Why a file of the model cannot be read: what it is, or what the disk said.
-fn unread(path: &Path, error: std::io::Error) -> anyhow::Error {
-    let shown = path.display().to_string();
+fn unread(path: &Path, error: std::io::Error) -> ArtifactError {
     match error.kind() {
         ErrorKind::InvalidInput | ErrorKind::InvalidData | ErrorKind::FileTooLarge => {
-            UsageError::ModelFileUnfit { path: shown, problem: error.to_string() }.into()
+            UsageError::ModelFileUnfit { path: path.display().to_string(), problem: error.to_string() }.into()
         }
-        _ => anyhow::Error::new(error).context(format!("{shown}: cannot be read")),
+        _ => FileError::at(path, "cannot be read")(error).into(),
     }
 }

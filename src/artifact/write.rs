@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::prepared::{PreparedWeights, Written, WrittenOutside};
 use super::quantize;
 use super::sink::Sink;
+use crate::artifact::ArtifactError;
 use crate::checkpoint::Checkpoint;
 use crate::host::interrupt::CancelToken;
 use crate::host::progress;
@@ -17,13 +18,13 @@ use crate::record::{CalibratedRecord, WeightRecord};
 ///
 /// # Errors
 /// A weight cannot be read, quantized or written; `cancel` was cancelled.
-pub fn weights<'c>(
+pub fn weights<'c, P: PreparedWeights<'c>>(
     weights: &[StoredWeight],
     checkpoint: &'c Checkpoint,
-    prepared: &dyn PreparedWeights<'c>,
+    prepared: &P,
     sink: &dyn Sink<'c>,
     cancel: &CancelToken,
-) -> anyhow::Result<Vec<WrittenOutside>> {
+) -> Result<Vec<WrittenOutside>, P::Error> {
     let bytes = |name: &str| checkpoint.index().get(name).map_or(0, |info| info.bytes());
     let bar = progress::bytes(weights.iter().map(|weight| bytes(&weight.weight)).sum(), "quantize");
     let mut written = Vec::with_capacity(weights.len());
@@ -33,10 +34,10 @@ pub fn weights<'c>(
             Some(layer) => prepared.layer(layer)?,
             None => BTreeMap::new(),
         };
-        let results: anyhow::Result<Vec<_>> = layer
+        let results: Result<Vec<_>, P::Error> = layer
             .par_iter()
             .map(|stored| {
-                cancel.check()?;
+                cancel.check().map_err(ArtifactError::from)?;
                 let result = match of_layer.get(&stored.weight) {
                     Some(prepared) => (quantize::write_prepared(prepared, stored, sink)?, prepared.record()),
                     None => outside_or_own(stored, checkpoint, prepared, sink)?,
@@ -64,20 +65,25 @@ pub fn record(records: &mut [WeightRecord], written: Vec<(Written, Option<Calibr
     }
 }
 
-fn outside_or_own<'c>(
+fn outside_or_own<'c, P: PreparedWeights<'c>>(
     stored: &StoredWeight,
     checkpoint: &'c Checkpoint,
-    prepared: &dyn PreparedWeights<'c>,
+    prepared: &P,
     sink: &dyn Sink<'c>,
-) -> anyhow::Result<WrittenOutside> {
+) -> Result<WrittenOutside, P::Error> {
     if layer_number(&stored.weight).is_none()
         && let Some(written) = prepared.outside(stored, sink)?
     {
         return Ok(written);
     }
+    Ok((own(stored, checkpoint, sink)?, None))
+}
+
+/// A weight as the checkpoint has it.
+fn own<'c>(stored: &StoredWeight, checkpoint: &'c Checkpoint, sink: &dyn Sink<'c>) -> Result<Written, ArtifactError> {
     let written = quantize::write(checkpoint.tensor(&stored.weight)?, stored, sink)?;
     checkpoint.release(&stored.weight)?;
-    Ok((written, None))
+    Ok(written)
 }
 
 /// `model.layers.7` of a layer's weight; the whole name of any other.

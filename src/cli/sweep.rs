@@ -124,7 +124,7 @@ pub fn run(args: SweepArgs) -> anyhow::Result<ExitCode> {
         Err(failure) => (None, Some(failure)),
     };
     emit(&Answer { sweep, report }, args.json)?;
-    failure.map_or(Ok(verdict(succeeded)), Err)
+    failure.map_or(Ok(verdict(succeeded)), |failure| Err(failure.into()))
 }
 
 /// The sweep's, with the report's beside it where one was asked for.

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Context;
 use serde::Serialize;
 
 use crate::bench::{Bench, Gauge, Progress, WallClock, warnings, with_bandwidth};
+use crate::commands::CommandError;
 use crate::commands::RuntimeChoice;
 use crate::commands::outputs::{self, Kind, Output};
-use crate::host::{memory, publish};
+use crate::host::{FileError, in_full, memory, publish};
 use crate::onnx::{DATA_FILE, MODEL_FILE};
 use crate::record::{BenchPoint, BenchRecord, BenchSettings, Manifest, Outcome, PowerRecord, WeightRecord};
 use crate::runtime::{self, ExecutionProvider, GpuMeter, Launch, LoadStage, WeightKernels};
@@ -58,7 +58,7 @@ pub fn bar() -> impl FnMut(Progress) {
 /// # Errors
 /// The artifact or the execution provider is missing, or the settings ask for more than the artifact covers. A point that
 /// fails is a row of the report.
-pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<BenchReport> {
+pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<BenchReport, CommandError> {
     let Request { artifact, runtime, settings } = request;
     let launch = if settings.cuda_graph { Launch::Replayed } else { Launch::Eager };
     let choice = &RuntimeChoice { launch, ..runtime.clone() };
@@ -144,14 +144,14 @@ pub fn check_outputs(artifact: &Path, csv: Option<&Path>, graph: Option<&Path>) 
 
 /// Writes the graph that is measured to `file`, so that other programs can run the same: the artifact's own with lengths
 /// as inputs and the greedy choice inside. Its weights stay in the artifact's data file.
-pub fn save_graph(artifact: &Path, file: &Path) -> anyhow::Result<()> {
-    publish::file(file, &runtime::decode_graph(artifact)?).with_context(|| format!("{}: cannot be written", file.display()))
+pub fn save_graph(artifact: &Path, file: &Path) -> Result<(), CommandError> {
+    Ok(publish::file(file, &runtime::decode_graph(artifact)?).map_err(FileError::at(file, "cannot be written"))?)
 }
 
 impl BenchReport {
     /// Writes one line a point.
-    pub fn save_csv(&self, path: &Path) -> anyhow::Result<()> {
-        publish::file(path, self.csv().as_bytes()).with_context(|| format!("{}: cannot be written", path.display()))
+    pub fn save_csv(&self, path: &Path) -> Result<(), CommandError> {
+        Ok(publish::file(path, self.csv().as_bytes()).map_err(FileError::at(path, "cannot be written"))?)
     }
 
     /// Whether some point failed for another reason than memory.
@@ -194,10 +194,13 @@ fn bytes_a_step(weights: &[WeightRecord]) -> u64 {
     (read.map(bits).sum::<f64>() / 8.0).round() as u64
 }
 
-fn model_bytes(artifact: &Path) -> anyhow::Result<u64> {
+fn model_bytes(artifact: &Path) -> Result<u64, runtime::RuntimeError> {
     let bytes = |file: &str| {
         let path = artifact.join(file);
-        std::fs::metadata(&path).map(|meta| meta.len()).with_context(|| format!("{} cannot be read", path.display()))
+        match std::fs::metadata(&path) {
+            Ok(meta) => Ok(meta.len()),
+            Err(source) => Err(runtime::RuntimeError::Read { path, source }),
+        }
     };
     Ok(bytes(MODEL_FILE)? + bytes(DATA_FILE)?)
 }
@@ -215,9 +218,7 @@ impl Meters {
         match provider.is_gpu().then(GpuMeter::open) {
             None => Meters::Cpu,
             Some(Ok(meter)) => Meters::Gpu(Box::new(meter)),
-            Some(Err(error)) => {
-                Meters::Blind(format!("device memory and energy are not measured: {:#}", anyhow::Error::from(error)))
-            }
+            Some(Err(error)) => Meters::Blind(format!("device memory and energy are not measured: {}", in_full(&error))),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use crate::commands::CommandError;
 use crate::companions::{Companions, GenerationSettings, Rebuilt, Tokenizer};
 use crate::eval::coqa::protocol::Story;
 use crate::eval::coqa::{Dataset, Protocol};
@@ -13,7 +14,7 @@ use crate::usage::UsageError;
 ///
 /// # Errors
 /// Something is not followed and `protocol` claims that it is.
-pub fn notes(dir: &Path, companions: &Companions, asked: &Asked<'_>) -> anyhow::Result<Vec<String>> {
+pub fn notes(dir: &Path, companions: &Companions, asked: &Asked<'_>) -> Result<Vec<String>, CommandError> {
     let context = of_context(companions, asked.protocol)?;
     let tokens = of_tokenizer(dir, &companions.tokenizer, asked)?;
     Ok(of_decoding(&companions.generation, asked.protocol)?.into_iter().chain(context).chain(tokens).collect())
@@ -73,7 +74,7 @@ fn of_decoding(generation: &GenerationSettings, protocol: &Protocol) -> Result<V
 }
 
 /// Whether the class that tokenizer_config.json names reads the prompts otherwise than tokenizer.json.
-fn of_tokenizer(dir: &Path, own: &Tokenizer, asked: &Asked<'_>) -> anyhow::Result<Option<String>> {
+fn of_tokenizer(dir: &Path, own: &Tokenizer, asked: &Asked<'_>) -> Result<Option<String>, CommandError> {
     let Some(rebuilt) = Rebuilt::read(dir)? else { return Ok(None) };
     for prompt in asked.prompts() {
         let how = match rebuilt.agrees(own, &prompt)? {

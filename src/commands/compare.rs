@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::commands::CommandError;
 use crate::eval::compare::{NamedLines, compare};
 use crate::eval::{ComparisonReport, coqa};
 use crate::host::table::table;
@@ -19,7 +20,7 @@ pub struct Comparison {
 }
 
 /// `qonnx compare`.
-pub fn run(a: &Path, b: &Path) -> anyhow::Result<Comparison> {
+pub fn run(a: &Path, b: &Path) -> Result<Comparison, CommandError> {
     let (lines_a, lines_b) = (coqa::lines::read_lines(a)?, coqa::lines::read_lines(b)?);
     let (name_a, name_b) = (a.display().to_string(), b.display().to_string());
     let named = |name, lines| NamedLines { name, lines };

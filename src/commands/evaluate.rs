@@ -3,12 +3,12 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::artifact::dataset;
 use crate::calib::{Vocabulary, refuse_recorded_leak, refuse_recorded_text};
+use crate::commands::CommandError;
 use crate::commands::RuntimeChoice;
 use crate::commands::claims::{self, Asked};
 use crate::commands::outputs::{self, Kind, Output};
@@ -17,7 +17,7 @@ use crate::eval::windows::{DEFAULT_LENGTH, load_texts};
 use crate::eval::{CacheReader, EvalError, KlReport, PerplexityReport, TokenWindows, kl_against_cache, kl_exact, write_cache};
 use crate::generate::Generate;
 use crate::host::table::table;
-use crate::host::{progress, publish};
+use crate::host::{FileError, progress, publish};
 use crate::record::{MANIFEST_FILE, Manifest, WeightRecord};
 use crate::runtime::{Engine, WeightKernels};
 use crate::usage::UsageError;
@@ -56,12 +56,12 @@ pub struct CoqaScores {
 }
 
 /// `qonnx eval --task coqa`.
-pub fn coqa(request: &CoqaRequest) -> anyhow::Result<CoqaScores> {
+pub fn coqa(request: &CoqaRequest) -> Result<CoqaScores, CommandError> {
     coqa_watched(request, &mut |_| ())
 }
 
 /// As [`coqa`]; `watch` is told after each call to the model how far it is.
-pub fn coqa_watched(request: &CoqaRequest, watch: &mut dyn FnMut(&coqa::Progress)) -> anyhow::Result<CoqaScores> {
+pub fn coqa_watched(request: &CoqaRequest, watch: &mut dyn FnMut(&coqa::Progress)) -> Result<CoqaScores, CommandError> {
     if request.official_predictions.is_some() && request.protocol != Protocol::OFFICIAL {
         return Err(UsageError::OfficialWithoutProtocol.into());
     }
@@ -76,9 +76,9 @@ impl CoqaScores {
     ///
     /// # Errors
     /// Of the disk.
-    pub fn write_official(&self, path: &Path) -> anyhow::Result<()> {
-        let answers = serde_json::to_string(&coqa::official_predictions(&self.lines))?;
-        publish::file(path, answers.as_bytes()).with_context(|| format!("{}: cannot be written", path.display()))
+    pub fn write_official(&self, path: &Path) -> Result<(), CommandError> {
+        let answers = serde_json::to_string(&coqa::official_predictions(&self.lines)).expect("answers are plain data");
+        Ok(publish::file(path, answers.as_bytes()).map_err(FileError::at(path, "cannot be written"))?)
     }
 }
 
@@ -97,14 +97,14 @@ fn check_outputs(request: &CoqaRequest) -> Result<(), UsageError> {
 /// Scores, the answers that they are of, and what changed the answers.
 type Scored = (CoqaReport, Vec<coqa::QuestionLine>, Vec<String>);
 
-fn rescore(request: &CoqaRequest) -> anyhow::Result<Scored> {
+fn rescore(request: &CoqaRequest) -> Result<Scored, CommandError> {
     let path = request.predictions.as_ref().ok_or(UsageError::PredictionsMissing)?;
     let lines = coqa::lines::read_lines(path)?;
     let (report, lines) = coqa::rescore(&lines, &path.display().to_string())?;
     Ok((report, lines, Vec::new()))
 }
 
-fn ask(request: &CoqaRequest, model: String, watch: &mut dyn FnMut(&coqa::Progress)) -> anyhow::Result<Scored> {
+fn ask(request: &CoqaRequest, model: String, watch: &mut dyn FnMut(&coqa::Progress)) -> Result<Scored, CommandError> {
     let dataset = dataset::load(&request.data)?;
     if let Some(calibration) = &trusted(&request.artifact)?.calibration {
         refuse_recorded_leak(calibration, &dataset, &request.data)?;
@@ -150,7 +150,7 @@ impl TextWindows {
     /// A `.json` file holds token ids; anything else is text for `engine`'s tokenizer.
     ///
     /// Refuses a text of which the artifact was calibrated on a passage.
-    fn read(&self, artifact: &Path, manifest: &Manifest) -> anyhow::Result<Text> {
+    fn read(&self, artifact: &Path, manifest: &Manifest) -> Result<Text, CommandError> {
         let text = self.open(manifest)?;
         let Some(calibration) = &manifest.calibration else { return Ok(text) };
         let shown = self.text.display().to_string();
@@ -166,7 +166,7 @@ impl TextWindows {
         Ok(text)
     }
 
-    fn open(&self, manifest: &Manifest) -> anyhow::Result<Text> {
+    fn open(&self, manifest: &Manifest) -> Result<Text, CommandError> {
         if self.text.extension().is_none_or(|extension| extension != "json") {
             return Ok(Text::Documents(load_texts(&self.text)?));
         }
@@ -174,16 +174,16 @@ impl TextWindows {
         let windows = TokenWindows::load(&self.text).map_err(|error| match error {
             // These name the file themselves.
             EvalError::Read { .. } | EvalError::Text { .. } => error.into(),
-            other => anyhow::Error::from(other).context(file()),
+            other => CommandError::at(file)(other),
         })?;
         let table = manifest.weights.iter().find(|weight| weight.name == "model.embed_tokens.weight");
         if let Some(&vocab_size) = table.and_then(|table| table.shape.first()) {
-            windows.check_ids(vocab_size).with_context(file)?;
+            windows.check_ids(vocab_size).map_err(CommandError::at(file))?;
         }
         Ok(Text::Ids(windows))
     }
 
-    fn tokens(&self, text: Text, engine: &Engine) -> anyhow::Result<TokenWindows> {
+    fn tokens(&self, text: Text, engine: &Engine) -> Result<TokenWindows, CommandError> {
         let file = || self.text.display().to_string();
         let context = engine.context_length();
         match text {
@@ -193,12 +193,12 @@ impl TextWindows {
                     None => windows,
                 };
                 match windows.as_slice().iter().map(Vec::len).find(|&window| window > context) {
-                    Some(window) => Err(UsageError::WindowBeyondContext { window, context }).with_context(file),
+                    Some(window) => Err(CommandError::at(file)(UsageError::WindowBeyondContext { window, context })),
                     None => Ok(windows),
                 }
             }
             Text::Documents(texts) => {
-                TokenWindows::of_texts(engine, &texts, self.length(context)?, self.limit).with_context(file)
+                TokenWindows::of_texts(engine, &texts, self.length(context)?, self.limit).map_err(CommandError::at(file))
             }
         }
     }
@@ -231,7 +231,7 @@ pub struct PerplexityScores {
 }
 
 /// `qonnx eval --task perplexity`.
-pub fn perplexity(artifact: &Path, windows: &TextWindows, runtime: &RuntimeChoice) -> anyhow::Result<PerplexityScores> {
+pub fn perplexity(artifact: &Path, windows: &TextWindows, runtime: &RuntimeChoice) -> Result<PerplexityScores, CommandError> {
     let text = windows.read(artifact, &trusted(artifact)?)?;
     let mut engine = scorer(artifact, runtime)?;
     let tokens = windows.tokens(text, &engine)?;
@@ -266,7 +266,7 @@ pub struct KlScores {
 }
 
 /// `qonnx eval --task kl`.
-pub fn kl(request: &KlRequest) -> anyhow::Result<KlScores> {
+pub fn kl(request: &KlRequest) -> Result<KlScores, CommandError> {
     let manifest = trusted(&request.artifact)?;
     let reference_model = fingerprint(&request.reference)?;
     // One that is there is read, and refused if it is not ours.
@@ -304,7 +304,7 @@ pub fn kl(request: &KlRequest) -> anyhow::Result<KlScores> {
     Ok(KlScores { task: "kl", artifact, reference, report })
 }
 
-fn cache_reference(request: &KlRequest, model: &str, tokens: &TokenWindows, k: usize, path: &Path) -> anyhow::Result<()> {
+fn cache_reference(request: &KlRequest, model: &str, tokens: &TokenWindows, k: usize, path: &Path) -> Result<(), CommandError> {
     let mut reference = scorer(&request.reference, &request.runtime)?;
     let bar = progress::count(tokens.as_slice().len() as u64, "reference");
     write_cache(&mut reference, model, tokens, k, path, &mut |done| bar.set_position(done as u64))?;
@@ -313,7 +313,7 @@ fn cache_reference(request: &KlRequest, model: &str, tokens: &TokenWindows, k: u
 }
 
 /// The manifest, whose word on calibration is taken: one that has changed since it was written has none.
-fn trusted(artifact: &Path) -> anyhow::Result<Manifest> {
+fn trusted(artifact: &Path) -> Result<Manifest, CommandError> {
     let manifest = Manifest::load(artifact)?;
     match manifest.is_as_written() {
         Some(true) => {}
@@ -337,7 +337,7 @@ fn is_slow(format: &str) -> bool {
 
 /// Loads an artifact to score it. ONNX Runtime's CPU has exact kernels for packed 4-bit weights only and unpacks others on
 /// every run: where that is about to happen, it is said.
-fn scorer(artifact: &Path, runtime: &RuntimeChoice) -> anyhow::Result<Engine> {
+fn scorer(artifact: &Path, runtime: &RuntimeChoice) -> Result<Engine, CommandError> {
     let manifest = Manifest::load(artifact)?;
     let slow = |weight: &&WeightRecord| is_slow(&weight.format);
     if let (Some(weight), false, WeightKernels::Fused) =
@@ -350,7 +350,7 @@ fn scorer(artifact: &Path, runtime: &RuntimeChoice) -> anyhow::Result<Engine> {
 }
 
 /// What an artifact is called in records: the hash of its manifest, which holds the hashes of its files.
-fn fingerprint(artifact: &Path) -> anyhow::Result<String> {
+fn fingerprint(artifact: &Path) -> Result<String, CommandError> {
     let manifest = Manifest::load(artifact)?;
     let digest = Sha256::digest(manifest.to_json().as_bytes());
     Ok(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())

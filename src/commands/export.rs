@@ -6,8 +6,6 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::Context;
-
 use super::output_folder::{self, Kind, OutputFolder};
 use crate::artifact::files::{self, NamedFile};
 use crate::artifact::onnx_sink::OnnxSink;
@@ -16,9 +14,12 @@ use crate::artifact::prepared::PreparedWeights;
 use crate::artifact::quantized::QuantizedCheckpoint;
 use crate::artifact::{hashing, source, write};
 use crate::checkpoint::Checkpoint;
+use crate::commands::CommandError;
 use crate::compress;
 use crate::compress::budget::BudgetPlan;
+use crate::compress::calibrate::Calibrated;
 use crate::compress::chosen::{self, Choice, ChosenWeights};
+use crate::host::FileError;
 use crate::host::interrupt::CancelToken;
 use crate::host::memory;
 use crate::host::progress::Observe;
@@ -53,7 +54,7 @@ impl Options {
 ///
 /// # Errors
 /// The checkpoint, the recipe, the calibration set or the output is refused; the user stopped it; the disk is full.
-pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport> {
+pub fn run(request: &Request, options: &Options) -> Result<ExportReport, CommandError> {
     watched(request, options, &|_| ())
 }
 
@@ -61,7 +62,7 @@ pub fn run(request: &Request, options: &Options) -> anyhow::Result<ExportReport>
 ///
 /// # Errors
 /// As [`run`].
-pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> anyhow::Result<ExportReport> {
+pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> Result<ExportReport, CommandError> {
     let started = Instant::now();
     let watch = memory::Watch::start();
     let output = OutputFolder::resolve(&options.output, options.overwrite, Kind::Artifact)?;
@@ -94,7 +95,7 @@ fn of_model(
     calibration: &compress::Options,
     output: &OutputFolder,
     observe: Observe<'_>,
-) -> anyhow::Result<Made> {
+) -> Result<Made, CommandError> {
     chosen::check(request, calibration)?;
     let source = source::resolve(&request.model)?;
     let checkpoint = Checkpoint::open(&source.dir)?;
@@ -105,10 +106,7 @@ fn of_model(
     let folder = output_folder::begin(path)?;
     let weights = ChosenWeights::of(&plan, calibrated.as_ref(), &checkpoint)?;
     let written = write_artifact(&plan, &checkpoint, &weights, chosen.inputs, (folder.path(), &calibration.cancel));
-    plan.manifest = written.map_err(|error| match &calibrated {
-        Some(calibrated) => calibrated.stopped(error),
-        None => error,
-    })?;
+    plan.manifest = written.map_err(|error| kept(error, calibrated.as_ref()))?;
     let artifact_bytes = folder_bytes(folder.path())?;
     output_folder::publish(folder, output)?;
     if let Some(calibrated) = calibrated {
@@ -118,7 +116,7 @@ fn of_model(
 }
 
 /// The artifact of a quantized checkpoint: its numbers as they are.
-fn of_quantized(request: &Request, calibration: &compress::Options, output: &OutputFolder) -> anyhow::Result<Made> {
+fn of_quantized(request: &Request, calibration: &compress::Options, output: &OutputFolder) -> Result<Made, CommandError> {
     refuse_choices(request, calibration)?;
     let source = source::resolve(&request.model)?;
     let quantized = QuantizedCheckpoint::open(&source.dir)?;
@@ -139,6 +137,14 @@ fn of_quantized(request: &Request, calibration: &compress::Options, output: &Out
     let artifact_bytes = folder_bytes(folder.path())?;
     output_folder::publish(folder, output)?;
     Ok((plan, None, artifact_bytes))
+}
+
+/// An interruption says what is kept; other errors stay as they are.
+pub(super) fn kept(error: CommandError, calibrated: Option<&Calibrated>) -> CommandError {
+    match calibrated.filter(|_| error.is_interrupted()).and_then(Calibrated::stopped) {
+        Some(stopped) => stopped.into(),
+        None => error,
+    }
 }
 
 /// Refuses flags that choose numbers, which are chosen.
@@ -175,13 +181,16 @@ pub(super) fn refuse_statistics_in(output: &Path, calibration: &compress::Option
 ///
 /// Both hashes run beside the quantization: of the checkpoint, unless `hashed` has them, over the pages that it waits for
 /// anyway, of the data file behind the layers that are written.
-fn write_artifact<'c>(
+fn write_artifact<'c, P: PreparedWeights<'c>>(
     plan: &Plan,
     checkpoint: &'c Checkpoint,
-    prepared: &dyn PreparedWeights<'c>,
+    prepared: &P,
     hashed: Option<Vec<FileRecord>>,
     (folder, cancel): (&Path, &CancelToken),
-) -> anyhow::Result<Manifest> {
+) -> Result<Manifest, CommandError>
+where
+    CommandError: From<P::Error>,
+{
     let data_path = folder.join(DATA_FILE);
     let layout = Layout::of(&plan.graph.model);
     let (data_bytes, ends) = (layout.data_bytes(), final_ends(&plan.graph.weights, &layout));
@@ -222,7 +231,7 @@ fn final_ends(weights: &[StoredWeight], layout: &Layout<'_>) -> Vec<u64> {
     ends
 }
 
-pub(super) fn folder_bytes(folder: &Path) -> anyhow::Result<u64> {
+pub(super) fn folder_bytes(folder: &Path) -> Result<u64, CommandError> {
     let sizes = fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.metadata()?.len())).sum());
-    sizes.with_context(|| format!("{}: cannot be read", folder.display()))
+    Ok(sizes.map_err(FileError::at(folder, "cannot be read"))?)
 }

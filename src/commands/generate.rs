@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::commands::CommandError;
 use crate::commands::RuntimeChoice;
 use crate::eval::pieces;
 use crate::generate::{Generate, GenerateError, GenerateOptions, Piece, StopReason};
@@ -37,7 +38,7 @@ pub struct GenerateReport {
 }
 
 /// `qonnx generate`; `show` gets each new piece of text.
-pub fn run(request: &Request, show: &mut dyn FnMut(&str)) -> anyhow::Result<GenerateReport> {
+pub fn run(request: &Request, show: &mut dyn FnMut(&str)) -> Result<GenerateReport, CommandError> {
     let manifest = Manifest::load(&request.artifact)?;
     let mut engine = request.runtime.load(&request.artifact, &manifest)?;
     // One token more than there is room for is enough to refuse it.

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::plan::kind_of;
 use super::runtime_choice::check_data;
+use crate::commands::CommandError;
 use crate::commands::RuntimeChoice;
 use crate::host::table::table;
 use crate::record::Manifest;
@@ -25,7 +26,7 @@ pub struct InspectReport {
 }
 
 /// `qonnx inspect`.
-pub fn run(artifact: &Path, runtime: &RuntimeChoice) -> anyhow::Result<InspectReport> {
+pub fn run(artifact: &Path, runtime: &RuntimeChoice) -> Result<InspectReport, CommandError> {
     check_data(artifact, &Manifest::load(artifact)?)?;
     let options = runtime.options();
     let inspection = runtime::inspect(artifact, &options)?;

@@ -16,7 +16,9 @@ pub mod report;
 pub mod verify;
 
 pub mod claims;
+mod error;
 pub mod output_folder;
 mod runtime_choice;
 
+pub use error::CommandError;
 pub use runtime_choice::RuntimeChoice;

@@ -4,14 +4,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-
+use crate::commands::CommandError;
 use crate::contract::COMPANIONS;
+use crate::host::FileError;
 use crate::host::hidden::{Hidden, parent};
 use crate::host::publish::{self, Target};
 use crate::onnx::{DATA_FILE, MODEL_FILE};
 use crate::record::{FileRecord, MANIFEST_FILE, Manifest, QUANTIZED_FILE, QuantizedManifest};
 use crate::usage::UsageError;
+
+/// What such a folder is called in errors.
+const ROLE: &str = "output";
 
 /// A folder that a command makes.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,7 +74,7 @@ impl OutputFolder {
     ///
     /// # Errors
     /// Something is in the way, which is refused before any work.
-    pub fn resolve(path: &Path, overwrite: bool, kind: Kind) -> anyhow::Result<OutputFolder> {
+    pub fn resolve(path: &Path, overwrite: bool, kind: Kind) -> Result<OutputFolder, CommandError> {
         let shown = || path.display().to_string();
         if path.to_str().is_none() {
             return Err(UsageError::OutputNotUtf8 { path: shown() }.into());
@@ -90,8 +93,8 @@ impl OutputFolder {
         }
         // What a link leads to is replaced, on its own disk, and the link stays.
         let resolved = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let put_back = || format!("output {}: what a killed process has set aside cannot be put back", shown());
-        if publish::recover(&resolved).with_context(put_back)? {
+        let put_back = FileError::of(ROLE, path, "what a killed process has set aside cannot be put back");
+        if publish::recover(&resolved).map_err(put_back)? {
             tracing::warn!("output {}: a process was killed while it replaced it; what was there is back", shown());
         }
         match (resolved.exists(), overwrite) {
@@ -104,14 +107,14 @@ impl OutputFolder {
 }
 
 /// Only a folder of the same kind is replaced, and only one without files of somebody else's, which would go with it.
-pub fn check_replaced(output: &Path, shown: &str, kind: Kind) -> anyhow::Result<()> {
+pub fn check_replaced(output: &Path, shown: &str, kind: Kind) -> Result<(), CommandError> {
     if !output.join(kind.manifest()).is_file() {
         return Err(UsageError::OutputForeign { path: shown.to_owned(), kind: kind.name() }.into());
     }
     // Of one whose manifest is damaged: what any of its kind has.
     let recorded = kind.recorded(output);
     let entries = fs::read_dir(output).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
-    for entry in entries.with_context(|| format!("output {shown}: cannot be listed"))? {
+    for entry in entries.map_err(FileError::of(ROLE, Path::new(shown), "cannot be listed"))? {
         let name = entry.file_name().to_string_lossy().into_owned();
         let is_weights = kind == Kind::Artifact && [MODEL_FILE, DATA_FILE].contains(&name.as_str());
         let is_ours = name == kind.manifest()
@@ -125,14 +128,14 @@ pub fn check_replaced(output: &Path, shown: &str, kind: Kind) -> anyhow::Result<
 }
 
 /// A hidden folder beside the output, removed unless it is published.
-pub fn begin(output: &Path) -> anyhow::Result<Hidden> {
-    publish::begin_folder(output)
-        .with_context(|| format!("output {}: cannot be created in {}", output.display(), parent(output).display()))
+pub fn begin(output: &Path) -> Result<Hidden, CommandError> {
+    let failed = FileError::of(ROLE, output, format!("cannot be created in {}", parent(output).display()));
+    Ok(publish::begin_folder(output).map_err(failed)?)
 }
 
 /// Gives the finished folder its name; what was there before goes away only after that. Hours may have passed since the start:
 /// what lies there is looked at again.
-pub fn publish(folder: Hidden, options: &OutputFolder) -> anyhow::Result<()> {
+pub fn publish(folder: Hidden, options: &OutputFolder) -> Result<(), CommandError> {
     let output = &options.path;
     let shown = output.display().to_string();
     let may_go = |taken: &Path| check_replaced(taken, &shown, options.kind).is_ok();
@@ -145,7 +148,7 @@ pub fn publish(folder: Hidden, options: &OutputFolder) -> anyhow::Result<()> {
         }
         (false, true) => Target::Replaced(&may_go),
     };
-    publish::folder(folder, output, target).with_context(|| format!("output {}: cannot be put in place", output.display()))
+    Ok(publish::folder(folder, output, target).map_err(FileError::of(ROLE, output, "cannot be put in place"))?)
 }
 
 #[cfg(test)]

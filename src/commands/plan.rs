@@ -2,12 +2,14 @@
 
 use std::fmt;
 
-use anyhow::Context;
 use serde::Serialize;
 
-use crate::artifact::plan::{Facts, Plan, Refused, Request, plan, with_facts};
+use crate::artifact::ArtifactError;
+use crate::artifact::plan::{Facts, Plan, Request, plan, with_facts};
 use crate::artifact::source;
-use crate::compress::budget::{self, BudgetRefusal, Outlook};
+use crate::commands::CommandError;
+use crate::compress::CompressError;
+use crate::compress::budget::{self, Outlook};
 use crate::host::table::{size, table};
 use crate::model::StoredWeight;
 use crate::record::WeightRecord;
@@ -63,7 +65,7 @@ pub struct Vram {
 }
 
 /// `qonnx plan`.
-pub fn run(request: &Request, load: Load) -> anyhow::Result<PlanReport> {
+pub fn run(request: &Request, load: Load) -> Result<PlanReport, CommandError> {
     let (source, index) = source::resolve_headers(&request.model)?;
     match plan(request, &source, &index) {
         Ok(plan) if load.context(plan.manifest.max_context) > plan.manifest.max_context => {
@@ -78,19 +80,16 @@ pub fn run(request: &Request, load: Load) -> anyhow::Result<PlanReport> {
                 Err(error) => explain(request, error),
             }
         }
-        Err(error) => explain(request, error),
+        Err(error) => explain(request, error.into()),
     }
 }
 
 /// Refusals are what a plan is for; anything else is an error.
-fn explain(request: &Request, error: anyhow::Error) -> anyhow::Result<PlanReport> {
-    let error = match error.downcast::<BudgetRefusal>() {
-        Ok(refusal) => return Ok(refused(request, vec![refusal.to_string()])),
-        Err(error) => error,
-    };
-    match error.downcast::<Refused>() {
-        Ok(Refused(refusals)) => Ok(refused(request, refusals)),
-        Err(error) => Err(error).with_context(|| format!("model {}", request.model)),
+fn explain(request: &Request, error: CompressError) -> Result<PlanReport, CommandError> {
+    match error {
+        CompressError::Refused(refusal) => Ok(refused(request, vec![refusal.to_string()])),
+        CompressError::Artifact(ArtifactError::Refused(refusals)) => Ok(refused(request, refusals)),
+        error => Err(CommandError::at(|| format!("model {}", request.model))(error)),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::artifact::plan::{Plan, Request};
 use crate::artifact::quantized_sink::QuantizedSink;
 use crate::artifact::{hashing, source, write};
 use crate::checkpoint::Checkpoint;
+use crate::commands::CommandError;
 use crate::compress::budget::BudgetPlan;
 use crate::compress::chosen::{self, Choice, Chosen, ChosenWeights};
 use crate::host::interrupt::CancelToken;
@@ -48,7 +49,7 @@ pub struct QuantizeReport {
 ///
 /// # Errors
 /// As those of [`export::run`].
-pub fn run(request: &Request, options: &export::Options) -> anyhow::Result<QuantizeReport> {
+pub fn run(request: &Request, options: &export::Options) -> Result<QuantizeReport, CommandError> {
     watched(request, options, &|_| ())
 }
 
@@ -56,7 +57,7 @@ pub fn run(request: &Request, options: &export::Options) -> anyhow::Result<Quant
 ///
 /// # Errors
 /// As [`run`].
-pub fn watched(request: &Request, options: &export::Options, observe: Observe<'_>) -> anyhow::Result<QuantizeReport> {
+pub fn watched(request: &Request, options: &export::Options, observe: Observe<'_>) -> Result<QuantizeReport, CommandError> {
     let started = Instant::now();
     let watch = memory::Watch::start();
     let output = OutputFolder::resolve(&options.output, options.overwrite, Kind::QuantizedCheckpoint)?;
@@ -69,10 +70,7 @@ pub fn watched(request: &Request, options: &export::Options, observe: Observe<'_
     let mut chosen = choice.choose()?;
     let folder = output_folder::begin(path)?;
     let written = write_folder(&mut chosen, &checkpoint, folder.path(), &options.calibration.cancel);
-    written.map_err(|error| match &chosen.calibrated {
-        Some(calibrated) => calibrated.stopped(error),
-        None => error,
-    })?;
+    written.map_err(|error| export::kept(error, chosen.calibrated.as_ref()))?;
     let bytes = folder_bytes(folder.path())?;
     output_folder::publish(folder, &output)?;
     let Chosen { plan, calibrated, budget, .. } = chosen;
@@ -94,7 +92,7 @@ pub fn watched(request: &Request, options: &export::Options, observe: Observe<'_
 }
 
 /// Writes every file of the quantized checkpoint into `folder`, which the caller then renames.
-fn write_folder(chosen: &mut Chosen, checkpoint: &Checkpoint, folder: &Path, cancel: &CancelToken) -> anyhow::Result<()> {
+fn write_folder(chosen: &mut Chosen, checkpoint: &Checkpoint, folder: &Path, cancel: &CancelToken) -> Result<(), CommandError> {
     let plan = &chosen.plan;
     let sink = QuantizedSink::new(folder, write::by_layer(&plan.graph.weights).count());
     let weights = ChosenWeights::of(plan, chosen.calibrated.as_ref(), checkpoint)?;

@@ -4,12 +4,12 @@ use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use serde::Serialize;
 
+use crate::commands::CommandError;
 use crate::host::hidden::parent;
 use crate::host::publish::PartialFile;
-use crate::host::read;
+use crate::host::{FileError, read};
 use crate::record::{RUN_SUFFIX, RunRecord};
 use crate::report::{RecordFile, Rendered, ReportError, Study};
 use crate::usage::UsageError;
@@ -39,7 +39,7 @@ pub struct FindingSummary {
 ///
 /// Everything is drawn, and lies on the disk under hidden names, before the first file gets its name: where the disk is full
 /// nothing changes.
-pub fn run(results: &Path, out: &Path) -> anyhow::Result<Summary> {
+pub fn run(results: &Path, out: &Path) -> Result<Summary, CommandError> {
     let records = records(results, out)?;
     if records.is_empty() {
         let (folder, below) = (results.display().to_string(), with_records_below(results));
@@ -70,7 +70,7 @@ pub fn run(results: &Path, out: &Path) -> anyhow::Result<Summary> {
 ///
 /// # Errors
 /// Every variant of [`ReportError`] that names a record, but for these; a record that cannot be read.
-pub fn check(results: &Path) -> anyhow::Result<()> {
+pub fn check(results: &Path) -> Result<(), CommandError> {
     if !results.is_dir() {
         return Ok(());
     }
@@ -81,7 +81,7 @@ pub fn check(results: &Path) -> anyhow::Result<()> {
 }
 
 /// All records of the folder, by file name; each goes by its path from `out`, so that links work.
-fn records(results: &Path, out: &Path) -> anyhow::Result<Vec<RecordFile>> {
+fn records(results: &Path, out: &Path) -> Result<Vec<RecordFile>, CommandError> {
     let unlisted = |reason| UsageError::ResultsUnlisted { folder: results.display().to_string(), reason };
     let entries = std::fs::read_dir(results).map_err(unlisted)?;
     let mut paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>().map_err(unlisted)?;
@@ -131,9 +131,8 @@ fn refuse_foreign(out: &Path, files: &[(String, Vec<u8>)]) -> Result<(), UsageEr
 }
 
 /// `REPORT.md` gets its name first: it says whose the other files are.
-fn write(out: &Path, files: &[(String, Vec<u8>)]) -> anyhow::Result<()> {
-    let failed =
-        |path: &Path| format!("report {}: cannot be written; free the disk or give another folder with -o", path.display());
+fn write(out: &Path, files: &[(String, Vec<u8>)]) -> Result<(), CommandError> {
+    let problem = "cannot be written; free the disk or give another folder with -o";
     let mut order: Vec<&(String, Vec<u8>)> = files.iter().collect();
     order.sort_by_key(|(name, _)| name != MARKDOWN.0);
     let mut written = Vec::new();
@@ -146,9 +145,12 @@ fn write(out: &Path, files: &[(String, Vec<u8>)]) -> anyhow::Result<()> {
             partial.sync()?;
             Ok::<_, std::io::Error>(partial)
         };
-        written.push((write().with_context(|| failed(&path))?, path));
+        written.push((write().map_err(FileError::of("report", &path, problem))?, path));
     }
-    written.into_iter().try_for_each(|(partial, path)| partial.publish().with_context(|| failed(&path)))
+    for (partial, path) in written {
+        partial.publish().map_err(FileError::of("report", &path, problem))?;
+    }
+    Ok(())
 }
 
 impl fmt::Display for Summary {

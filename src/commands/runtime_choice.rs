@@ -3,8 +3,9 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use crate::commands::CommandError;
 use crate::host::interrupt::CancelToken;
-use crate::host::read;
+use crate::host::{FileError, read};
 use crate::onnx::DATA_FILE;
 use crate::record::Manifest;
 use crate::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, LoadStage, WeightKernels};
@@ -25,7 +26,7 @@ pub struct RuntimeChoice {
 impl RuntimeChoice {
     /// Loads the artifact in `dir`, whose weights must have the size that `manifest` records: ONNX Runtime would say of a
     /// cut-off file where it lies in memory.
-    pub(crate) fn load(&self, dir: &Path, manifest: &Manifest) -> anyhow::Result<Engine> {
+    pub(crate) fn load(&self, dir: &Path, manifest: &Manifest) -> Result<Engine, CommandError> {
         self.load_observed(dir, manifest, &mut |_| ())
     }
 
@@ -35,7 +36,7 @@ impl RuntimeChoice {
         dir: &Path,
         manifest: &Manifest,
         observe: &mut dyn FnMut(LoadStage),
-    ) -> anyhow::Result<Engine> {
+    ) -> Result<Engine, CommandError> {
         check_data(dir, manifest)?;
         let mut engine = Engine::load_observed(dir, &self.options(), observe)?;
         engine.cancelled_by(self.cancel.clone());
@@ -49,7 +50,7 @@ impl RuntimeChoice {
 
 /// Refuses an artifact whose data file cannot be read or has not the size that its manifest records: ONNX Runtime says of such
 /// a file only where in its own source that is.
-pub(crate) fn check_data(dir: &Path, manifest: &Manifest) -> anyhow::Result<()> {
+pub(crate) fn check_data(dir: &Path, manifest: &Manifest) -> Result<(), CommandError> {
     let path = dir.join(DATA_FILE);
     let expected = manifest.outputs.iter().find(|file| file.file == DATA_FILE).map(|file| file.bytes);
     let got = match read::open(&path).and_then(|file| file.metadata()) {
@@ -59,7 +60,7 @@ pub(crate) fn check_data(dir: &Path, manifest: &Manifest) -> anyhow::Result<()> 
         Err(error) if read::is_wrong_file(&error) => {
             return Err(UsageError::DataFileUnfit { path: path.display().to_string(), problem: error.to_string() }.into());
         }
-        Err(error) => return Err(anyhow::Error::new(error).context(format!("{}: cannot be read", path.display()))),
+        Err(error) => return Err(FileError::at(&path, "cannot be read")(error).into()),
     };
     if let (Some(got), Some(expected)) = (got, expected)
         && got != expected

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::commands::CommandError;
 use crate::commands::RuntimeChoice;
 use crate::record::Manifest;
 use crate::runtime;
@@ -36,7 +37,7 @@ pub struct VerifyReport {
 ///
 /// # Errors
 /// The folder is no artifact, or what runs one is missing; whatever is wrong with the artifact is a failed check.
-pub fn run(artifact: &Path, runtime: &RuntimeChoice) -> anyhow::Result<VerifyReport> {
+pub fn run(artifact: &Path, runtime: &RuntimeChoice) -> Result<VerifyReport, CommandError> {
     let manifest = Manifest::load(artifact)?;
     let options = runtime.options();
     let mut checks = vec![manifest_itself(&manifest), files::check(artifact, &manifest)?];

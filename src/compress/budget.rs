@@ -17,10 +17,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::artifact::ArtifactError;
 use crate::artifact::plan::{self, Facts, Plan, Request};
 use crate::artifact::source::Source;
 use crate::calib::CalibrationSet;
 use crate::checkpoint::Checkpoint;
+use crate::compress::CompressError;
 use crate::compress::Options;
 use crate::compress::calibrate::{CheckpointWeights, Keys, StatisticsCache};
 use crate::host::interrupt::CancelToken;
@@ -49,7 +51,7 @@ pub use refusal::BudgetRefusal;
 const SIZE_ROUNDS: usize = 8;
 
 /// Plans the whole model by a recipe.
-pub type Planning<'a> = &'a dyn Fn(Recipe) -> anyhow::Result<Plan>;
+pub type Planning<'a> = &'a dyn Fn(Recipe) -> Result<Plan, ArtifactError>;
 
 /// What the search runs on.
 pub struct Task<'a> {
@@ -139,7 +141,7 @@ pub fn chosen(
     parts: &Parts<'_>,
     set: Option<&CalibrationSet>,
     options: &Options,
-) -> anyhow::Result<Option<BudgetPlan>> {
+) -> Result<Option<BudgetPlan>, CompressError> {
     let recipe = &plan.manifest.recipe;
     let (Some(target), Some(set)) = (recipe.budget, set) else { return Ok(None) };
     let Parts { checkpoint, source, inputs, kept, beside, observe } = *parts;
@@ -164,7 +166,7 @@ pub fn chosen(
 ///
 /// # Errors
 /// [`BudgetRefusal`] for a target that cannot be met or means nothing; a recipe, a model or a calibration set that fails.
-pub fn resolve(recipe: &Recipe, target: BudgetRecipe, task: &Task<'_>) -> anyhow::Result<BudgetPlan> {
+pub fn resolve(recipe: &Recipe, target: BudgetRecipe, task: &Task<'_>) -> Result<BudgetPlan, CompressError> {
     let menu = Menu::of(recipe, task.plan)?;
     let decisions = menu.decisions(task.weights.survey);
     let budget_bits = menu.budget_bits(&decisions, target)?;
@@ -221,7 +223,7 @@ fn within(
     choices: &[Vec<Choice>],
     (target, mut budget_bits): (BudgetRecipe, u64),
     task: &Task<'_>,
-) -> anyhow::Result<(Allocation, Plan)> {
+) -> Result<(Allocation, Plan), CompressError> {
     for _ in 0..SIZE_ROUNDS {
         let allocation = allocate(choices, budget_bits).map_err(|error| beyond(error, menu, target))?;
         let plan = (task.plan)(resolved(menu, decisions, &allocation.picks))?;
@@ -238,7 +240,7 @@ fn within(
 }
 
 /// Why nothing fits although the bits did: the bytes around them.
-fn beyond(error: BudgetError, menu: &Menu, target: BudgetRecipe) -> anyhow::Error {
+fn beyond(error: BudgetError, menu: &Menu, target: BudgetRecipe) -> CompressError {
     match error {
         BudgetError::TooSmall { .. } => menu.too_small(target).into(),
         other => other.into(),

@@ -9,9 +9,8 @@
 //! model runs only as far as statistics are missing, so layers and statistics that are there cost their reading.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::Context;
 use ndarray::Array1;
 
 use crate::artifact::dataset;
@@ -20,8 +19,8 @@ use crate::artifact::prepared::Prepared;
 use crate::artifact::source::{self, Source};
 use crate::calib::{self, CalibrationSet, StreamOptions, TooFewTokens, Vocabulary};
 use crate::checkpoint::Checkpoint;
+use crate::compress::CompressError;
 use crate::compress::Options;
-use crate::host::interrupt;
 use crate::host::progress::{self, Observe, Step};
 use crate::model::{LinearInput, ModelRotation, Smooth, Survey};
 use crate::quant::InputStats;
@@ -76,15 +75,6 @@ pub struct Calibrated {
     pub facts: Facts,
 }
 
-/// The user stopped the export; what is finished stays.
-#[derive(Debug, thiserror::Error)]
-#[error("interrupted; {done} of {all} layers are kept in {}, the same command goes on from there", folder.display())]
-pub struct Stopped {
-    done: usize,
-    all: usize,
-    folder: PathBuf,
-}
-
 /// Whether the recipe asks for more than rounding the checkpoint's own weights to nearest.
 pub fn is_needed(plan: &Plan) -> bool {
     let recipe = &plan.manifest.recipe;
@@ -93,7 +83,7 @@ pub fn is_needed(plan: &Plan) -> bool {
 }
 
 /// The calibration set of the recipe, if it names one; refused where it shares a passage with an evaluation file.
-pub fn set(plan: &Plan, source: &Source, options: &Options) -> anyhow::Result<Option<CalibrationSet>> {
+pub fn set(plan: &Plan, source: &Source, options: &Options) -> Result<Option<CalibrationSet>, CompressError> {
     let Some(calibration) = &plan.manifest.recipe.calibration else {
         return match (&options.save_stats, options.evaluation.is_empty()) {
             (Some(_), _) => Err(UsageError::StatisticsFlag { flag: "--save-stats" }.into()),
@@ -104,7 +94,8 @@ pub fn set(plan: &Plan, source: &Source, options: &Options) -> anyhow::Result<Op
     let vocabulary = Vocabulary::open(&source.dir, plan.architecture.vocab_size)?;
     let set = calib::load(&calibration.set, &vocabulary, source::hub)?;
     // Before any work: what every stage would refuse after it.
-    calib::refuse_too_few(&plan.survey, set.tokens()).with_context(|| format!("calibration set {}", calibration.set))?;
+    calib::refuse_too_few(&plan.survey, set.tokens())
+        .map_err(CompressError::at(|| format!("calibration set {}", calibration.set)))?;
     for file in &options.evaluation {
         let shown = file.display().to_string();
         let dataset = dataset::load(&shown)?;
@@ -115,7 +106,7 @@ pub fn set(plan: &Plan, source: &Source, options: &Options) -> anyhow::Result<Op
 
 impl Job<'_> {
     /// Rounds every layer that the work folder does not have yet.
-    pub fn run(&self, set: Option<&CalibrationSet>) -> anyhow::Result<Calibrated> {
+    pub fn run(&self, set: Option<&CalibrationSet>) -> Result<Calibrated, CompressError> {
         let Plan { architecture, survey, .. } = self.plan;
         let (plan, all) = (self.plan, architecture.num_hidden_layers);
         let rotation = ModelRotation::of(architecture, &plan.manifest.recipe)?;
@@ -133,7 +124,10 @@ impl Job<'_> {
         for layer in 0..all {
             let result = layers.finish(layer, &bar).map_err(|error| {
                 work.leave();
-                stopped(error, &work, all)
+                match error.is_interrupted() {
+                    true => stopped(&work, all).unwrap_or(error),
+                    false => error,
+                }
             })?;
             facts.add(&result);
             layers.previous = result;
@@ -160,17 +154,10 @@ impl Job<'_> {
     }
 }
 
-/// An interruption says what is kept; other errors stay as they are.
-fn stopped(error: anyhow::Error, work: &WorkFolder, all: usize) -> anyhow::Error {
-    if !error.is::<interrupt::Interrupted>() {
-        return error;
-    }
+/// What an interruption leaves, if it leaves anything: without a finished layer not even the folder.
+fn stopped(work: &WorkFolder, all: usize) -> Option<CompressError> {
     let done = (0..all).take_while(|&layer| work.has(layer)).count();
-    if done == 0 {
-        // Its folder is not left either.
-        return error;
-    }
-    Stopped { done, all, folder: work.path().to_owned() }.into()
+    (done > 0).then(|| CompressError::Stopped { done, all, folder: work.path().to_owned() })
 }
 
 /// Layers one after the other.
@@ -185,7 +172,7 @@ struct Layers<'a> {
 
 impl Layers<'_> {
     /// Rounds a layer, or reads it where it is finished.
-    fn finish(&mut self, layer: usize, bar: &indicatif::ProgressBar) -> anyhow::Result<LayerResult> {
+    fn finish(&mut self, layer: usize, bar: &indicatif::ProgressBar) -> Result<LayerResult, CompressError> {
         if let Some(result) = self.work.sound(layer, &self.job.plan.recipes)? {
             for input in self.weights.survey.layer(layer) {
                 self.activations.follow(|chain| result.hash_input(input, chain));
@@ -239,7 +226,7 @@ impl Layers<'_> {
         input: &LinearInput,
         read: &[(&LinearInput, InputStats)],
         result: &mut LayerResult,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), CompressError> {
         let Some(scaling) = self.weights.survey.scaling(input) else { return Ok(()) };
         let Smooth::Linear(linear) = scaling.smooth else { return Ok(()) };
         match read.iter().find(|(own, _)| own.has(linear)) {
@@ -253,7 +240,7 @@ impl Layers<'_> {
     }
 
     /// Norms and biases of a layer that is rotated.
-    fn rotated_vectors(&self, layer: usize) -> anyhow::Result<LayerResult> {
+    fn rotated_vectors(&self, layer: usize) -> Result<LayerResult, CompressError> {
         let mut result = LayerResult::default();
         if let Some(rotation) = &self.weights.rotation {
             let prefix = format!("model.layers.{layer}.");
@@ -278,7 +265,7 @@ struct Before<'a> {
 
 impl Before<'_> {
     /// The weight of this name: of a linear what it became, anything else as the checkpoint has it.
-    fn operand(&self, weights: &CheckpointWeights<'_>, name: &str) -> anyhow::Result<StageOperand> {
+    fn operand(&self, weights: &CheckpointWeights<'_>, name: &str) -> Result<StageOperand, CompressError> {
         let Some(input) = weights.survey.input_of(name) else {
             return Ok(StageOperand { quantized: Array1::from(weights.vector(name)?).into_dyn(), reference: None });
         };
@@ -294,13 +281,13 @@ impl Before<'_> {
 
 impl Calibrated {
     /// A layer's weights as the artifact holds them; those that are not among them are the checkpoint's.
-    pub fn layer(&self, layer: usize) -> anyhow::Result<BTreeMap<String, Prepared>> {
+    pub fn layer(&self, layer: usize) -> Result<BTreeMap<String, Prepared>, CompressError> {
         self.work.get(layer, &self.recipes)?.finished(&self.survey, layer)
     }
 
-    /// What an error while the artifact is written means for the finished layers.
-    pub fn stopped(&self, error: anyhow::Error) -> anyhow::Error {
-        stopped(error, &self.work, self.layers)
+    /// What is kept where the artifact's writing is interrupted.
+    pub fn stopped(&self) -> Option<CompressError> {
+        stopped(&self.work, self.layers)
     }
 
     /// Takes the work folder away once the artifact is in place.

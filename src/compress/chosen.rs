@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::artifact::ArtifactError;
 use crate::artifact::files;
 use crate::artifact::hashing;
-use crate::artifact::plan::{self, Facts, Plan, Refused, Request};
+use crate::artifact::plan::{self, Facts, Plan, Request};
 use crate::artifact::prepared::{Prepared, PreparedWeights, WrittenOutside};
 use crate::artifact::sink::Sink;
 use crate::artifact::source::Source;
 use crate::checkpoint::Checkpoint;
+use crate::compress::CompressError;
 use crate::compress::Options;
 use crate::compress::budget::{self, BudgetPlan, Parts};
 use crate::compress::calibrate::{self, Calibrated, CheckpointWeights, Job, RotatedWeights, StatisticsCache};
@@ -48,7 +50,7 @@ pub struct Chosen {
 ///
 /// # Errors
 /// Statistics cannot be kept where they are asked for, or the execution provider of calibration is missing.
-pub fn check(request: &Request, options: &Options) -> anyhow::Result<()> {
+pub fn check(request: &Request, options: &Options) -> Result<(), CompressError> {
     options.save_stats.as_deref().map_or(Ok(()), StatisticsCache::check)?;
     if options.provider == ExecutionProvider::Cuda && request.recipe()?.calibration.is_some() {
         runtime::require(options.provider)?;
@@ -61,7 +63,7 @@ impl Choice<'_> {
     ///
     /// # Errors
     /// The checkpoint, the recipe or the calibration set is refused; a budget cannot be met; the user stopped it.
-    pub fn choose(&self) -> anyhow::Result<Chosen> {
+    pub fn choose(&self) -> Result<Chosen, CompressError> {
         let Choice { request, source, checkpoint, options, output, observe } = *self;
         let mut plan = plan::plan(request, source, checkpoint.index())?;
         if plan.architecture.tie_word_embeddings {
@@ -79,7 +81,7 @@ impl Choice<'_> {
         let replanned = |recipe, facts: &Facts| {
             let plan = plan::with_facts(request, recipe, facts, source, checkpoint.index())?;
             files::refuse_other(&companions, &plan.copied)?;
-            anyhow::Ok(plan)
+            Ok::<_, ArtifactError>(plan)
         };
         if let Some(budget) = &budget {
             terminal::say(budget);
@@ -116,7 +118,7 @@ impl<'a> ChosenWeights<'a> {
         plan: &'a Plan,
         calibrated: Option<&'a Calibrated>,
         checkpoint: &'a Checkpoint,
-    ) -> anyhow::Result<ChosenWeights<'a>> {
+    ) -> Result<ChosenWeights<'a>, CompressError> {
         let Plan { architecture, survey, manifest, .. } = plan;
         let rotation = ModelRotation::of(architecture, &manifest.recipe)?;
         Ok(ChosenWeights {
@@ -127,11 +129,13 @@ impl<'a> ChosenWeights<'a> {
 }
 
 impl<'c> PreparedWeights<'c> for ChosenWeights<'_> {
-    fn layer(&self, layer: usize) -> anyhow::Result<BTreeMap<String, Prepared>> {
+    type Error = CompressError;
+
+    fn layer(&self, layer: usize) -> Result<BTreeMap<String, Prepared>, CompressError> {
         self.calibrated.map_or_else(|| Ok(BTreeMap::new()), |calibrated| calibrated.layer(layer))
     }
 
-    fn outside(&self, stored: &StoredWeight, sink: &dyn Sink<'c>) -> anyhow::Result<Option<WrittenOutside>> {
+    fn outside(&self, stored: &StoredWeight, sink: &dyn Sink<'c>) -> Result<Option<WrittenOutside>, CompressError> {
         match self.rotated.has(&stored.weight) {
             true => Ok(Some((self.rotated.write(stored, sink)?, None))),
             false => Ok(None),
@@ -141,7 +145,7 @@ impl<'c> PreparedWeights<'c> for ChosenWeights<'_> {
 
 /// Refuses a checkpoint that says its LM head is the embedding and brings a head that is not: transformers uses that head,
 /// and the artifact would leave it out.
-fn check_tied_head(checkpoint: &Checkpoint) -> anyhow::Result<()> {
+fn check_tied_head(checkpoint: &Checkpoint) -> Result<(), CompressError> {
     const TABLES: [&str; 2] = ["model.embed_tokens.weight", "lm_head.weight"];
     if checkpoint.index().get(TABLES[1]).is_none() {
         return Ok(());
@@ -156,5 +160,5 @@ fn check_tied_head(checkpoint: &Checkpoint) -> anyhow::Result<()> {
     }
     let sentence = "weight lm_head.weight: config.json says tie_word_embeddings, so it must equal model.embed_tokens.weight, and \
                     it does not; set tie_word_embeddings to false, or remove the tensor";
-    Err(Refused(vec![sentence.to_owned()]).into())
+    Err(ArtifactError::Refused(vec![sentence.to_owned()]).into())
 }

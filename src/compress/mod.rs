@@ -8,6 +8,9 @@ use crate::runtime::ExecutionProvider;
 pub mod budget;
 pub mod calibrate;
 pub mod chosen;
+mod error;
+
+pub use error::CompressError;
 
 /// How a calibration runs.
 #[derive(Debug, Clone, PartialEq, Default)]

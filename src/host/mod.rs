@@ -1,6 +1,7 @@
 //! What the machine is to the program: files read and written with care. Knows no models, no ONNX, no quantization.
 
 pub mod cache;
+mod error;
 pub mod guard;
 pub mod hidden;
 pub mod interrupt;
@@ -15,4 +16,5 @@ pub mod signals;
 pub mod table;
 pub mod terminal;
 
+pub use error::{FileError, in_full};
 pub use shown::{NAMED, Shown, few, printable, shown};

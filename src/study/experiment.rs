@@ -18,11 +18,11 @@ use crate::record::{
     TEXT_PERPLEXITY,
 };
 use crate::runtime::{self};
+use crate::study::StudyError;
 
 mod blank;
 mod builtin;
 mod child;
-mod disk;
 mod embedded;
 mod error;
 mod job;
@@ -36,7 +36,6 @@ pub mod worker;
 
 pub use builtin::builtin_names;
 pub use child::{Ending, News, Share, Worker};
-pub use disk::is_full as is_disk_full;
 pub use embedded::Embedded;
 pub use error::ExperimentError;
 pub use job::{CoqaMeasure, Device, Job, Measure, ProtocolName, ScoringWeights, TextMeasure};
@@ -72,7 +71,7 @@ pub struct RunReport {
 ///
 /// # Errors
 /// What was asked is wrong, it was interrupted, or it could not even be recorded; an experiment that failed has a record.
-pub fn run(experiment: &str, ask: Ask, log: Stdio) -> anyhow::Result<RunReport> {
+pub fn run(experiment: &str, ask: Ask, log: Stdio) -> Result<RunReport, StudyError> {
     let experiment = Experiment::load(experiment)?;
     let results = ask.results.clone();
     known_baseline(&ask.baseline, &experiment.name, &results)?;
@@ -113,7 +112,7 @@ fn known_baseline(baseline: &str, experiment: &str, results: &Path) -> Result<()
 ///
 /// # Errors
 /// It cannot be read, or is of another model, whose study it would take the place of.
-pub fn recorded(job: &Job) -> anyhow::Result<Option<RunRecord>> {
+pub fn recorded(job: &Job) -> Result<Option<RunRecord>, StudyError> {
     work::refuse_foreign(job)?;
     let path = RunRecord::path(&job.results, &job.name);
     if !path.exists() {

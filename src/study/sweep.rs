@@ -32,6 +32,7 @@ pub use report::{ResultRow, Results, SweepReport};
 use crate::host::terminal;
 use crate::record::RunRecord;
 use crate::runtime::{self};
+use crate::study::StudyError;
 use crate::study::experiment::{Job, work};
 use board::{Board, Line, State};
 use plan::{Before, SweepPlan, SweepRow};
@@ -57,7 +58,7 @@ pub struct Request {
 /// # Errors
 /// Everything that can be known before any work; an interruption or a full disk, which leave what is finished.
 /// An experiment that fails is a row of the report.
-pub fn run(request: &Request) -> anyhow::Result<SweepReport> {
+pub fn run(request: &Request) -> Result<SweepReport, StudyError> {
     let started = Instant::now();
     let (results, overrides) = (request.results.clone(), request.overrides.clone());
     let plan = plan::plan(&request.file, results, overrides, request.dry_run, request.retry_failed)?;

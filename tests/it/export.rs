@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use qonnx::artifact::plan::{RecipeFlags, Request};
 use qonnx::commands::plan::{self, Load};
+use qonnx::host::in_full;
 use qonnx::recipe::{FormatName, GranularityName};
 use qonnx::runtime::{Execution, ExecutionProvider};
 use qonnx::tensor::DType;
@@ -116,9 +117,9 @@ fn expect_whole(changes: Value, kinds: &[RecipeFlags]) {
             launch: qonnx::runtime::Launch::Replayed,
             cancel: qonnx::host::interrupt::CancelToken::NEVER,
         };
-        let verified = qonnx::commands::verify::run(&output, &runtime).unwrap_or_else(|error| panic!("{error:#}"));
+        let verified = qonnx::commands::verify::run(&output, &runtime).unwrap_or_else(|error| panic!("{}", in_full(&error)));
         assert!(verified.passed(), "{flags:?}: {verified}");
-        let inspected = qonnx::commands::inspect::run(&output, &runtime).unwrap_or_else(|error| panic!("{error:#}"));
+        let inspected = qonnx::commands::inspect::run(&output, &runtime).unwrap_or_else(|error| panic!("{}", in_full(&error)));
         assert!(inspected.every_weight_fused(), "{flags:?}: {inspected}");
         let cpu = ExecutionProvider::Cpu.onnxruntime_name();
         assert!(inspected.inspection.matmuls.iter().all(|matmul| matmul.provider == cpu), "{flags:?}: {inspected}");

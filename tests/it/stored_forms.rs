@@ -5,9 +5,10 @@ use std::path::Path;
 
 use ndarray::Array2;
 use qonnx::artifact::plan::{Method, RecipeFlags};
-use qonnx::artifact::{packing, quantize};
+use qonnx::artifact::{ArtifactError, packing, quantize};
 use qonnx::commands::{RuntimeChoice, inspect, verify};
 use qonnx::generate::Score;
+use qonnx::host::in_full;
 use qonnx::model::{Architecture, GraphOptions, StoredForm, StoredWeight, WeightForm, decoder};
 use qonnx::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE, Model, WeightFinder, decode};
 use qonnx::quant::{Codebook, Format, Granularity, QuantizedTensor, Rtn, ScaleRule, ScaleStorage, Scheme, with_outliers};
@@ -84,7 +85,7 @@ fn write(
             StoredForm::Dense { .. } => {
                 let values = dense.get(&stored.weight).map(|w| w.iter().copied().collect());
                 let values = values.unwrap_or_else(|| numbers(&stored.weight, &stored.shape));
-                quantize::write_f32(&values, stored, &data).unwrap_or_else(|error| panic!("{error:#}"));
+                quantize::write_f32(&values, stored, &data).unwrap_or_else(|error| panic!("{}", in_full(&error)));
             }
             StoredForm::Quantized { scheme, outliers, .. } => {
                 // Far apart, the first and the last feature among them.
@@ -92,7 +93,7 @@ fn write(
                 let features: Vec<usize> = [0, 17, last].into_iter().take(outliers.as_ref().map_or(0, |o| o.count)).collect();
                 let w = matrix(&stored.weight, &stored.shape);
                 let rounded = with_outliers(&Rtn, w.view(), scheme, None, &features).unwrap_or_else(|error| panic!("{error}"));
-                let digest = packing::write(&rounded.tensor, stored, &data).unwrap_or_else(|error| panic!("{error:#}"));
+                let digest = packing::write(&rounded.tensor, stored, &data).unwrap_or_else(|error| panic!("{}", in_full(&error)));
                 assert_eq!(digest, packing::digest(&rounded.tensor));
                 quantized.insert(stored.weight.clone(), rounded.tensor);
             }
@@ -200,7 +201,7 @@ fn the_artifacts_own_nodes_give_the_weights_bit_for_bit_and_reading_gives_the_co
         let (model, data) = (read_model(dir.path()), std::fs::read(dir.path().join(DATA_FILE)).expect("it was written"));
         let bytes = |name: &str| {
             let of = |initializer: &&qonnx::onnx::Initializer| model.name_of(initializer.value) == name;
-            Ok(match &model.initializers().iter().find(of).expect("it is in the model").content {
+            Ok::<_, ArtifactError>(match &model.initializers().iter().find(of).expect("it is in the model").content {
                 qonnx::onnx::Content::Inline(bytes) => bytes.as_slice(),
                 qonnx::onnx::Content::External(range) => &data[range.offset as usize..][..range.length as usize],
                 qonnx::onnx::Content::Declared => unreachable!("a file says where its bytes are"),
@@ -208,7 +209,7 @@ fn the_artifacts_own_nodes_give_the_weights_bit_for_bit_and_reading_gives_the_co
         };
         for stored in weights.iter().filter(|stored| quantized.contains_key(&stored.weight)) {
             let ours = &quantized[&stored.weight];
-            assert_eq!(&packing::read(stored, &bytes).unwrap_or_else(|error| panic!("{error:#}")), ours, "{name}");
+            assert_eq!(&packing::read(stored, &bytes).unwrap_or_else(|error| panic!("{}", in_full(&error))), ours, "{name}");
             let first = stored.initializers().next().expect("codes");
             let theirs = dequantize(dir.path(), &WeightFinder::new(&model), first).unwrap_or_else(|error| panic!("{error}"));
             let ours = QuantizedTensor { outliers: None, ..ours.clone() }.dequantize();
@@ -286,11 +287,11 @@ fn recipes_without_statistics_export_every_format() {
             assert_eq!(bits, on_disk, "{flags:?}");
         }
         assert_eq!(manifest["sizes"]["memory_bits_per_weight_linears"].as_f64(), Some(in_memory), "{flags:?}");
-        let verified = verify::run(&output, &CPU).unwrap_or_else(|error| panic!("{error:#}"));
+        let verified = verify::run(&output, &CPU).unwrap_or_else(|error| panic!("{}", in_full(&error)));
         assert!(verified.passed(), "{flags:?}: {verified}");
         let compared = &verified.checks[3];
         assert_eq!((compared.what, compared.detail.as_str()), ("ONNX Runtime's dequantization", "42 weights bit for bit"));
-        let inspected = inspect::run(&output, &CPU).unwrap_or_else(|error| panic!("{error:#}"));
+        let inspected = inspect::run(&output, &CPU).unwrap_or_else(|error| panic!("{}", in_full(&error)));
         assert!(inspected.every_weight_fused(), "{flags:?}: {inspected}");
         let fused = |execution: &Execution| matches!(execution, Execution::Fused { .. });
         assert_eq!(inspected.inspection.matmuls.iter().filter(|matmul| fused(&matmul.execution)).count(), 42);

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use qonnx::artifact::plan::RecipeFlags;
 use qonnx::commands::{RuntimeChoice, verify};
+use qonnx::host::in_full;
 use qonnx::onnx::{self, WeightFinder};
 use qonnx::recipe::FormatName;
 use qonnx::record::Manifest;
@@ -73,7 +74,7 @@ impl Made {
             launch: Launch::Replayed,
             cancel: qonnx::host::interrupt::CancelToken::NEVER,
         };
-        let report = verify::run(&self.artifact(), &runtime).map_err(|error| format!("{error:#}"))?;
+        let report = verify::run(&self.artifact(), &runtime).map_err(|error| in_full(&error))?;
         Ok(report.checks.into_iter().map(|check| (check.what, check.passed, check.detail)).collect())
     }
 

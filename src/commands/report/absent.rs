@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::commands::CommandError;
 use crate::features::NotBuilt;
 
 /// What nobody wrote.
@@ -18,13 +19,13 @@ enum Never {}
 
 /// # Errors
 /// Always: this program was built without reports.
-pub fn run(_results: &Path, _out: &Path) -> anyhow::Result<Summary> {
+pub fn run(_results: &Path, _out: &Path) -> Result<Summary, CommandError> {
     Err(NotBuilt::REPORT.into())
 }
 
 /// # Errors
 /// Always, so that it is said before the work of which the report would have been.
-pub fn check(_results: &Path) -> anyhow::Result<()> {
+pub fn check(_results: &Path) -> Result<(), CommandError> {
     Err(NotBuilt::REPORT.into())
 }
 

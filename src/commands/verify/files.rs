@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
-use anyhow::Context;
-
 use super::Check;
 use crate::artifact::hashing;
-use crate::host::shown;
+use crate::commands::CommandError;
+use crate::host::{FileError, shown};
 use crate::onnx::{DATA_FILE, MODEL_FILE};
 use crate::record::{FileRecord, MANIFEST_FILE, Manifest};
 
@@ -21,7 +20,7 @@ const BESIDE: (&[&str], &[&str]) = (&[".", "LICENSE", "LICENCE", "NOTICE"], &[".
 ///
 /// # Errors
 /// The folder cannot be listed, or a file of it cannot be read.
-pub fn check(artifact: &Path, manifest: &Manifest) -> anyhow::Result<Check> {
+pub fn check(artifact: &Path, manifest: &Manifest) -> Result<Check, CommandError> {
     let recorded: BTreeSet<&str> = manifest.outputs.iter().map(|file| file.file.as_str()).collect();
     let mut failures = Vec::new();
     if recorded.len() < manifest.outputs.len() {
@@ -32,9 +31,9 @@ pub fn check(artifact: &Path, manifest: &Manifest) -> anyhow::Result<Check> {
     for file in &manifest.outputs {
         failures.extend(complaint(artifact, file)?);
     }
-    let unlisted = || format!("{}: cannot be listed", artifact.display());
-    for entry in std::fs::read_dir(artifact).with_context(unlisted)? {
-        let name = entry.with_context(unlisted)?.file_name().to_string_lossy().into_owned();
+    let unlisted = || FileError::at(artifact, "cannot be listed");
+    for entry in std::fs::read_dir(artifact).map_err(unlisted())? {
+        let name = entry.map_err(unlisted())?.file_name().to_string_lossy().into_owned();
         let is_beside =
             BESIDE.0.iter().any(|beginning| name.starts_with(beginning)) || BESIDE.1.iter().any(|end| name.ends_with(end));
         if name != MANIFEST_FILE && !is_beside && !recorded.contains(name.as_str()) {
@@ -45,7 +44,7 @@ pub fn check(artifact: &Path, manifest: &Manifest) -> anyhow::Result<Check> {
 }
 
 /// What is wrong with one file. Nothing is opened but a regular file of the folder, of the recorded size.
-fn complaint(artifact: &Path, FileRecord { file, bytes, blake3 }: &FileRecord) -> anyhow::Result<Option<String>> {
+fn complaint(artifact: &Path, FileRecord { file, bytes, blake3 }: &FileRecord) -> Result<Option<String>, CommandError> {
     let name = shown(file);
     let mut parts = Path::new(file).components();
     if !matches!((parts.next(), parts.next()), (Some(Component::Normal(only)), None) if only == file.as_str())

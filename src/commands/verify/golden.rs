@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::Check;
+use crate::commands::CommandError;
 use crate::generate::{Generate, GenerateOptions, Score};
+use crate::host::in_full;
 use crate::record::Manifest;
 use crate::runtime::{Engine, EngineOptions, WeightKernels};
 
@@ -14,12 +16,12 @@ const WHAT: &str = "golden generation";
 
 /// Runs both; that one cannot be run is a failed check.
 pub fn check(artifact: &Path, manifest: &Manifest, options: &EngineOptions) -> Check {
-    let (passed, detail) = compare(artifact, manifest, options).unwrap_or_else(|error| (false, format!("{error:#}")));
+    let (passed, detail) = compare(artifact, manifest, options).unwrap_or_else(|error| (false, in_full(&error)));
     Check { what: WHAT, passed, detail }
 }
 
-fn compare(artifact: &Path, manifest: &Manifest, options: &EngineOptions) -> anyhow::Result<(bool, String)> {
-    let ids = |weights| -> anyhow::Result<(Vec<u32>, Vec<Vec<f32>>)> {
+fn compare(artifact: &Path, manifest: &Manifest, options: &EngineOptions) -> Result<(bool, String), CommandError> {
+    let ids = |weights| -> Result<(Vec<u32>, Vec<Vec<f32>>), CommandError> {
         let mut engine = Engine::load(artifact, &EngineOptions { weights, ..*options })?;
         let positions = engine.context_length().min(manifest.max_context);
         let mut prompt = engine.encode(PROMPT)?;

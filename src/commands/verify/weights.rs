@@ -4,14 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use half::f16;
 use memmap2::Mmap;
 
 use super::{Check, check as checked, sizes};
 use crate::artifact::packing;
 use crate::artifact::plan::draft_record;
-use crate::host::{progress, read, shown};
+use crate::commands::CommandError;
+use crate::host::{FileError, in_full, progress, read, shown};
 use crate::model::{self, Architecture, DecoderGraph, GraphOptions, StoredCodes, StoredForm, StoredWeight, WeightForm};
 use crate::onnx::{self, Content, DATA_FILE, Layout, MODEL_FILE, WeightFinder};
 use crate::quant::{Granularity, QuantizedTensor};
@@ -26,10 +26,10 @@ const DEQUANTIZED: &str = "ONNX Runtime's dequantization";
 ///
 /// # Errors
 /// A file cannot be read.
-pub fn check(artifact: &Path, manifest: &Manifest) -> anyhow::Result<Vec<Check>> {
+pub fn check(artifact: &Path, manifest: &Manifest) -> Result<Vec<Check>, CommandError> {
     let data = match Data::open(artifact) {
         Ok(data) => data,
-        Err(error) => return Ok(vec![checked(COMPUTED, &[format!("{error:#}")], String::new())]),
+        Err(error) => return Ok(vec![checked(COMPUTED, &[in_full(&error)], String::new())]),
     };
     let graph = match made_again(artifact, manifest, data.bytes) {
         Ok(graph) => graph,
@@ -106,7 +106,7 @@ fn numbers(data: &Data, graph: &DecoderGraph, manifest: &Manifest) -> Vec<Check>
                 compared += usize::from(same.is_some());
                 differing.extend((same == Some(false)).then(|| record.name.clone()));
             }
-            Err(error) => differing.push(format!("{}: {error:#}", record.name)),
+            Err(error) => differing.push(format!("{}: {}", record.name, in_full(&error))),
         }
         bar.inc(1);
     }
@@ -128,13 +128,13 @@ struct Data {
 }
 
 impl Data {
-    fn open(artifact: &Path) -> anyhow::Result<Data> {
-        let unread = |name: &'static str| move || format!("{name}: cannot be read");
-        let file = File::open(artifact.join(DATA_FILE)).with_context(unread(DATA_FILE))?;
+    fn open(artifact: &Path) -> Result<Data, CommandError> {
+        let unread = |name: &'static str| FileError::at(Path::new(name), "cannot be read");
+        let file = File::open(artifact.join(DATA_FILE)).map_err(unread(DATA_FILE))?;
         // SAFETY: read-only, and nobody writes to a finished artifact.
-        let map = unsafe { Mmap::map(&file) }.with_context(unread(DATA_FILE))?;
-        let encoded = std::fs::read(artifact.join(MODEL_FILE)).with_context(unread(MODEL_FILE))?;
-        let model = onnx::decode(&encoded).context(MODEL_FILE)?;
+        let map = unsafe { Mmap::map(&file) }.map_err(unread(DATA_FILE))?;
+        let encoded = std::fs::read(artifact.join(MODEL_FILE)).map_err(unread(MODEL_FILE))?;
+        let model = onnx::decode(&encoded).map_err(|source| CommandError::Model { file: MODEL_FILE, source })?;
         let place = |initializer: &onnx::Initializer| (model.name_of(initializer.value).to_owned(), initializer.content.clone());
         let places = model.initializers().iter().map(place).collect();
         let bytes = (map.len() + encoded.len()) as u64;
@@ -159,7 +159,7 @@ impl Data {
                     bytes.len(),
                     size.copied().unwrap_or_default()
                 )),
-                (Err(error), _) => failures.push(format!("{error:#}")),
+                (Err(error), _) => failures.push(in_full(&error)),
             }
         }
         for constant in graph.model.initializers() {
@@ -168,7 +168,7 @@ impl Data {
             match self.bytes(name) {
                 Ok(stored) if stored == numbers.as_slice() => {}
                 Ok(_) => failures.push(format!("{} holds other numbers than config.json gives it", shown(name))),
-                Err(error) => failures.push(format!("{error:#}")),
+                Err(error) => failures.push(in_full(&error)),
             }
         }
         let layout = Layout::of(&graph.model);
@@ -189,24 +189,26 @@ impl Data {
         failures
     }
 
-    fn bytes(&self, name: &str) -> anyhow::Result<&[u8]> {
-        let missing = || format!("initializer {} is not in the artifact; export it again", shown(name));
-        match self.places.get(name).with_context(missing)? {
+    fn bytes(&self, name: &str) -> Result<&[u8], CommandError> {
+        let refused = |problem: String| CommandError::Initializer { name: name.to_owned(), problem };
+        let missing = || refused("is not in the artifact; export it again".to_owned());
+        match self.places.get(name).ok_or_else(missing)? {
             Content::Inline(bytes) => Ok(bytes),
-            Content::External(range) => {
-                let elsewhere =
-                    || format!("initializer {} lies in {}, expected {DATA_FILE}", shown(name), shown(&range.location));
-                anyhow::ensure!(range.location == DATA_FILE, "{}; export the artifact again", elsewhere());
-                let place = || Some((usize::try_from(range.offset).ok()?, usize::try_from(range.length).ok()?));
-                let (start, length) = place().with_context(missing)?;
-                start.checked_add(length).and_then(|end| self.map.get(start..end)).with_context(missing)
+            Content::External(range) if range.location != DATA_FILE => {
+                let location = shown(&range.location);
+                Err(refused(format!("lies in {location}, expected {DATA_FILE}; export the artifact again")))
             }
-            Content::Declared => anyhow::bail!(missing()),
+            Content::External(range) => {
+                let place = || Some((usize::try_from(range.offset).ok()?, usize::try_from(range.length).ok()?));
+                let (start, length) = place().ok_or_else(missing)?;
+                start.checked_add(length).and_then(|end| self.map.get(start..end)).ok_or_else(missing)
+            }
+            Content::Declared => Err(missing()),
         }
     }
 
     /// Of a weight's numbers, and these where they are quantized.
-    fn digest(&self, stored: &StoredWeight) -> anyhow::Result<(String, Option<QuantizedTensor>)> {
+    fn digest(&self, stored: &StoredWeight) -> Result<(String, Option<QuantizedTensor>), CommandError> {
         match &stored.form {
             StoredForm::Dense { initializer, dtype, order } => {
                 let bytes = self.bytes(initializer)?;
@@ -226,7 +228,7 @@ impl Data {
         quantized: &QuantizedTensor,
         activation: DType,
         finder: &WeightFinder<'_>,
-    ) -> anyhow::Result<Option<bool>> {
+    ) -> Result<Option<bool>, CommandError> {
         let StoredForm::Quantized { codes, .. } = &stored.form else { return Ok(None) };
         if let StoredCodes::MatMulNBits(_) = codes {
             return Ok(None);

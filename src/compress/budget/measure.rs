@@ -9,6 +9,7 @@ use super::statistics_walk::StatisticsWalk;
 use super::walk::Walk;
 use super::{BudgetRefusal, Task};
 use crate::calib::{Head, Logits, Matrix, StreamOptions, TooFewTokens};
+use crate::compress::CompressError;
 use crate::compress::calibrate::CheckpointWeights;
 use crate::eval::kl_of_logits;
 use crate::host::progress::{self, Observe, Step};
@@ -35,7 +36,7 @@ pub struct Measured {
 }
 
 /// Measures all decisions, in their order, each layer's inputs as the unquantized model has them.
-pub fn measure(menu: &Menu, decisions: &[Decision], task: &Task<'_>) -> anyhow::Result<Vec<Measured>> {
+pub fn measure(menu: &Menu, decisions: &[Decision], task: &Task<'_>) -> Result<Vec<Measured>, CompressError> {
     let options = StreamOptions {
         provider: task.provider,
         threads: task.threads,
@@ -131,7 +132,7 @@ impl HeadWeights {
 
 impl<'a> Probe<'a> {
     /// Runs the unquantized model to its end and comes back.
-    fn start(weights: &'a CheckpointWeights<'a>, mut walk: Walk<'a>, tokens: usize) -> anyhow::Result<Probe<'a>> {
+    fn start(weights: &'a CheckpointWeights<'a>, mut walk: Walk<'a>, tokens: usize) -> Result<Probe<'a>, CompressError> {
         let positions = PROBE_POSITIONS.min(PROBE_LOGITS / weights.architecture.vocab_size).max(1);
         let head = HeadWeights { table: weights.head_table()?, matrix: weights.head_matrix()? };
         let start = walk.place()?;
@@ -152,7 +153,7 @@ impl<'a> Probe<'a> {
         weights: &[Array2<f32>],
         scheme: Scheme,
         stats: &InputStats,
-    ) -> anyhow::Result<f64> {
+    ) -> Result<f64, CompressError> {
         let rounded: Vec<Array2<f32>> = weights.iter().map(|w| rounded(w.view(), &scheme)).collect();
         let loss = |(w, rounded): (&Array2<f32>, &Array2<f32>)| output_error((w - rounded).view(), stats.gram.view());
         let loss: f64 = weights.iter().zip(&rounded).map(loss).sum();
@@ -171,7 +172,7 @@ impl<'a> Probe<'a> {
     }
 
     /// Mean KL of the model as it now stands from the unquantized one; `None` where it says no numbers.
-    fn divergence(&mut self) -> anyhow::Result<Option<f64>> {
+    fn divergence(&mut self) -> Result<Option<f64>, CompressError> {
         let (mut pieces, mut sums) = (self.reference.iter(), Vec::new());
         self.walk.logits(self.step, &self.head.head(), &mut |Logits { quantized, .. }| {
             let reference = pieces.next().expect("the same positions as before");

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use super::outlook::WidthReport;
 use super::{BudgetRefusal, Planning};
 use crate::artifact::plan::Plan;
+use crate::compress::CompressError;
+use crate::host::in_full;
 use crate::host::table::size;
 use crate::model::{LinearInput, StoredWeight, Survey};
 use crate::recipe::{BudgetRecipe, FormatName, Recipe, WeightRecipe};
@@ -47,7 +49,7 @@ pub struct Decision {
 impl Menu {
     /// # Errors
     /// The recipe or the model is refused in every width but f16.
-    pub fn of(recipe: &Recipe, plan: Planning<'_>) -> anyhow::Result<Menu> {
+    pub fn of(recipe: &Recipe, plan: Planning<'_>) -> Result<Menu, CompressError> {
         if recipe.weights.format.codebook().is_some() {
             return Err(BudgetRefusal::Codebook { format: recipe.weights.format.name() }.into());
         }
@@ -57,15 +59,15 @@ impl Menu {
             of_width.weights.format = format;
             match plan(of_width) {
                 Ok(plan) => entries.push(Entry::of(format, plan)),
-                Err(error) if format == FormatName::F16 => return Err(error),
+                Err(error) if format == FormatName::F16 => return Err(error.into()),
                 Err(error) => {
-                    left_out.push(format!("{}: {error:#}", format.name()));
+                    left_out.push(format!("{}: {}", format.name(), in_full(&error)));
                     first.get_or_insert(error);
                 }
             }
         }
         match first {
-            Some(error) if entries.len() < 2 => Err(error),
+            Some(error) if entries.len() < 2 => Err(error.into()),
             _ => Ok(Menu { recipe: recipe.clone(), entries, left_out }),
         }
     }

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::Planning;
 use super::menu::{Menu, shown};
 use crate::artifact::plan::Plan;
+use crate::compress::CompressError;
 use crate::host::table::{size, table};
 use crate::recipe::{BudgetRecipe, FormatName, Recipe};
 
@@ -30,7 +31,12 @@ pub struct WidthReport {
 ///
 /// # Errors
 /// [`BudgetRefusal`](super::BudgetRefusal) for a target that no choice meets or every choice does.
-pub fn outlook(recipe: &Recipe, target: BudgetRecipe, plan: Planning<'_>, layers: &Plan) -> anyhow::Result<(Outlook, Plan)> {
+pub fn outlook(
+    recipe: &Recipe,
+    target: BudgetRecipe,
+    plan: Planning<'_>,
+    layers: &Plan,
+) -> Result<(Outlook, Plan), CompressError> {
     let menu = Menu::of(recipe, plan)?;
     let decisions = menu.decisions(&layers.survey);
     menu.budget_bits(&decisions, target)?;

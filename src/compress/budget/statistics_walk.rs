@@ -3,6 +3,7 @@
 use super::Task;
 use super::walk::Walk;
 use crate::calib::StreamOptions;
+use crate::compress::CompressError;
 use crate::quant::InputStats;
 
 /// What judges roundings.
@@ -20,7 +21,7 @@ impl<'a> StatisticsWalk<'a> {
     }
 
     /// Of input `n`, counted over all layers; inputs are asked for in ascending order.
-    pub fn statistics(&mut self, n: usize) -> anyhow::Result<InputStats> {
+    pub fn statistics(&mut self, n: usize) -> Result<InputStats, CompressError> {
         let kept = self.task.kept.as_ref().map(|(kept, key)| {
             let mut of_input = blake3::Hasher::new();
             of_input.update(key.as_bytes()).update(&(n as u64).to_le_bytes());

@@ -7,6 +7,7 @@ use super::statistics_cache::StatisticsCache;
 use super::stream::interrupted;
 use super::weights::CheckpointWeights;
 use crate::calib::{ActivationStream, Both, Progress, StreamOptions, Weight};
+use crate::compress::CompressError;
 use crate::host::interrupt::CancelToken;
 use crate::quant::InputStats;
 
@@ -54,7 +55,11 @@ impl<'a> Activations<'a> {
     }
 
     /// Statistics of input `n`, counted over all layers. `fed` gives a weight of a stage before it.
-    pub fn statistics(&mut self, n: usize, fed: &dyn Fn(&str) -> anyhow::Result<StageOperand>) -> anyhow::Result<InputStats> {
+    pub fn statistics(
+        &mut self,
+        n: usize,
+        fed: &dyn Fn(&str) -> Result<StageOperand, CompressError>,
+    ) -> Result<InputStats, CompressError> {
         let key = self.chain.clone().update(&(n as u64).to_le_bytes()).finalize();
         if let Some(stats) = self.kept.as_ref().map_or(Ok(None), |kept| kept.read(&key))? {
             return Ok(stats);
@@ -65,7 +70,7 @@ impl<'a> Activations<'a> {
         };
         while stream.passed() <= n {
             self.cancel.check()?;
-            let operands = stream.wanted().iter().map(|wanted| fed(&wanted.name)).collect::<anyhow::Result<Vec<_>>>()?;
+            let operands = stream.wanted().iter().map(|wanted| fed(&wanted.name)).collect::<Result<Vec<_>, CompressError>>()?;
             stream.advance(&operands.iter().map(StageOperand::weight).collect::<Vec<_>>()).map_err(interrupted)?;
         }
         let stats = stream.statistics().map_err(interrupted)?;
@@ -76,7 +81,7 @@ impl<'a> Activations<'a> {
         Ok(stats)
     }
 
-    fn start(&self) -> anyhow::Result<ActivationStream<'a>> {
+    fn start(&self) -> Result<ActivationStream<'a>, CompressError> {
         let bar = self.bar.clone();
         let layers = self.weights.architecture.num_hidden_layers;
         let observe = move |progress: Progress| {

@@ -2,7 +2,6 @@
 
 use std::collections::btree_map::Entry;
 
-use anyhow::Context;
 use half::f16;
 use ndarray::{Array2, ArrayView1, ArrayView2};
 
@@ -11,6 +10,7 @@ use super::layer::{LayerResult, scale_rows};
 use super::weights::CheckpointWeights;
 use crate::artifact::prepared::{Prepared, RoundingOutcome};
 use crate::artifact::quantize::refuse_lost_weights;
+use crate::compress::CompressError;
 use crate::model::{LinearInput, Scaling, Smooth};
 use crate::quant::{
     AwqOptions, ClipOptions, InputStats, Rounded, Rounding, Rtn, ScaleBasis, Scheme, awq_clip, awq_scales, outlier_features,
@@ -47,7 +47,7 @@ impl Group<'_> {
     }
 
     /// Rounds every linear of the group into `result`.
-    pub fn round_into(&self, result: &mut LayerResult) -> anyhow::Result<()> {
+    pub fn round_into(&self, result: &mut LayerResult) -> Result<(), CompressError> {
         let weights = self.weights.group(self.input)?;
         let scaling = self.scale(&weights, result)?;
         if let Some(scaling) = &scaling {
@@ -59,7 +59,8 @@ impl Group<'_> {
         };
         let stats = rescaled.as_ref().or(self.stats.as_ref());
         for ((name, w), recipe) in self.input.weights().zip(weights).zip(&self.recipes) {
-            let prepared = self.round(&name, w, recipe, stats, scaling.as_ref()).with_context(|| format!("weight {name}"))?;
+            let prepared =
+                self.round(&name, w, recipe, stats, scaling.as_ref()).map_err(CompressError::at(|| format!("weight {name}")))?;
             if let Some(prepared) = prepared {
                 result.weights.insert(name, prepared);
             }
@@ -68,7 +69,7 @@ impl Group<'_> {
     }
 
     /// Scales of the input's features, if AWQ finds any; what comes before is divided by them.
-    fn scale(&self, weights: &[Array2<f32>], result: &mut LayerResult) -> anyhow::Result<Option<StoredScales>> {
+    fn scale(&self, weights: &[Array2<f32>], result: &mut LayerResult) -> Result<Option<StoredScales>, CompressError> {
         let (Some(awq), Some(stats)) = (self.awq, &self.stats) else { return Ok(None) };
         let Some(scaling) = self.weights.survey.scaling(self.input) else { return Ok(None) };
         let quantized = weights.iter().zip(&self.recipes);
@@ -105,7 +106,13 @@ impl Group<'_> {
 
     /// Puts down what a linear before the group needs to take scales: its bias divided, its weight where it is not quantized.
     /// The rows themselves are divided when the layer is finished.
-    fn divide_before(&self, linear: &str, scaling: &Scaling, scales: &[f32], result: &mut LayerResult) -> anyhow::Result<()> {
+    fn divide_before(
+        &self,
+        linear: &str,
+        scaling: &Scaling,
+        scales: &[f32],
+        result: &mut LayerResult,
+    ) -> Result<(), CompressError> {
         let module = format!("model.layers.{}.{linear}", self.input.layer);
         let weight = format!("{module}.weight");
         if let Entry::Vacant(vacant) = result.weights.entry(weight) {
@@ -130,7 +137,7 @@ impl Group<'_> {
         recipe: &WeightRecipe,
         stats: Option<&InputStats>,
         scaling: Option<&StoredScales>,
-    ) -> anyhow::Result<Option<Prepared>> {
+    ) -> Result<Option<Prepared>, CompressError> {
         let scaled = match scaling {
             Some(scaling) => &w * &ArrayView1::from(scaling.scales.as_slice()),
             None => w.clone(),
@@ -172,7 +179,7 @@ impl Group<'_> {
         rounded: &Rounded,
         recipe: &WeightRecipe,
         scaling: Option<&StoredScales>,
-    ) -> anyhow::Result<RoundingOutcome> {
+    ) -> Result<RoundingOutcome, CompressError> {
         let mut effective = rounded.tensor.dequantize();
         if let Some(scaling) = scaling {
             effective /= &ArrayView1::from(scaling.scales.as_slice());

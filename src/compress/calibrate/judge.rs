@@ -1,10 +1,10 @@
 //! What rounding costs at a linear's output, of the numbers that the artifact holds.
 
-use anyhow::Context;
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
 
 use super::layer::LayerResult;
 use crate::artifact::prepared::{Prepared, RoundingOutcome};
+use crate::compress::CompressError;
 use crate::model::{LinearInput, Scaling};
 use crate::quant::{InputStats, QuantizedTensor, RoundingReport, Scheme, fake_quantize, output_error, squared_distance};
 use crate::record::{CalibratedRecord, RtnKept};
@@ -48,13 +48,13 @@ fn relative_output_error(w: ArrayView2<'_, f32>, effective: Array2<f32>, stats: 
 pub fn judge_divided(
     result: &mut LayerResult,
     (scaling, input): (&Scaling, &LinearInput),
-    w: impl FnOnce(&str) -> anyhow::Result<Array2<f32>>,
+    w: impl FnOnce(&str) -> Result<Array2<f32>, CompressError>,
     (own, stats): (&LinearInput, &InputStats),
-) -> anyhow::Result<()> {
+) -> Result<(), CompressError> {
     let Some((name, factors)) = result.divided_rows(scaling, input) else { return Ok(()) };
     let columns = result.scales.get(&own.place).cloned();
     let Some(Prepared::Quantized(tensor, found)) = result.weights.get_mut(&name) else { return Ok(()) };
-    let effective = effective(tensor, &factors, columns.as_deref()).with_context(|| format!("weight {name}"))?;
+    let effective = effective(tensor, &factors, columns.as_deref()).map_err(CompressError::at(|| format!("weight {name}")))?;
     let w = w(&name)?;
     let (error, norm) = squared_distance(w.view(), effective.view());
     let relative_error = if norm > 0.0 { error / norm } else { 0.0 };
@@ -65,7 +65,7 @@ pub fn judge_divided(
 }
 
 /// What a tensor stands for once its rows are multiplied by `factors`, in the checkpoint's own basis.
-fn effective(tensor: &QuantizedTensor, factors: &[f32], columns: Option<&[f32]>) -> anyhow::Result<Array2<f32>> {
+fn effective(tensor: &QuantizedTensor, factors: &[f32], columns: Option<&[f32]>) -> Result<Array2<f32>, CompressError> {
     let mut written = tensor.clone();
     written.scale_rows(factors)?;
     let mut effective = written.dequantize();

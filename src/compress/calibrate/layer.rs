@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Context;
 use ndarray::{Array2, ArrayView1};
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +10,7 @@ use super::weights::CheckpointWeights;
 use crate::artifact::parts;
 use crate::artifact::prepared::{Prepared, RoundingOutcome};
 use crate::checkpoint::{Numbers, TensorFile};
+use crate::compress::CompressError;
 use crate::model::{LinearInput, Scaling, Smooth, Survey};
 use crate::recipe::WeightRecipe;
 
@@ -33,7 +33,12 @@ struct Note {
 
 impl LayerResult {
     /// The weight of a linear that reads `input`, as the stream multiplies by it: dequantized, AWQ's scales taken out.
-    pub fn effective(&self, weights: &CheckpointWeights<'_>, input: &LinearInput, name: &str) -> anyhow::Result<Array2<f32>> {
+    pub fn effective(
+        &self,
+        weights: &CheckpointWeights<'_>,
+        input: &LinearInput,
+        name: &str,
+    ) -> Result<Array2<f32>, CompressError> {
         let mut w = match self.weights.get(name) {
             Some(Prepared::Quantized(tensor, _)) => tensor.dequantize(),
             Some(Prepared::Dense(..)) | None => return weights.matrix(name),
@@ -74,12 +79,12 @@ impl LayerResult {
     ///
     /// # Errors
     /// A scale is beyond f16 once its row is divided.
-    pub fn finished(mut self, survey: &Survey, layer: usize) -> anyhow::Result<BTreeMap<String, Prepared>> {
+    pub fn finished(mut self, survey: &Survey, layer: usize) -> Result<BTreeMap<String, Prepared>, CompressError> {
         for (scaling, input) in survey.scalings(layer) {
             let Some((name, factors)) = self.divided_rows(scaling, input) else { continue };
             match self.weights.get_mut(&name) {
                 Some(Prepared::Quantized(tensor, _)) => {
-                    tensor.scale_rows(&factors).with_context(|| format!("weight {name}"))?;
+                    tensor.scale_rows(&factors).map_err(CompressError::at(|| format!("weight {name}")))?;
                 }
                 Some(Prepared::Dense(_, values)) => scale_rows(values, &factors),
                 None => unreachable!("a weight that takes scales is put down before they are used"),
@@ -89,7 +94,7 @@ impl LayerResult {
     }
 
     /// Writes the layer's file.
-    pub fn write(&self, path: &Path) -> anyhow::Result<()> {
+    pub fn write(&self, path: &Path) -> Result<(), CompressError> {
         let mut file = TensorFile::default();
         let mut found = BTreeMap::new();
         for (name, prepared) in &self.weights {
@@ -104,7 +109,7 @@ impl LayerResult {
         for (place, scales) in &self.scales {
             file.put(format!("awq.{place}"), &[scales.len()], Numbers::F32(scales.clone()));
         }
-        file.note = serde_json::to_string(&Note { found })?;
+        file.note = serde_json::to_string(&Note { found }).expect("a note is plain data");
         Ok(file.write(path)?)
     }
 
@@ -118,22 +123,24 @@ impl LayerResult {
     }
 
     /// Reads what [`Self::write`] wrote; `recipes` are those of the weights by name.
-    pub fn read(path: &Path, recipes: &BTreeMap<String, WeightRecipe>) -> anyhow::Result<LayerResult> {
+    pub fn read(path: &Path, recipes: &BTreeMap<String, WeightRecipe>) -> Result<LayerResult, CompressError> {
         let mut file = TensorFile::read(path)?;
-        let damaged = || format!("{}: it is damaged; remove it, it is made again", path.display());
-        let note: Note = serde_json::from_str(&file.note).with_context(damaged)?;
+        let damaged =
+            |source| CompressError::Damaged { file: path.to_owned(), problem: "it is damaged; remove it".to_owned(), source };
+        let note: Note = serde_json::from_str(&file.note).map_err(|error| damaged(Some(error.into())))?;
         let mut result = LayerResult::default();
         for (name, found) in note.found {
-            let scheme = recipes.get(&name).and_then(WeightRecipe::scheme).with_context(damaged)?;
-            let tensor = parts::read(&name, scheme, &mut |part| file.take(part)).with_context(damaged)?;
+            let scheme = recipes.get(&name).and_then(WeightRecipe::scheme).ok_or_else(|| damaged(None))?;
+            let tensor = parts::read(&name, scheme, &mut |part| file.take(part)).ok_or_else(|| damaged(None))?;
             result.weights.insert(name, Prepared::Quantized(Box::new(tensor), found));
         }
         let rest: Vec<String> = file.names().map(str::to_owned).collect();
         for name in rest {
-            let (shape, values) = file.take_f32(&name).with_context(damaged)?;
-            match name.strip_prefix("awq.") {
-                Some(place) => drop(result.scales.insert(place.parse().with_context(damaged)?, values)),
-                None => drop(result.weights.insert(name, Prepared::Dense(shape, values))),
+            let (shape, values) = file.take_f32(&name).ok_or_else(|| damaged(None))?;
+            match name.strip_prefix("awq.").map(str::parse).transpose() {
+                Ok(Some(place)) => drop(result.scales.insert(place, values)),
+                Ok(None) => drop(result.weights.insert(name, Prepared::Dense(shape, values))),
+                Err(error) => return Err(damaged(Some(error.into()))),
             }
         }
         Ok(result)

@@ -1,13 +1,14 @@
 //! What a rotation changes outside the layers: embedding, final norm, LM head. Tables are written a band of rows at a time, as
 //! they are too large to be held.
 
-use anyhow::Context;
 use ndarray::ArrayView2;
 
 use super::weights::CheckpointWeights;
+use crate::artifact::ArtifactError;
 use crate::artifact::prepared::Written;
 use crate::artifact::sink::Sink;
 use crate::checkpoint::TensorView;
+use crate::compress::CompressError;
 use crate::model::{ModelRotation, StoredForm, StoredWeight};
 use crate::tensor;
 
@@ -28,7 +29,7 @@ impl RotatedWeights<'_> {
     }
 
     /// Gives `sink` one of them.
-    pub fn write(&self, stored: &StoredWeight, sink: &dyn Sink<'_>) -> anyhow::Result<Written> {
+    pub fn write(&self, stored: &StoredWeight, sink: &dyn Sink<'_>) -> Result<Written, CompressError> {
         let name = stored.weight.as_str();
         let rotation = self.weights.rotation.as_ref().expect("asked for models that are rotated");
         let digest = match &stored.form {
@@ -42,7 +43,7 @@ impl RotatedWeights<'_> {
         Ok(Written { relative_error: 0.0, digest })
     }
 
-    fn write_table(&self, stored: &StoredWeight, rotation: &ModelRotation, sink: &dyn Sink<'_>) -> anyhow::Result<String> {
+    fn write_table(&self, stored: &StoredWeight, rotation: &ModelRotation, sink: &dyn Sink<'_>) -> Result<String, CompressError> {
         let (name, checkpoint) = (stored.weight.as_str(), self.weights.checkpoint);
         let TensorView { dtype, shape, bytes } = checkpoint.tensor(name)?;
         let &[out_features, in_features] = shape else { unreachable!("tables are matrices") };
@@ -55,7 +56,7 @@ impl RotatedWeights<'_> {
             let mut values = vec![0.0; height * in_features];
             tensor::convert::decode(dtype, bytes, &mut values)
                 .map_err(|error| error.shifted(band * rows * in_features))
-                .with_context(|| format!("weight {name}"))?;
+                .map_err(ArtifactError::at(|| format!("weight {name}")))?;
             let w = ArrayView2::from_shape((height, in_features), &values).expect("whole rows");
             Ok(Some(rotation.matrix(name, w, norm.as_deref())))
         })?;

@@ -2,16 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Numbers, TensorFile, TensorFileError};
+use crate::compress::CompressError;
 use crate::host::publish::PartialFile;
+use crate::host::{FileError, in_full};
 use crate::quant::InputStats;
 use crate::record::MANIFEST_FILE;
 use crate::usage::UsageError;
 
+/// What names the folder.
+const FLAG: &str = "--save-stats";
 /// Hexadecimal digits of the key in a file's name.
 const DIGITS: usize = 32;
 
@@ -32,7 +35,7 @@ impl StatisticsCache {
     ///
     /// # Errors
     /// It is an artifact's, or holds something else: a checkpoint's folder, say, whose shards these files would be taken for.
-    pub fn check(folder: &Path) -> anyhow::Result<()> {
+    pub fn check(folder: &Path) -> Result<(), CompressError> {
         let shown = || folder.display().to_string();
         let foreign = |file: String| Err(UsageError::StatisticsForeign { folder: shown(), file }.into());
         let artifact = [Some(folder), folder.parent()].into_iter().flatten().find(|folder| folder.join(MANIFEST_FILE).is_file());
@@ -45,7 +48,7 @@ impl StatisticsCache {
         if !folder.is_dir() {
             return foreign(folder.file_name().unwrap_or_default().to_string_lossy().into_owned());
         }
-        let entries = std::fs::read_dir(folder).with_context(|| format!("--save-stats {}: cannot be read", shown()))?;
+        let entries = std::fs::read_dir(folder).map_err(FileError::of(FLAG, folder, "cannot be read"))?;
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
         names.filter(|name| !is_ours(name)).min().map_or(Ok(()), foreign)
     }
@@ -54,13 +57,13 @@ impl StatisticsCache {
     ///
     /// # Errors
     /// As [`Self::check`], and where nothing can be written there.
-    pub fn open(folder: &Path) -> anyhow::Result<StatisticsCache> {
+    pub fn open(folder: &Path) -> Result<StatisticsCache, CompressError> {
         StatisticsCache::check(folder)?;
-        std::fs::create_dir_all(folder).with_context(|| format!("--save-stats {}: cannot be made", folder.display()))?;
+        std::fs::create_dir_all(folder).map_err(FileError::of(FLAG, folder, "cannot be made"))?;
         let cache = StatisticsCache { folder: folder.to_owned() };
         // Before the work that would be kept.
         let probe = PartialFile::create(&cache.file(&blake3::hash(b"")));
-        probe.with_context(|| format!("--save-stats {}: cannot be written to", folder.display()))?;
+        probe.map_err(FileError::of(FLAG, folder, "cannot be written to"))?;
         Ok(cache)
     }
 
@@ -72,14 +75,14 @@ impl StatisticsCache {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn read(&self, key: &blake3::Hash) -> anyhow::Result<Option<InputStats>> {
+    pub fn read(&self, key: &blake3::Hash) -> Result<Option<InputStats>, CompressError> {
         let file = self.file(key);
         if !file.is_file() {
             return Ok(None);
         }
         match read(&file) {
             Err(error) if !is_unreadable(&error) => {
-                tracing::warn!("statistics are made again: {error:#}");
+                tracing::warn!("statistics are made again: {}", in_full(&error));
                 Ok(None)
             }
             read => {
@@ -90,7 +93,7 @@ impl StatisticsCache {
     }
 
     /// Keeps statistics under `key`.
-    pub fn write(&self, key: &blake3::Hash, stats: &InputStats) -> anyhow::Result<()> {
+    pub fn write(&self, key: &blake3::Hash, stats: &InputStats) -> Result<(), CompressError> {
         write(stats, &self.file(key))
     }
 }
@@ -102,13 +105,13 @@ fn is_ours(name: &str) -> bool {
 }
 
 /// Whether the disk is at fault, and not what lies on it.
-pub fn is_unreadable(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(TensorFileError::Read { .. }))
+pub fn is_unreadable(error: &CompressError) -> bool {
+    matches!(error, CompressError::TensorFile(TensorFileError::Read { .. }))
 }
 
-fn write(stats: &InputStats, path: &Path) -> anyhow::Result<()> {
+fn write(stats: &InputStats, path: &Path) -> Result<(), CompressError> {
     let mut file = TensorFile::default();
-    file.note = serde_json::to_string(&Note { tokens: stats.tokens })?;
+    file.note = serde_json::to_string(&Note { tokens: stats.tokens }).expect("a note is plain data");
     for (name, matrix) in [("gram", Some(&stats.gram)), ("cross", stats.cross.as_ref())] {
         if let Some(matrix) = matrix {
             file.put(name, matrix.shape(), Numbers::F32(matrix.iter().copied().collect()));
@@ -120,20 +123,21 @@ fn write(stats: &InputStats, path: &Path) -> anyhow::Result<()> {
     Ok(file.write(path)?)
 }
 
-fn read(path: &Path) -> anyhow::Result<InputStats> {
-    let damaged = || format!("{}: these are no statistics; remove the file, it is made again", path.display());
+fn read(path: &Path) -> Result<InputStats, CompressError> {
+    let problem = "these are no statistics; remove the file";
+    let damaged = |source| CompressError::Damaged { file: path.to_owned(), problem: problem.to_owned(), source };
     let mut file = TensorFile::read(path)?;
-    let note: Note = serde_json::from_str(&file.note).with_context(damaged)?;
+    let note: Note = serde_json::from_str(&file.note).map_err(|error| damaged(Some(error.into())))?;
     let mut square = |name: &str| -> Option<Array2<f32>> {
         let (shape, values) = file.take_f32(name)?;
         Array2::from_shape_vec((*shape.first()?, *shape.get(1)?), values).ok()
     };
-    let gram = square("gram").with_context(damaged)?;
+    let gram = square("gram").ok_or_else(|| damaged(None))?;
     let cross = square("cross");
-    let (_, mean_abs) = file.take_f32("mean_abs").with_context(damaged)?;
-    let (_, max_abs) = file.take_f32("max_abs").with_context(damaged)?;
+    let (_, mean_abs) = file.take_f32("mean_abs").ok_or_else(|| damaged(None))?;
+    let (_, max_abs) = file.take_f32("max_abs").ok_or_else(|| damaged(None))?;
     let stats = InputStats { tokens: note.tokens, gram, mean_abs, max_abs, cross };
-    is_sound(&stats).then_some(stats).with_context(damaged)
+    is_sound(&stats).then_some(stats).ok_or_else(|| damaged(None))
 }
 
 /// Whether shapes agree and no number is one that statistics cannot have.

@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 
 use super::CheckpointWeights;
 use crate::calib::{ActivationStream, CalibError, Progress, StreamOptions};
-use crate::host::interrupt::{self, CancelToken};
+use crate::compress::CompressError;
+use crate::host::interrupt::{CancelToken, Interrupted};
 
 impl CheckpointWeights<'_> {
     /// The embeddings of `sequences`, before the first layer. `observe` hears of progress; `cancel` ends the walk.
@@ -17,7 +18,7 @@ impl CheckpointWeights<'_> {
         sequences: &[Vec<u32>],
         cancel: &CancelToken,
         mut observe: impl FnMut(Progress) + 's,
-    ) -> anyhow::Result<ActivationStream<'s>> {
+    ) -> Result<ActivationStream<'s>, CompressError> {
         let cancel = cancel.clone();
         let observe = move |progress: Progress| {
             observe(progress);
@@ -38,9 +39,9 @@ impl CheckpointWeights<'_> {
 }
 
 /// The user's wish to stop is the same wherever it is noticed.
-pub fn interrupted(error: CalibError) -> anyhow::Error {
+pub fn interrupted(error: CalibError) -> CompressError {
     match error {
-        CalibError::Interrupted { .. } => interrupt::Interrupted.into(),
+        CalibError::Interrupted { .. } => Interrupted.into(),
         other => other.into(),
     }
 }

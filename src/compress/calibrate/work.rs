@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
-
 use super::layer::LayerResult;
 use super::statistics_cache::is_unreadable;
+use crate::compress::CompressError;
 use crate::host::hidden::Hidden;
+use crate::host::{FileError, in_full};
 use crate::recipe::WeightRecipe;
 
 /// What the folder is called among the hidden ones of its output.
@@ -26,14 +26,11 @@ impl WorkFolder {
     ///
     /// # Errors
     /// Another process works in it.
-    pub fn open(output: &Path, key: &blake3::Hash) -> anyhow::Result<WorkFolder> {
+    pub fn open(output: &Path, key: &blake3::Hash) -> Result<WorkFolder, CompressError> {
         let held = Hidden::open(output, KIND, key);
-        match held.with_context(|| format!("output {}: the hidden folder of its layers cannot be made", output.display()))? {
+        match held.map_err(FileError::of("output", output, "the hidden folder of its layers cannot be made"))? {
             Some(hidden) => Ok(WorkFolder { hidden, output: output.to_owned() }),
-            None => bail!(
-                "output {}: another process is making it just now; wait for that one, or give another folder",
-                output.display()
-            ),
+            None => Err(CompressError::Busy { output: output.to_owned() }),
         }
     }
 
@@ -48,7 +45,7 @@ impl WorkFolder {
     }
 
     /// Keeps a finished layer.
-    pub fn put(&self, layer: usize, result: &LayerResult) -> anyhow::Result<()> {
+    pub fn put(&self, layer: usize, result: &LayerResult) -> Result<(), CompressError> {
         result.write(&self.file(layer))
     }
 
@@ -56,13 +53,13 @@ impl WorkFolder {
     ///
     /// # Errors
     /// Its file cannot be read.
-    pub fn sound(&self, layer: usize, recipes: &BTreeMap<String, WeightRecipe>) -> anyhow::Result<Option<LayerResult>> {
+    pub fn sound(&self, layer: usize, recipes: &BTreeMap<String, WeightRecipe>) -> Result<Option<LayerResult>, CompressError> {
         if !self.has(layer) {
             return Ok(None);
         }
         match self.get(layer, recipes) {
             Err(error) if !is_unreadable(&error) => {
-                tracing::warn!("layer {layer} is made again: {error:#}");
+                tracing::warn!("layer {layer} is made again: {}", in_full(&error));
                 Ok(None)
             }
             read => read.map(Some),
@@ -73,13 +70,14 @@ impl WorkFolder {
     ///
     /// # Errors
     /// The file is not this layer's, or lacks one of its weights.
-    pub fn get(&self, layer: usize, recipes: &BTreeMap<String, WeightRecipe>) -> anyhow::Result<LayerResult> {
+    pub fn get(&self, layer: usize, recipes: &BTreeMap<String, WeightRecipe>) -> Result<LayerResult, CompressError> {
         let path = self.file(layer);
         let result = LayerResult::read(&path, recipes)?;
         match result.disagreement(layer, recipes) {
             None => Ok(result),
             Some(name) => {
-                bail!("{}: weight {name} is missing or not this layer's; remove the file, it is made again", path.display())
+                let problem = format!("weight {name} is missing or not this layer's; remove the file");
+                Err(CompressError::Damaged { file: path, problem, source: None })
             }
         }
     }

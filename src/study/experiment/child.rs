@@ -8,13 +8,12 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context;
-
 use super::messages::{Event, Task};
 use super::{Job, work};
 use crate::calib::{Clock, SOURCE_DATE_EPOCH};
-use crate::host::interrupt;
+use crate::host::{in_full, interrupt};
 use crate::record::FailureRecord;
+use crate::study::StudyError;
 
 /// How often a waiting process looks whether it was interrupted.
 pub const TICK: Duration = Duration::from_millis(200);
@@ -70,7 +69,7 @@ pub struct Worker {
 
 impl Worker {
     /// Starts a worker on `task` with its share of the machine; `listen` is called on another thread.
-    pub fn start(task: &Task, share: &Share, log: Stdio, listen: impl Fn(News) + Send + 'static) -> anyhow::Result<Worker> {
+    pub fn start(task: &Task, share: &Share, log: Stdio, listen: impl Fn(News) + Send + 'static) -> Result<Worker, StudyError> {
         let mut command = Command::new(own_program()?);
         command.arg0("qonnx").arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         if let Some(device) = &share.device {
@@ -84,9 +83,10 @@ impl Worker {
         if let (Some(threads), None) = (threads(cores, share.of), std::env::var_os(RAYON_THREADS)) {
             command.env(RAYON_THREADS, threads.to_string());
         }
-        let mut process = command.spawn().context("a worker process cannot be started")?;
-        let mut lifeline = process.stdin.take().context("stdin is piped")?;
-        let stdout = process.stdout.take().context("stdout is piped")?;
+        let mut process =
+            command.spawn().map_err(|source| StudyError::Worker { what: "a worker process cannot be started", source })?;
+        let mut lifeline = process.stdin.take().expect("stdin is piped");
+        let stdout = process.stdout.take().expect("stdout is piped");
         let mut line = serde_json::to_string(task)?;
         line.push('\n');
         // A worker that is gone already says so below.
@@ -129,7 +129,7 @@ impl Worker {
     }
 
     /// What became of it, once it is gone. Of one that died without a word a record is written here.
-    pub fn ending(self, job: &Job, status: std::io::Result<ExitStatus>) -> anyhow::Result<Ending> {
+    pub fn ending(self, job: &Job, status: std::io::Result<ExitStatus>) -> Result<Ending, StudyError> {
         let failure = |message: String| FailureRecord { stage: self.last_stage.clone(), message };
         let failure = match self.last_word {
             Some(Event::Ended { failure: None }) => return Ok(Ending::Finished),
@@ -142,7 +142,7 @@ impl Worker {
             _ => failure(death(status)),
         };
         match work::record_death(job, failure.clone()) {
-            Err(error) if super::disk::is_full(&error) => Ok(Ending::DiskFull(format!("{error:#}"))),
+            Err(error) if error.is_disk_full() => Ok(Ending::DiskFull(in_full(&error))),
             Err(error) => Err(error),
             Ok(_) => Ok(Ending::Failed(failure)),
         }
@@ -150,7 +150,11 @@ impl Worker {
 }
 
 /// Runs `task` to its end and hears all that it says; the worker and its exit status tell how it went.
-pub fn attend(task: &Task, log: Stdio, mut heard: impl FnMut(Event)) -> anyhow::Result<(Worker, std::io::Result<ExitStatus>)> {
+pub fn attend(
+    task: &Task,
+    log: Stdio,
+    mut heard: impl FnMut(Event),
+) -> Result<(Worker, std::io::Result<ExitStatus>), StudyError> {
     let (send, news) = mpsc::channel();
     let mut worker = Worker::start(task, &Share { device: None, of: 1 }, log, move |news| {
         // Nobody listens any more only when this process ends.
@@ -172,9 +176,12 @@ pub fn attend(task: &Task, log: Stdio, mut heard: impl FnMut(Event)) -> anyhow::
 }
 
 /// The file that this process runs, by the inode: a rebuilt program would be another.
-fn own_program() -> anyhow::Result<PathBuf> {
+fn own_program() -> Result<PathBuf, StudyError> {
     let own = Path::new("/proc/self/exe");
-    if own.exists() { Ok(own.to_owned()) } else { std::env::current_exe().context("the program's own file is not known") }
+    if own.exists() {
+        return Ok(own.to_owned());
+    }
+    std::env::current_exe().map_err(|source| StudyError::Worker { what: "the program's own file is not known", source })
 }
 
 /// Why a process died that said nothing.

@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-
-use crate::host::{cache, publish, terminal};
+use crate::host::{FileError, cache, publish, terminal};
+use crate::study::StudyError;
 
 /// Where a checkout has it.
 const FIXTURE: &str = "fixtures/tiny-coqa";
@@ -40,18 +39,15 @@ impl Embedded {
     ///
     /// # Errors
     /// There is no cache, or it cannot be written.
-    pub fn find() -> anyhow::Result<Embedded> {
+    pub fn find() -> Result<Embedded, StudyError> {
         let here = Path::new(FIXTURE);
         if FILES.iter().all(|(name, _)| here.join(name).is_file()) {
             return Ok(Embedded(here.to_owned()));
         }
-        let cache = cache::folder();
-        let cache = cache
-            .context("the embedded model has no place: neither QONNX_CACHE, XDG_CACHE_HOME nor HOME is set; give --model")?;
+        let cache = cache::folder().ok_or(StudyError::NoCache)?;
         // By version, so that two of them share nothing.
         let folder = cache.join(concat!("tiny-coqa-", env!("CARGO_PKG_VERSION")));
-        unpacked(&folder)
-            .with_context(|| format!("{}: the embedded model cannot be unpacked; give --model", folder.display()))?;
+        unpacked(&folder).map_err(FileError::at(&folder, "the embedded model cannot be unpacked; give --model"))?;
         Ok(Embedded(folder))
     }
 

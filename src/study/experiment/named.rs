@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{ExperimentError, builtin};
 use crate::host::read;
 use crate::recipe::Recipe;
+use crate::study::StudyError;
 use crate::tensor::DType;
 
 /// A named experiment, its recipe read.
@@ -100,7 +101,7 @@ impl<'de> Visitor<'de> for RecipeVisitor {
 
 impl Experiment {
     /// A built-in experiment by its name, or a TOML file, which gives its own name.
-    pub fn load(name: &str) -> anyhow::Result<Self> {
+    pub fn load(name: &str) -> Result<Self, StudyError> {
         if let Some(text) = builtin::text(name) {
             return Self::parse(name, name, text);
         }
@@ -112,14 +113,12 @@ impl Experiment {
     }
 
     /// Parses TOML; `file` is for messages.
-    pub fn parse(name: &str, file: &str, text: &str) -> anyhow::Result<Self> {
+    pub fn parse(name: &str, file: &str, text: &str) -> Result<Self, StudyError> {
         let worded: Worded = toml::from_str(text)
             .map_err(|error| ExperimentError::Syntax { file: file.to_owned(), message: placed(text, &error) })?;
         check_name(name)?;
         let recipe = match worded.recipe {
-            RecipeWord::Named(recipe) => {
-                Recipe::load(&recipe).map_err(|error| anyhow::Error::from(error).context(file.to_owned()))?
-            }
+            RecipeWord::Named(recipe) => Recipe::load(&recipe).map_err(StudyError::at(|| file.to_owned()))?,
             RecipeWord::Whole(recipe) => *recipe,
         };
         Ok(Experiment { name: name.to_owned(), title: worded.title, method: worded.method, recipe, activation: None })
@@ -143,12 +142,13 @@ pub fn placed(text: &str, error: &toml::de::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::in_full;
     use crate::study::experiment::builtin_names;
 
     #[test]
     fn built_in_experiments_are_what_their_names_say() {
         for name in builtin_names() {
-            let experiment = Experiment::load(name).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+            let experiment = Experiment::load(name).unwrap_or_else(|error| panic!("{name}: {}", in_full(&error)));
             let bits = experiment.recipe.weights.format.code_bits();
             let said = name.split('_').find_map(|part| part.strip_suffix("bit").or(part.strip_prefix("int"))?.parse::<u8>().ok());
             if let Some(said) = said {
@@ -177,7 +177,7 @@ mod tests {
             ),
         ];
         for (text, expected) in cases {
-            let error = format!("{:#}", Experiment::parse("my", "my.toml", text).unwrap_err());
+            let error = in_full(&Experiment::parse("my", "my.toml", text).unwrap_err());
             assert!(error.contains(expected), "{error}");
         }
         for name in ["", "a b", "../x", ".hidden", "a/b"] {

@@ -14,28 +14,28 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
 
-use anyhow::{Context, bail, ensure};
-
 use super::child::{self, TICK};
 use super::messages::{Event, Task};
 use super::work::{self, Work};
-use super::{Job, TextMeasure, blank, disk, scores, subject};
+use super::{CoqaMeasure, Job, TextMeasure, blank, scores, subject};
+use crate::artifact::ArtifactError;
 use crate::artifact::plan::Request;
 use crate::artifact::quantized::QuantizedCheckpoint;
 use crate::artifact::{hashing, source};
 use crate::calib::CalibError;
-use crate::commands::{evaluate, export, generate, quantize};
-use crate::compress;
+use crate::commands::{CommandError, evaluate, export, generate, quantize};
+use crate::compress::{self, CompressError};
 use crate::eval::compare::{NamedLines, compare};
 use crate::eval::coqa::lines::read_lines;
 use crate::host::progress::{Observe, Step};
 use crate::host::read::is_wrong_file;
-use crate::host::{interrupt, lock};
+use crate::host::{FileError, in_full, interrupt, lock};
 use crate::onnx::DATA_FILE;
 use crate::record::{
     BaselineRecord, BenchSettings, COQA, EvaluationRecord, ExportTimes, FailureRecord, FileRecord, MANIFEST_FILE, Manifest,
     PERPLEXITY, RecordError, RunRecord, SanityRecord, StageRecord, TaskRecord,
 };
+use crate::study::StudyError;
 use crate::tensor::DType;
 
 /// What every artifact is asked to go on with.
@@ -55,9 +55,9 @@ pub enum Outcome {
 ///
 /// # Errors
 /// What keeps it from being recorded at all: it was stopped, or its folder is in use.
-pub fn run(job: &Job, tell: &mut dyn FnMut(&Event)) -> anyhow::Result<Outcome> {
+pub fn run(job: &Job, tell: &mut dyn FnMut(&Event)) -> Result<Outcome, StudyError> {
     let work = match Work::open(job) {
-        Err(error) if disk::is_full(&error) => return Ok(Outcome::DiskFull(format!("{error:#}"))),
+        Err(error) if error.is_disk_full() => return Ok(Outcome::DiskFull(in_full(&error))),
         opened => opened?,
     };
     let mut stages = Stages { job, record: blank::record(job), work: &work, tell, stage: "load" };
@@ -66,25 +66,25 @@ pub fn run(job: &Job, tell: &mut dyn FnMut(&Event)) -> anyhow::Result<Outcome> {
     let ended = stages.run();
     let (mut record, stage) = (stages.record, stages.stage);
     let ended = match ended {
-        Err(error) if interrupt::check().is_ok() && !disk::is_full(&error) => {
-            let failure = FailureRecord { stage: stage.to_owned(), message: format!("{error:#}") };
+        Err(error) if interrupt::check().is_ok() && !error.is_disk_full() => {
+            let failure = FailureRecord { stage: stage.to_owned(), message: in_full(&error) };
             record.failure = Some(failure);
             Ok(())
         }
         other => other,
     };
     match ended.and_then(|()| work.finish(&record, job.keep.as_deref())) {
-        Err(error) if disk::is_full(&error) => Ok(Outcome::DiskFull(format!("{error:#}"))),
+        Err(error) if error.is_disk_full() => Ok(Outcome::DiskFull(in_full(&error))),
         Err(error) => Err(error),
         Ok(()) => Ok(record.failure.map_or(Outcome::Finished, Outcome::Failed)),
     }
 }
 
 /// Makes the artifact of `job` at the place where it is to stay, and nothing else.
-pub fn artifact(job: &Job) -> anyhow::Result<()> {
-    let kept = job.keep.clone().context("an artifact is made to be kept")?;
+pub fn artifact(job: &Job) -> Result<(), StudyError> {
+    let kept = job.keep.clone().ok_or(StudyError::NowhereKept)?;
     if let Some(parent) = kept.parent() {
-        std::fs::create_dir_all(parent).with_context(|| format!("{}: cannot be made", parent.display()))?;
+        fs::create_dir_all(parent).map_err(FileError::at(parent, "cannot be made"))?;
     }
     let overwrite = kept.join(MANIFEST_FILE).is_file();
     export::run(&job.request(), &export::Options { overwrite, ..options(job, kept) })?;
@@ -105,11 +105,11 @@ fn options(job: &Job, output: PathBuf) -> export::Options {
 }
 
 /// Waits for whoever chooses the numbers that lie at `quantized`; nobody else does while the file is open.
-fn hold_numbers(quantized: &Path) -> anyhow::Result<File> {
+fn hold_numbers(quantized: &Path) -> Result<File, StudyError> {
     let path = quantized.with_extension("lock");
     loop {
         interrupt::check()?;
-        if let Some(lock) = lock::hold(&path, TICK).with_context(|| format!("{}: cannot be locked", path.display()))? {
+        if let Some(lock) = lock::hold(&path, TICK).map_err(FileError::at(&path, "cannot be locked"))? {
             return Ok(lock);
         }
     }
@@ -119,20 +119,20 @@ fn hold_numbers(quantized: &Path) -> anyhow::Result<File> {
 /// activations are beyond the f16 that another wants of them.
 ///
 /// With what their choice took of memory beside mapped files, bytes.
-fn shared_numbers<'j>(job: &'j Job, observe: Observe<'_>) -> anyhow::Result<(Option<&'j Path>, u64)> {
+fn shared_numbers<'j>(job: &'j Job, observe: Observe<'_>) -> Result<(Option<&'j Path>, u64), StudyError> {
     let Some(quantized) = job.quantized.as_deref() else { return Ok((None, 0)) };
     if QuantizedCheckpoint::is_in(quantized) {
         match QuantizedCheckpoint::open(quantized) {
             Ok(_) => return Ok((Some(quantized), 0)),
-            Err(error) => tracing::warn!("{error:#}; it is made again"),
+            Err(error) => tracing::warn!("{}; it is made again", in_full(&error)),
         }
-        fs::remove_dir_all(quantized).with_context(|| format!("{}: cannot be removed", quantized.display()))?;
+        fs::remove_dir_all(quantized).map_err(FileError::at(quantized, "cannot be removed"))?;
     }
     let request = Request { activation: DType::F16, ..job.request() };
     match quantize::watched(&request, &options(job, quantized.to_owned()), observe) {
         Ok(report) => Ok((Some(quantized), report.peak_anonymous_bytes)),
-        Err(error) if job.device.f32 && matches!(error.downcast_ref(), Some(CalibError::BeyondF16 { .. })) => Ok((None, 0)),
-        Err(error) => Err(error),
+        Err(CommandError::Compress(CompressError::Calib(CalibError::BeyondF16 { .. }))) if job.device.f32 => Ok((None, 0)),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -147,7 +147,7 @@ struct Stages<'a> {
 }
 
 impl Stages<'_> {
-    fn run(&mut self) -> anyhow::Result<()> {
+    fn run(&mut self) -> Result<(), StudyError> {
         let measure = &self.job.measure;
         self.stage("load", Stages::load)?;
         if self.record.export.is_none() {
@@ -161,9 +161,9 @@ impl Stages<'_> {
         if measure.coqa.is_some() || measure.text.is_some() {
             self.await_baseline()?;
         }
-        if measure.coqa.is_some() && !self.is_compared(COQA) {
+        if let Some(coqa) = measure.coqa.as_ref().filter(|_| !self.is_compared(COQA)) {
             self.score_anew();
-            self.stage("coqa", Stages::coqa)?;
+            self.stage("coqa", |stages| stages.coqa(coqa))?;
         }
         if let Some(text) = &measure.text {
             if measure.coqa.is_none() && !self.is_compared(PERPLEXITY) {
@@ -186,7 +186,7 @@ impl Stages<'_> {
     }
 
     /// Goes on from what an earlier process noted, where its artifact is still there.
-    fn resume(&mut self) -> anyhow::Result<()> {
+    fn resume(&mut self) -> Result<(), StudyError> {
         let noted = self.work.so_far()?.filter(|record| record.id == self.job.id && record.failure.is_none());
         match noted {
             Some(record) if has_artifact(&self.work.artifact(), &record)? => {
@@ -198,7 +198,7 @@ impl Stages<'_> {
     }
 
     /// Runs one stage, and notes how far the record is.
-    fn stage(&mut self, name: &'static str, run: impl FnOnce(&mut Self) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    fn stage(&mut self, name: &'static str, run: impl FnOnce(&mut Self) -> Result<(), StudyError>) -> Result<(), StudyError> {
         interrupt::check()?;
         self.stage = name;
         (self.tell)(&Event::Stage { stage: name.to_owned() });
@@ -209,7 +209,7 @@ impl Stages<'_> {
     }
 
     /// The model's files are there, and the runtime is.
-    fn load(&mut self) -> anyhow::Result<()> {
+    fn load(&mut self) -> Result<(), StudyError> {
         let source = source::resolve(&self.job.model)?;
         self.record.model.source = source.name;
         self.record.model.revision = source.revision;
@@ -218,7 +218,7 @@ impl Stages<'_> {
     }
 
     /// `held`: the lock on the numbers that the job shares.
-    fn export(&mut self, held: Option<File>) -> anyhow::Result<()> {
+    fn export(&mut self, held: Option<File>) -> Result<(), StudyError> {
         let job = self.job;
         let tell = RefCell::new(&mut *self.tell);
         let observe = |Step { what, done, all }: Step| {
@@ -236,11 +236,9 @@ impl Stages<'_> {
         let seconds = started.elapsed().as_secs_f64();
         let manifest = Manifest::load(&self.work.artifact())?;
         let model = subject::model_blake3(&source::resolve(&job.model)?, &manifest.inputs)?;
-        ensure!(
-            model == job.model_blake3,
-            "model {}: its files have changed since the experiment was planned; run the same command again",
-            job.model
-        );
+        if model != job.model_blake3 {
+            return Err(StudyError::ModelChanged { model: job.model.clone() });
+        }
         let record = &mut self.record;
         record.model.parameters = manifest.model.parameters;
         record.model.calibration = manifest.calibration.as_ref().map(|set| set.hash.clone());
@@ -256,7 +254,7 @@ impl Stages<'_> {
         Ok(())
     }
 
-    fn sanity(&mut self) -> anyhow::Result<()> {
+    fn sanity(&mut self) -> Result<(), StudyError> {
         let request = generate::Request {
             artifact: self.work.artifact(),
             prompt: SANITY_PROMPT.to_owned(),
@@ -268,14 +266,13 @@ impl Stages<'_> {
         self.record.sanity =
             Some(SanityRecord { prompt: request.prompt, text: report.text.clone(), new_tokens: report.new_tokens });
         if report.text.trim().is_empty() {
-            bail!("the model generated no text after `{SANITY_PROMPT}`; see whether more bits or calibration data help");
+            return Err(StudyError::NoText { prompt: SANITY_PROMPT });
         }
         Ok(())
     }
 
-    fn coqa(&mut self) -> anyhow::Result<()> {
+    fn coqa(&mut self, coqa: &CoqaMeasure) -> Result<(), StudyError> {
         let job = self.job;
-        let coqa = job.measure.coqa.as_ref().context("CoQA is asked for")?;
         self.work.check_answers()?;
         let request = evaluate::CoqaRequest {
             artifact: self.work.artifact(),
@@ -302,7 +299,7 @@ impl Stages<'_> {
         self.record.warnings.extend(scores.notes);
         // The scores stand whether they can be compared or not.
         if let Err(error) = self.compare(&mut task) {
-            self.record.warnings.push(format!("no paired comparison: {error:#}"));
+            self.record.warnings.push(format!("no paired comparison: {}", in_full(&error)));
         }
         self.record.evaluation.set(task);
         Ok(())
@@ -310,7 +307,7 @@ impl Stages<'_> {
 
     /// Answers are compared with the baseline's, which another device may still be at. No stage of the record: how long it
     /// takes says nothing about this experiment.
-    fn await_baseline(&mut self) -> anyhow::Result<()> {
+    fn await_baseline(&mut self) -> Result<(), StudyError> {
         let Some(ended) = self.job.awaits.as_ref().filter(|ended| !ended.exists()) else { return Ok(()) };
         (self.tell)(&Event::Stage { stage: "waits for the baseline".to_owned() });
         while !ended.exists() {
@@ -335,7 +332,7 @@ impl Stages<'_> {
     }
 
     /// With the baseline's answers, where they are to the same questions.
-    fn compare(&mut self, own: &mut TaskRecord) -> anyhow::Result<()> {
+    fn compare(&mut self, own: &mut TaskRecord) -> Result<(), StudyError> {
         let Some(name) = &self.job.baseline else { return Ok(()) };
         let baseline = self.baseline();
         let Some((id, scores)) = baseline.and_then(|record| Some((record.id, record.evaluation.task(COQA)?.clone()))) else {
@@ -355,7 +352,7 @@ impl Stages<'_> {
         Ok(())
     }
 
-    fn text(&mut self, text: &TextMeasure) -> anyhow::Result<()> {
+    fn text(&mut self, text: &TextMeasure) -> Result<(), StudyError> {
         let runtime = self.job.device.runtime(self.job.measure.weights.weights());
         let windows = evaluate::TextWindows { text: text.file.clone(), window: text.window, limit: text.windows };
         let data = file_name(&text.file.to_string_lossy());
@@ -377,7 +374,7 @@ impl Stages<'_> {
     }
 
     /// In a process of its own: what scoring took is not the artifact's memory, and its end is not this experiment's.
-    fn bench(&mut self, settings: &BenchSettings) -> anyhow::Result<()> {
+    fn bench(&mut self, settings: &BenchSettings) -> Result<(), StudyError> {
         let task = Task::Bench { artifact: self.work.artifact(), device: self.job.device, settings: settings.clone() };
         let (mut measured, tell) = (None, &mut *self.tell);
         let (worker, status) = child::attend(&task, Stdio::inherit(), |event| match event {
@@ -386,15 +383,15 @@ impl Stages<'_> {
             _ => {}
         })?;
         interrupt::check()?;
-        if let Some(complaint) = worker.complaint(status) {
-            bail!("{complaint}");
+        if let Some(said) = worker.complaint(status) {
+            return Err(StudyError::Bench { said });
         }
         self.record.benchmarks = measured;
         Ok(())
     }
 
     /// The baseline's artifact, where it is kept and is the one of its record, and the baseline.
-    fn reference(&self) -> anyhow::Result<Option<(PathBuf, BaselineRecord)>> {
+    fn reference(&self) -> Result<Option<(PathBuf, BaselineRecord)>, StudyError> {
         let (Some(record), Some(kept)) = (self.baseline(), &self.job.reference) else { return Ok(None) };
         let is_there = has_artifact(kept, &record)?;
         Ok(is_there.then(|| (kept.clone(), BaselineRecord { name: record.experiment_name, id: record.id })))
@@ -406,7 +403,7 @@ impl Stages<'_> {
 ///
 /// # Errors
 /// That is not known: the user stopped it, or a file is there and cannot be read.
-pub fn has_artifact(folder: &Path, record: &RunRecord) -> anyhow::Result<bool> {
+pub fn has_artifact(folder: &Path, record: &RunRecord) -> Result<bool, StudyError> {
     let Some(export) = &record.export else { return Ok(false) };
     let manifest = match Manifest::load(folder) {
         Err(error @ RecordError::Unreadable { .. }) => return Err(error.into()),
@@ -427,14 +424,15 @@ pub fn has_artifact(folder: &Path, record: &RunRecord) -> anyhow::Result<bool> {
 }
 
 /// Whether a file has the bytes that were recorded; one that is gone or was cut short has not.
-fn is_whole(path: &Path, file: &FileRecord) -> anyhow::Result<bool> {
+fn is_whole(path: &Path, file: &FileRecord) -> Result<bool, ArtifactError> {
     match hashing::of_file(path) {
         Ok(blake3) => Ok(blake3 == file.blake3),
-        Err(error) => {
-            let is_other = |io: &std::io::Error| is_wrong_file(io) || io.kind() == ErrorKind::UnexpectedEof;
-            let is_changed = error.chain().any(|cause| cause.downcast_ref().is_some_and(is_other));
-            if is_changed { Ok(false) } else { Err(error) }
+        Err(ArtifactError::File(FileError { source, .. }))
+            if is_wrong_file(&source) || source.kind() == ErrorKind::UnexpectedEof =>
+        {
+            Ok(false)
         }
+        Err(error) => Err(error),
     }
 }
 

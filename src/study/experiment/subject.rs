@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -20,9 +19,10 @@ use crate::companions::Companions;
 use crate::compress;
 use crate::compress::calibrate;
 use crate::contract::{COMPANIONS, Companion};
-use crate::host::sealed;
+use crate::host::{FileError, sealed};
 use crate::recipe::{BudgetRecipe, CalibrationRecipe, Recipe};
 use crate::record::FileRecord;
+use crate::study::StudyError;
 use crate::tensor::DType;
 
 /// Hexadecimal digits of an id.
@@ -76,21 +76,21 @@ pub struct Planned {
 
 impl Subject {
     /// The model is downloaded and hashed, the data as well.
-    pub fn open(ask: Ask) -> anyhow::Result<Subject> {
+    pub fn open(ask: Ask) -> Result<Subject, StudyError> {
         work::root(&ask.results)?;
         Self::whole(ask)
     }
 
     /// From headers alone where the model is not here yet: ids are then not known. Leaves nothing in the results folder.
-    pub fn glance(ask: Ask) -> anyhow::Result<Subject> {
+    pub fn glance(ask: Ask) -> Result<Subject, StudyError> {
         if Path::new(&ask.model).is_dir() {
             return Self::whole(ask);
         }
-        let (source, index) = source::resolve_headers(&ask.model).with_context(|| format!("model {}", ask.model))?;
+        let (source, index) = source::resolve_headers(&ask.model).map_err(StudyError::at(|| format!("model {}", ask.model)))?;
         Self::with(ask, source, index)
     }
 
-    fn whole(ask: Ask) -> anyhow::Result<Subject> {
+    fn whole(ask: Ask) -> Result<Subject, StudyError> {
         let source = source::resolve(&ask.model)?;
         let (_, index) = source::resolve_headers(&source.dir.to_string_lossy())?;
         let mut subject = Self::with(ask, source, index)?;
@@ -99,7 +99,7 @@ impl Subject {
         Ok(subject)
     }
 
-    fn with(ask: Ask, source: Source, index: Index) -> anyhow::Result<Subject> {
+    fn with(ask: Ask, source: Source, index: Index) -> Result<Subject, StudyError> {
         source.architecture()?;
         let sets = BTreeMap::new();
         Ok(Subject { ask, source, index, fixed: None, model_blake3: String::new(), questions: 0, sets })
@@ -114,7 +114,7 @@ impl Subject {
     ///
     /// # Errors
     /// The recipe is refused for this model, or its calibration set is.
-    pub fn plan(&mut self, experiment: &Experiment) -> anyhow::Result<Planned> {
+    pub fn plan(&mut self, experiment: &Experiment) -> Result<Planned, StudyError> {
         let ask = &self.ask;
         let mut recipe = experiment.recipe.clone();
         if let (Some(set), Some(_)) = (&ask.calibration, &recipe.calibration) {
@@ -177,11 +177,11 @@ impl Subject {
     }
 
     /// Hash and tokens of the job's calibration set, which must be there and share no passage with the questions.
-    fn calibration(&mut self, job: &Job, plan: &Plan) -> anyhow::Result<(Option<String>, usize)> {
+    fn calibration(&mut self, job: &Job, plan: &Plan) -> Result<(Option<String>, usize), StudyError> {
         let Some(calibration) = job.recipe.calibration.as_ref().filter(|_| self.fixed.is_some()) else { return Ok((None, 0)) };
         if !self.sets.contains_key(&calibration.set) {
             let options = compress::Options { evaluation: job.evaluation(), ..compress::Options::default() };
-            let set = calibrate::set(plan, &self.source, &options)?.context("the recipe names a set")?;
+            let set = calibrate::set(plan, &self.source, &options)?.expect("the recipe names a set");
             self.sets.insert(calibration.set.clone(), (set.tokens(), set.hash().to_owned()));
         }
         let (tokens, hash) = &self.sets[&calibration.set];
@@ -189,7 +189,7 @@ impl Subject {
     }
 
     /// Everything that the results of every experiment depend on.
-    fn fixed(&mut self) -> anyhow::Result<Value> {
+    fn fixed(&mut self) -> Result<Value, StudyError> {
         let Ask { measure, device, .. } = &self.ask;
         let (questions, dir) = (&mut self.questions, &self.source.dir);
         let coqa = measure.coqa.as_ref().map(|coqa| {
@@ -200,13 +200,13 @@ impl Subject {
             claims::notes(dir, &Companions::read(dir)?, &asked)?;
             let all = protocol.stories(&dataset).iter().map(|story| story.questions.len()).sum();
             *questions = coqa.limit.unwrap_or(usize::MAX).min(all);
-            anyhow::Ok(json!({
+            Ok::<_, StudyError>(json!({
                 "data": data, "protocol": protocol.name, "version": protocol.version, "limit": coqa.limit, "batch": coqa.batch,
             }))
         });
         let text = measure.text.as_ref().map(|text| {
-            let file = hashing::of_file(&text.file).with_context(|| format!("--text {}", text.file.display()))?;
-            anyhow::Ok(json!({ "file": file, "window": text.window, "windows": text.windows }))
+            let file = hashing::of_file(&text.file).map_err(StudyError::at(|| format!("--text {}", text.file.display())))?;
+            Ok::<_, StudyError>(json!({ "file": file, "window": text.window, "windows": text.windows }))
         });
         Ok(json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -219,14 +219,14 @@ impl Subject {
         }))
     }
 
-    fn hash_model(&self) -> anyhow::Result<String> {
+    fn hash_model(&self) -> Result<String, StudyError> {
         let noted = work::folder(&self.ask.results).join(HASHES);
         let mut hashes = Hashes::read(&noted);
         let files = self.index.files().iter().map(|file| {
             let blake3 = hashes.of(&self.source.dir.join(&file.name))?;
             Ok(FileRecord { file: file.name.clone(), bytes: file.bytes, blake3 })
         });
-        let files = files.collect::<anyhow::Result<Vec<_>>>()?;
+        let files = files.collect::<Result<Vec<_>, StudyError>>()?;
         // A dry run leaves nothing.
         if work::folder(&self.ask.results).is_dir() {
             hashes.write(&noted)?;
@@ -236,7 +236,7 @@ impl Subject {
 }
 
 /// BLAKE3 of a model by the hashes of its weight files: of these, and of the files beside them.
-pub fn model_blake3(source: &Source, weights: &[FileRecord]) -> anyhow::Result<String> {
+pub fn model_blake3(source: &Source, weights: &[FileRecord]) -> Result<String, StudyError> {
     let mut hasher = blake3::Hasher::new();
     for Companion { file, is_needed } in COMPANIONS {
         let path = source.dir.join(file);
@@ -282,13 +282,14 @@ impl Hashes {
         sealed::text(path).ok().flatten().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
 
-    fn write(&self, path: &Path) -> anyhow::Result<()> {
-        sealed::write(path, &serde_json::to_string(self)?).with_context(|| format!("{}: cannot be written", path.display()))
+    fn write(&self, path: &Path) -> Result<(), StudyError> {
+        let text = serde_json::to_string(self)?;
+        Ok(sealed::write(path, &text).map_err(FileError::at(path, "cannot be written"))?)
     }
 
-    fn of(&mut self, path: &Path) -> anyhow::Result<String> {
-        let path = fs::canonicalize(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-        let meta = fs::metadata(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    fn of(&mut self, path: &Path) -> Result<String, StudyError> {
+        let path = fs::canonicalize(path).map_err(FileError::at(path, "cannot be read"))?;
+        let meta = fs::metadata(&path).map_err(FileError::at(&path, "cannot be read"))?;
         // A file system that keeps no times has every file hashed.
         let since = meta.modified().unwrap_or(UNIX_EPOCH).duration_since(UNIX_EPOCH).unwrap_or_default();
         let (bytes, changed) = (meta.len(), u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));

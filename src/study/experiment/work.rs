@@ -10,15 +10,14 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-
 use super::{ExperimentError, Job};
 use crate::commands::output_folder::{Kind, check_replaced};
 use crate::eval::EvalError;
 use crate::eval::coqa::AnswerLog;
 use crate::eval::coqa::lines::are_ours;
-use crate::host::{lock, publish, read, sealed};
+use crate::host::{FileError, lock, publish, read, sealed};
 use crate::record::{FailureRecord, RunRecord};
+use crate::study::StudyError;
 
 /// What is not a result lies here, in the results folder.
 const FOLDER: &str = ".work";
@@ -58,10 +57,10 @@ fn make(folder: &Path) -> Result<(), ExperimentError> {
 }
 
 /// The lock of the one sweep that may run in a results folder; `None` where another holds it.
-pub fn hold_for_sweep(results: &Path) -> anyhow::Result<Option<File>> {
+pub fn hold_for_sweep(results: &Path) -> Result<Option<File>, StudyError> {
     let path = root(results)?.join(SWEEP_LOCK);
     // A run that ends looks at the lock for a moment.
-    lock::hold(&path, Duration::from_secs(1)).with_context(|| format!("{}: cannot be locked", path.display()))
+    Ok(lock::hold(&path, Duration::from_secs(1)).map_err(FileError::at(&path, "cannot be locked"))?)
 }
 
 /// Where the artifact of an experiment is kept for good.
@@ -116,7 +115,7 @@ pub fn clear(results: &Path) {
 ///
 /// # Errors
 /// [`ExperimentError::Foreign`] by path; an artifact's folder that holds more than an artifact; a disk that cannot be read.
-pub fn refuse_foreign(job: &Job) -> anyhow::Result<()> {
+pub fn refuse_foreign(job: &Job) -> Result<(), StudyError> {
     let answers = predictions(&job.results, &job.name);
     // Damaged ones are ours, and are written again.
     let is_ours = match are_ours(&answers) {
@@ -131,17 +130,17 @@ pub fn refuse_foreign(job: &Job) -> anyhow::Result<()> {
 }
 
 /// Refuses the place of an artifact that is to be kept if something else is there.
-fn check_kept(kept: &Path) -> anyhow::Result<()> {
-    if kept.exists() { check_replaced(kept, &kept.display().to_string(), Kind::Artifact) } else { Ok(()) }
+fn check_kept(kept: &Path) -> Result<(), StudyError> {
+    if kept.exists() { Ok(check_replaced(kept, &kept.display().to_string(), Kind::Artifact)?) } else { Ok(()) }
 }
 
 impl Work {
     /// Opens the folder of `job`; what is there of the experiment under another id is removed.
-    pub fn open(job: &Job) -> anyhow::Result<Work> {
+    pub fn open(job: &Job) -> Result<Work, StudyError> {
         let all = root(&job.results)?.join(EXPERIMENTS).join(&job.name);
         make(&all)?;
         let busy = || ExperimentError::Busy { name: job.name.clone(), folder: job.results.clone() };
-        let held = lock::hold(&all.join(LOCK), PATIENCE).with_context(|| format!("{}: cannot be locked", all.display()))?;
+        let held = lock::hold(&all.join(LOCK), PATIENCE).map_err(FileError::at(&all, "cannot be locked"))?;
         let lock = held.ok_or_else(busy)?;
         let folder = all.join(&job.id);
         let others = || {
@@ -153,11 +152,11 @@ impl Work {
             }
             std::io::Result::Ok(())
         };
-        others().with_context(|| format!("{}: earlier work cannot be removed", all.display()))?;
+        others().map_err(FileError::at(&all, "earlier work cannot be removed"))?;
         make(&folder)?;
         let work = Work { folder, results: job.results.clone(), name: job.name.clone(), _lock: lock };
         let artifact = work.artifact();
-        publish::recover(&artifact).with_context(|| format!("{}: cannot be put back", artifact.display()))?;
+        publish::recover(&artifact).map_err(FileError::at(&artifact, "cannot be put back"))?;
         Ok(work)
     }
 
@@ -179,26 +178,23 @@ impl Work {
     ///
     /// # Errors
     /// It is there and cannot be read, which says nothing of what is in it.
-    pub fn so_far(&self) -> anyhow::Result<Option<RunRecord>> {
+    pub fn so_far(&self) -> Result<Option<RunRecord>, StudyError> {
         let noted = self.noted();
-        let text = sealed::text(&noted).with_context(|| {
-            format!(
-                "{}: cannot be read; what is finished is kept, run the same command again once the disk is well",
-                noted.display()
-            )
-        })?;
+        let problem = "cannot be read; what is finished is kept, run the same command again once the disk is well";
+        let text = sealed::text(&noted).map_err(FileError::at(&noted, problem))?;
         Ok(text.and_then(|text| RunRecord::parse(&noted, &text).ok()))
     }
 
     /// Notes how far it is.
-    pub fn note(&self, record: &RunRecord) -> anyhow::Result<()> {
+    pub fn note(&self, record: &RunRecord) -> Result<(), StudyError> {
         let noted = self.noted();
-        sealed::write(&noted, &serde_json::to_string(record)?).with_context(|| format!("{}: cannot be written", noted.display()))
+        let text = serde_json::to_string(record)?;
+        Ok(sealed::write(&noted, &text).map_err(FileError::at(&noted, "cannot be written"))?)
     }
 
     /// Answers that an earlier process wrote are gone on behind only if they are as they were written; otherwise all questions
     /// are asked again.
-    pub fn check_answers(&self) -> anyhow::Result<()> {
+    pub fn check_answers(&self) -> Result<(), StudyError> {
         match AnswerLog::open(&self.predictions()) {
             Err(error @ (EvalError::Lines { .. } | EvalError::Changed { .. })) => {
                 tracing::warn!("all questions are asked again: {error}");
@@ -209,26 +205,26 @@ impl Work {
     }
 
     /// Forgets what an earlier process did.
-    pub fn begin_again(&self) -> anyhow::Result<()> {
+    pub fn begin_again(&self) -> Result<(), StudyError> {
         [self.noted(), self.artifact(), self.predictions()].iter().try_for_each(|path| remove(path))
     }
 
     /// Puts the record and what belongs to it in place; the artifact too where `keep` says one. Hours may have passed since the
     /// start: what lies in the artifact's place is looked at again.
-    pub fn finish(self, record: &RunRecord, keep: Option<&Path>) -> anyhow::Result<()> {
+    pub fn finish(self, record: &RunRecord, keep: Option<&Path>) -> Result<(), StudyError> {
         let keep = keep.filter(|_| self.artifact().is_dir());
         keep.map_or(Ok(()), check_kept)?;
         let has_answers = record.evaluation.tasks.iter().any(|task| task.predictions.is_some());
         if has_answers && self.predictions().is_file() {
             let place = predictions(&self.results, &self.name);
             publish::moved_file(&self.predictions(), &place)
-                .with_context(|| format!("{}: the answers cannot be put in place", place.display()))?;
+                .map_err(FileError::at(&place, "the answers cannot be put in place"))?;
         }
         if let Some(kept) = keep {
             make(kept.parent().unwrap_or(&self.results))?;
             let may_go = |taken: &Path| check_replaced(taken, &kept.display().to_string(), Kind::Artifact).is_ok();
             publish::moved(&self.artifact(), kept, publish::Target::Replaced(&may_go))
-                .with_context(|| format!("{}: cannot be put in place", kept.display()))?;
+                .map_err(FileError::at(kept, "cannot be put in place"))?;
         }
         record.write(&self.results)?;
         // The record is there: what stays behind is hidden, and the next run of this experiment removes it.
@@ -238,18 +234,16 @@ impl Work {
 }
 
 /// Removes a file or a folder, if it is there.
-fn remove(path: &Path) -> anyhow::Result<()> {
+fn remove(path: &Path) -> Result<(), StudyError> {
     let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("{}: cannot be removed", path.display()))
-        }
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(FileError::at(path, "cannot be removed")(error).into()),
         _ => Ok(()),
     }
 }
 
 /// Writes the record of an experiment whose process died, with what it had come to.
-pub fn record_death(job: &Job, failure: FailureRecord) -> anyhow::Result<RunRecord> {
+pub fn record_death(job: &Job, failure: FailureRecord) -> Result<RunRecord, StudyError> {
     let work = Work::open(job)?;
     let mut record = work.so_far()?.unwrap_or_else(|| super::blank::record(job));
     record.failure = Some(failure);

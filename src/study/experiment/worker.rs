@@ -8,27 +8,26 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-
 use super::messages::{Event, Task};
-use super::{Device, disk, stages};
+use super::{Device, stages};
 use crate::commands::bench;
-use crate::host::interrupt;
+use crate::host::{in_full, interrupt};
 use crate::record::{BenchPoint, BenchSettings, Outcome};
 use crate::runtime::WeightKernels;
+use crate::study::StudyError;
 
 /// A stage that looks for interruptions ends within this time of one; any other is ended, which nothing here minds.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// Does what stdin says.
-pub fn run() -> anyhow::Result<()> {
+pub fn run() -> Result<(), StudyError> {
     // Ctrl-C in a terminal reaches every process; this one waits for the word of the one that started it.
     let mut line = String::new();
     let mut stdin = std::io::stdin().lock();
-    stdin.read_line(&mut line).context("the worker's job cannot be read")?;
+    stdin.read_line(&mut line).map_err(|source| StudyError::Worker { what: "the worker's job cannot be read", source })?;
     drop(stdin);
-    let task = serde_json::from_str(&line).context("the worker's job is not one; use `qonnx run`").inspect_err(|error| {
-        say(&Event::Broken { message: format!("{error:#}") });
+    let task = serde_json::from_str(&line).map_err(StudyError::NotAJob).inspect_err(|error| {
+        say(&Event::Broken { message: in_full(error) });
     })?;
     thread::spawn(end_with_stdin);
     let outcome = match task {
@@ -40,13 +39,13 @@ pub fn run() -> anyhow::Result<()> {
         Ok(stages::Outcome::Finished) => Event::Ended { failure: None },
         Ok(stages::Outcome::Failed(failure)) => Event::Ended { failure: Some((failure.stage, failure.message)) },
         Ok(stages::Outcome::DiskFull(message)) => Event::DiskFull { message },
-        Err(error) if disk::is_full(&error) => Event::DiskFull { message: format!("{error:#}") },
-        Err(error) => Event::Broken { message: format!("{error:#}") },
+        Err(error) if error.is_disk_full() => Event::DiskFull { message: in_full(&error) },
+        Err(error) => Event::Broken { message: in_full(&error) },
     });
     Ok(())
 }
 
-fn measure(artifact: PathBuf, device: &Device, settings: BenchSettings) -> anyhow::Result<stages::Outcome> {
+fn measure(artifact: PathBuf, device: &Device, settings: BenchSettings) -> Result<stages::Outcome, StudyError> {
     let request = bench::Request { artifact, runtime: device.runtime(WeightKernels::FusedFast), settings };
     let mut bar = bench::bar();
     let mut report = bench::run(&request, &mut |now| {
@@ -58,7 +57,7 @@ fn measure(artifact: PathBuf, device: &Device, settings: BenchSettings) -> anyho
     if failed.len() == report.record.points.len()
         && let Some(first) = failed.first()
     {
-        bail!("no point could be measured: {first}");
+        return Err(StudyError::NoPoint { first: first.clone() });
     }
     report.record.warnings.extend(failed);
     say(&Event::Measured { record: Box::new(report.record) });

@@ -6,6 +6,7 @@ use super::SweepError;
 use super::words::{DtypeWord, GroupWord, OneOrMany};
 use crate::artifact::plan::{Method, RecipeFlags};
 use crate::recipe::{FormatName, GranularityName, Recipe, RotationKind};
+use crate::study::StudyError;
 use crate::study::experiment::{Experiment, MethodLabel};
 
 /// What combinations differ in; an axis that is absent is the method's default.
@@ -265,7 +266,7 @@ impl Combination {
     ///
     /// # Errors
     /// Its values do not go together.
-    pub fn experiment(&self) -> anyhow::Result<Experiment> {
+    pub fn experiment(&self) -> Result<Experiment, StudyError> {
         let is_own_width = self.method.own_bits().is_some() && self.bits == self.method.own_bits();
         let flags = RecipeFlags {
             method: self.method.method(),

@@ -7,9 +7,10 @@ use serde::Deserialize;
 use super::SweepError;
 use super::axes::{Axes, Combination, Exclude, Excluded};
 use super::words::DtypeWord;
-use crate::host::read;
+use crate::host::{in_full, read};
 use crate::record::BenchSettings;
 use crate::runtime::ExecutionProvider;
+use crate::study::StudyError;
 use crate::study::experiment::{
     Ask, CoqaMeasure, Device, Embedded, Experiment, Measure, ProtocolName, ScoringWeights, TextMeasure, bench_settings, placed,
 };
@@ -126,7 +127,7 @@ impl SweepFile {
     }
 
     /// What every experiment of the sweep is asked.
-    pub fn ask(&self, path: &Path, results: PathBuf, overrides: Overrides) -> anyhow::Result<Ask> {
+    pub fn ask(&self, path: &Path, results: PathBuf, overrides: Overrides) -> Result<Ask, StudyError> {
         let beside = |name: &str| beside(path, name);
         let model = match overrides.model.or(self.model.as_deref().map(beside)) {
             Some(model) => model,
@@ -177,7 +178,7 @@ impl SweepFile {
     ///
     /// # Errors
     /// One is wrong, or named twice; combinations whose values do not go together, all of them.
-    pub fn members(&self, path: &Path) -> anyhow::Result<(Vec<Member>, Vec<Excluded>)> {
+    pub fn members(&self, path: &Path) -> Result<(Vec<Member>, Vec<Excluded>), StudyError> {
         let file = path.display().to_string();
         let load = |name: &str| Experiment::load(&if name.ends_with(".toml") { beside(path, name) } else { name.to_owned() });
         let mut members = Vec::new();
@@ -192,7 +193,7 @@ impl SweepFile {
         for combination in combinations {
             match self.placed(path, &combination).experiment() {
                 Ok(experiment) => members.push(Member { experiment, combination: Some(combination.shown()) }),
-                Err(error) => refusals.push(format!("{}: {error:#}", combination.shown())),
+                Err(error) => refusals.push(format!("{}: {}", combination.shown(), in_full(&error))),
             }
         }
         if !refusals.is_empty() {
@@ -365,7 +366,7 @@ mod tests {
         let path = Path::new("benches/sweeps/s.toml");
         let names = |text: &str| {
             let members = SweepFile::parse("s.toml", text).unwrap().members(path)?.0;
-            anyhow::Ok(members.into_iter().map(|member| member.experiment.name).collect::<Vec<_>>().join(" "))
+            Ok::<_, StudyError>(members.into_iter().map(|member| member.experiment.name).collect::<Vec<_>>().join(" "))
         };
         assert_eq!(names("experiments = [\"int8_rtn\"]").unwrap(), "fp16_baseline int8_rtn");
         let named = "experiments = [\"int8_rtn\", \"int4_rtn_g32\", \"fp16_baseline\"]";

@@ -8,8 +8,10 @@ use serde::Serialize;
 use super::axes::Excluded;
 use super::file::{Member, SweepFile};
 use super::{Overrides, SweepError, estimate};
+use crate::host::in_full;
 use crate::host::table::{size, table};
 use crate::record::RunRecord;
+use crate::study::StudyError;
 use crate::study::experiment::{Ask, Planned, Subject, recorded};
 
 /// A sweep that can be run.
@@ -64,7 +66,7 @@ impl SweepRow {
 }
 
 /// Plans the sweep in `path`. A dry run downloads no model; with `retry_failed` a baseline that failed will be there.
-pub fn plan(path: &Path, results: PathBuf, overrides: Overrides, dry: bool, retry_failed: bool) -> anyhow::Result<SweepPlan> {
+pub fn plan(path: &Path, results: PathBuf, overrides: Overrides, dry: bool, retry_failed: bool) -> Result<SweepPlan, StudyError> {
     let sweep = SweepFile::load(path)?;
     let ask = sweep.ask(path, results, overrides)?;
     let (members, excluded) = sweep.members(path)?;
@@ -85,21 +87,21 @@ pub fn plan(path: &Path, results: PathBuf, overrides: Overrides, dry: bool, retr
 }
 
 /// The jobs of all members; every one that the model or its recipe refuses is named.
-fn planned(members: &[Member], subject: &mut Subject, file: &str) -> anyhow::Result<Vec<Planned>> {
+fn planned(members: &[Member], subject: &mut Subject, file: &str) -> Result<Vec<Planned>, StudyError> {
     let (mut jobs, mut refusals) = (Vec::new(), Vec::new());
     for Member { experiment, combination } in members {
         match subject.plan(experiment) {
             Ok(planned) => jobs.push(planned),
             Err(error) => {
                 let of = combination.as_ref().map(|combination| format!(" ({combination})")).unwrap_or_default();
-                refusals.push(format!("{}{of}: {error:#}", experiment.name));
+                refusals.push(format!("{}{of}: {}", experiment.name, in_full(&error)));
             }
         }
     }
     if refusals.is_empty() { Ok(jobs) } else { Err(SweepError::Refused { file: file.to_owned(), refusals }.into()) }
 }
 
-fn before(planned: &Planned) -> anyhow::Result<Before> {
+fn before(planned: &Planned) -> Result<Before, StudyError> {
     let Some(record) = recorded(&planned.job)?.map(Box::new) else { return Ok(Before::Nothing) };
     Ok(match (&planned.job.id, &record.failure) {
         (id, _) if id.is_empty() => Before::Unknown,

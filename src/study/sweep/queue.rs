@@ -7,13 +7,12 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-
 use super::board::{Board, State};
 use super::plan::{Before, SweepPlan};
-use crate::host::interrupt;
+use crate::host::{FileError, in_full, interrupt};
 use crate::record::{FailureRecord, RunRecord};
-use crate::study::experiment::{Ending, Event, Job, News, Share, Task, Worker, has_artifact, is_disk_full, work};
+use crate::study::StudyError;
+use crate::study::experiment::{Ending, Event, Job, News, Share, Task, Worker, has_artifact, work};
 
 /// How often the table is drawn and interruptions are looked for.
 const TICK: Duration = Duration::from_millis(250);
@@ -59,7 +58,7 @@ pub struct Queue<'a> {
 
 impl<'a> Queue<'a> {
     /// Of the experiments `open`, by their row; one slot for each of `devices`.
-    pub fn new(plan: &'a SweepPlan, open: &[usize], board: Board, devices: Vec<Option<String>>) -> anyhow::Result<Queue<'a>> {
+    pub fn new(plan: &'a SweepPlan, open: &[usize], board: Board, devices: Vec<Option<String>>) -> Result<Queue<'a>, StudyError> {
         let folder = work::root(&plan.results)?;
         let (sender, news) = mpsc::channel();
         let at_once = devices.len().min(open.len());
@@ -83,12 +82,12 @@ impl<'a> Queue<'a> {
             (true, false) => Ok(()),
             (false, _) => fs::write(&ended, ""),
         }
-        .with_context(|| format!("{}: cannot be written", ended.display()))?;
+        .map_err(FileError::at(&ended, "cannot be written"))?;
         Ok(queue)
     }
 
     /// KL of what is open is measured from the baseline, which ended before and whose artifact is not here.
-    fn needs_reference(&self, open: &[usize]) -> anyhow::Result<bool> {
+    fn needs_reference(&self, open: &[usize]) -> Result<bool, StudyError> {
         let baseline = &self.plan.rows[0];
         let Before::Done(record) = &baseline.before else { return Ok(false) };
         let measures = baseline.planned.job.measure.text.is_some() && open.iter().any(|&row| row != 0);
@@ -107,7 +106,7 @@ impl<'a> Queue<'a> {
     }
 
     /// Runs all of them; returns the table and why it ended early, if it did.
-    pub fn run(mut self) -> anyhow::Result<(Board, Option<Halt>)> {
+    pub fn run(mut self) -> Result<(Board, Option<Halt>), StudyError> {
         loop {
             self.fill()?;
             if self.slots.iter().all(|slot| slot.running.is_none()) {
@@ -137,7 +136,7 @@ impl<'a> Queue<'a> {
 
     /// Gives free devices work. The baseline is the first, and others run beside it until they need it; while its artifact
     /// is made again, nothing does.
-    fn fill(&mut self) -> anyhow::Result<()> {
+    fn fill(&mut self) -> Result<(), StudyError> {
         for slot in 0..self.slots.len() {
             let running = self.slots.iter().filter_map(|slot| slot.running.as_ref());
             let is_alone = running.map(|(item, ..)| item).any(|item| *item == Item::Reference);
@@ -146,14 +145,14 @@ impl<'a> Queue<'a> {
             }
             let Some(item) = self.waiting.pop_front() else { continue };
             match self.start(slot, item) {
-                Err(error) if is_disk_full(&error) => self.stop(Halt::DiskFull(format!("{error:#}"))),
+                Err(error) if error.is_disk_full() => self.stop(Halt::DiskFull(in_full(&error))),
                 started => started?,
             }
         }
         Ok(())
     }
 
-    fn start(&mut self, slot: usize, item: Item) -> anyhow::Result<()> {
+    fn start(&mut self, slot: usize, item: Item) -> Result<(), StudyError> {
         let row = match item {
             Item::Reference => 0,
             Item::Experiment(row) => row,
@@ -205,7 +204,7 @@ impl<'a> Queue<'a> {
         }
     }
 
-    fn end(&mut self, slot: usize, status: std::io::Result<ExitStatus>) -> anyhow::Result<()> {
+    fn end(&mut self, slot: usize, status: std::io::Result<ExitStatus>) -> Result<(), StudyError> {
         let Some((item, worker, _)) = self.slots[slot].running.take() else { return Ok(()) };
         prune(&self.statistics(slot), MOST_STATISTICS)?;
         let row = match item {
@@ -232,7 +231,7 @@ impl<'a> Queue<'a> {
         self.board.set(row, state);
         if row == 0 {
             let ended = self.baseline_ended();
-            fs::write(&ended, "").with_context(|| format!("{}: cannot be written", ended.display()))?;
+            fs::write(&ended, "").map_err(FileError::at(&ended, "cannot be written"))?;
         }
         Ok(())
     }
@@ -264,28 +263,28 @@ fn order(open: &[usize], at_once: usize, seconds: impl Fn(usize) -> f64) -> Vec<
 }
 
 /// What an experiment's process says.
-fn log_file(results: &Path, name: &str) -> anyhow::Result<File> {
+fn log_file(results: &Path, name: &str) -> Result<File, StudyError> {
     let folder = results.join("logs");
     let make = || fs::create_dir_all(&folder).and_then(|()| File::create(folder.join(format!("{name}.log"))));
-    make().with_context(|| format!("{}: cannot be written", folder.join(name).display()))
+    Ok(make().map_err(FileError::at(&folder.join(name), "cannot be written"))?)
 }
 
 /// Removes the newest files of `folder` until it has at most `most` bytes: what every experiment shares comes first.
-fn prune(folder: &Path, most: u64) -> anyhow::Result<()> {
+fn prune(folder: &Path, most: u64) -> Result<(), StudyError> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten() {
         let found = entry.and_then(|entry| {
             let meta = entry.metadata()?;
             Ok((meta.modified()?, meta.len(), entry.path()))
         });
-        files.push(found.with_context(|| format!("{}: cannot be listed", folder.display()))?);
+        files.push(found.map_err(FileError::at(folder, "cannot be listed"))?);
     }
     files.sort();
     let mut kept = 0;
     for (_, bytes, path) in files {
         kept += bytes;
         if kept > most {
-            fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
+            fs::remove_file(&path).map_err(FileError::at(&path, "cannot be removed"))?;
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use qonnx::artifact::plan::{RecipeChoice, RecipeFlags, Request};
 use qonnx::commands::export;
+use qonnx::host::in_full;
 use qonnx::recipe::FormatName;
 use qonnx::tensor::DType;
 
@@ -35,5 +36,5 @@ pub fn request(checkpoint: &Path, flags: RecipeFlags, activation: DType) -> Requ
 #[track_caller]
 pub fn export(request: &Request, output: &Path) -> export::ExportReport {
     let options = export::Options::new(output.to_owned());
-    export::run(request, &options).unwrap_or_else(|error| panic!("{error:#}"))
+    export::run(request, &options).unwrap_or_else(|error| panic!("{}", in_full(&error)))
 }
