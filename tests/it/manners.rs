@@ -10,6 +10,7 @@ use qonnx::artifact::plan::{Method, RecipeFlags};
 use qonnx::artifact::quantized::QuantizedCheckpoint;
 use qonnx::artifact::{ArtifactError, hashing};
 use qonnx::checkpoint::CheckpointError;
+use qonnx::checkpoint::hub::HubError;
 use qonnx::commands::{CommandError, RuntimeChoice, evaluate, export, quantize, verify};
 use qonnx::compress::calibrate::StatisticsCache;
 use qonnx::compress::{self, CompressError};
@@ -253,10 +254,11 @@ fn a_command_says_whose_fault_it_is_from_whichever_room_the_error_comes() {
         let output = export::Options::new(edited.at("out"));
         export::run(&tiny::request(model, flags, DType::F16), &output).expect_err("it is refused")
     };
-    let nowhere = edited.at("nowhere");
-    let error = run(&nowhere.join("model"), RecipeFlags::default());
-    let CommandError::Checkpoint(CheckpointError::NoFolder { dir }) = &error else { panic!("{error:?}") };
-    assert_eq!((error.fault(), dir), (Fault::BadInput, &nowhere.join("model")));
+    let empty = edited.at("empty");
+    fs::create_dir(&empty).unwrap();
+    let error = run(&empty, RecipeFlags::default());
+    let CommandError::Checkpoint(CheckpointError::NoWeights { dir, .. }) = &error else { panic!("{error:?}") };
+    assert_eq!((error.fault(), dir), (Fault::BadInput, &empty));
 
     // Three rooms deep, and each of two sentences there once.
     const WEIGHT: &str = "model.layers.1.mlp.up_proj.weight";
@@ -325,7 +327,7 @@ fn a_study_hands_on_what_the_rooms_below_say() {
 
     let model = place.path().join("gone").display().to_string();
     let error = run("int8_rtn", &model);
-    assert!(matches!(error, StudyError::Artifact(ArtifactError::Checkpoint(CheckpointError::NoFolder { .. }))), "{error:?}");
+    assert!(matches!(error, StudyError::Artifact(ArtifactError::Hub(HubError::Ambiguous { .. }))), "{error:?}");
     assert_eq!(error.fault(), Fault::BadInput);
 
     let request = sweep::Request {
