@@ -12,6 +12,9 @@ pub const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
 /// The chat template, where it has a file of its own.
 pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
 
+/// What onnxruntime-genai reads first; made for each artifact.
+pub const GENAI_CONFIG_FILE: &str = "genai_config.json";
+
 /// A folder of further templates, which transformers reads too and no artifact has.
 pub const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
 
@@ -23,6 +26,19 @@ pub struct Companion {
     /// Whether nothing runs without it.
     pub is_needed: bool,
 }
+
+/// Files that nothing here reads and that go along where a model has them: what other tokenizers read, and what its licence asks for.
+pub const CARRIED: [&str; 9] = [
+    "added_tokens.json",
+    "merges.txt",
+    "tokenizer.model",
+    "vocab.json",
+    "LICENSE",
+    "LICENSE.md",
+    "LICENSE.txt",
+    "NOTICE",
+    "NOTICE.txt",
+];
 
 /// Every companion, the one list for the hub, calibration and export.
 pub const COMPANIONS: [Companion; 6] = [

@@ -48,6 +48,9 @@ pub struct Manifest {
     /// Positions that the artifact's rotary tables cover.
     pub max_context: usize,
     pub onnx_opset: i64,
+    /// The oldest release of ONNX Runtime that opens it; absent in manifests of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_onnxruntime: Option<String>,
     /// As it was resolved: a budget's outcome stands in its overrides.
     pub recipe: Recipe,
     /// What the statistics were measured on; absent where none were needed.

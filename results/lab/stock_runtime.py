@@ -6,7 +6,7 @@
 """Runs artifacts the way any other program would: stock onnx and onnxruntime, nothing of qonnx.
 
 For each artifact: checks the graph (onnx.checker with full check), loads it, decodes greedily with the ecosystem's
-inputs (input_ids, attention_mask, position_ids, past_key_values.*), and counts what the optimizer fused: every
+inputs (input_ids, attention_mask, past_key_values.*; position_ids where a graph asks for them), and counts what the optimizer fused: every
 DequantizeLinear must be gone with all that unpacks codes, as many MatMulNBits must have come, and logits must be finite. Prints one JSON line per
 artifact, with the greedy ids of each prompt; exit code 1 if any artifact fails.
 

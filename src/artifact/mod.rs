@@ -14,6 +14,7 @@ pub mod quantized;
 pub mod quantized_sink;
 pub mod sink;
 pub mod source;
+pub mod targets;
 pub mod write;
 
 pub use error::ArtifactError;

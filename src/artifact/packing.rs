@@ -11,7 +11,7 @@ use crate::onnx::DataFile;
 use crate::onnx::bnb4::{pack_high_first, unpack_high_first};
 use crate::onnx::pack::{self, Blocks};
 use crate::quant::{Codes, NestedScales, Outliers, QuantizedTensor, Scheme};
-use crate::tensor::transpose_bytes;
+use crate::tensor::{DType, transpose_bytes};
 
 /// Writes a weight that is already quantized, whoever did it, as `stored` says; returns its digest.
 ///
@@ -103,11 +103,10 @@ fn write_scales(
             data.write(offset, &nested.offset.to_le_bytes())?;
         }
         (StoredScales::Nested { .. }, None) => unreachable!("a tensor whose scheme nests its scales has nested scales"),
-        (StoredScales::F16(name), _) => {
-            let scales = f16_bytes(&quantized.scales);
-            let scales =
-                if by_group(codes) { transpose_bytes(scales, quantized.out_features, quantized.groups(), 2) } else { scales };
-            data.write(name, &scales)?;
+        (StoredScales::Plain { name, dtype }, _) => {
+            let (scales, element) = (plain_bytes(&quantized.scales, *dtype), dtype.bytes_of(1));
+            let (out_features, groups) = (quantized.out_features, quantized.groups());
+            data.write(name, &if by_group(codes) { transpose_bytes(scales, out_features, groups, element) } else { scales })?;
         }
     }
     Ok(())
@@ -147,9 +146,10 @@ pub fn read<'a, E: From<ArtifactError>>(
                 NestedScales { codes: bytes(codes)?.to_vec(), absmax: f32s(bytes(absmax)?), offset: f32s(bytes(offset)?)[0] };
             QuantizedTensor::from_nested(*scheme, out_features, in_features, unpacked, nested)
         }
-        StoredScales::F16(name) => {
-            let scales = bytes(name)?.to_vec();
-            let scales = f16s(&if by_group(codes) { transpose_bytes(scales, groups, out_features, 2) } else { scales });
+        StoredScales::Plain { name, dtype: stored } => {
+            let (scales, element) = (bytes(name)?.to_vec(), stored.bytes_of(1));
+            let scales = if by_group(codes) { transpose_bytes(scales, groups, out_features, element) } else { scales };
+            let scales = if *stored == DType::F32 { f32s(&scales) } else { f16s(&scales) };
             let points = zero_points.as_ref().map(|name| bytes(name)).transpose()?;
             let zero_points = points.map(|points| match by_group(codes) {
                 true => pack::unpack_dequantize_linear(points, out_features, groups, dtype),
@@ -207,6 +207,11 @@ fn by_group(codes: &StoredCodes) -> bool {
 fn blocks_of(scheme: &Scheme, out_features: usize, in_features: usize) -> Blocks {
     let (block_size, bits) = (scheme.granularity.group_size(in_features), scheme.format.code_dtype().bits());
     Blocks { out_features, in_features, block_size, bits }
+}
+
+/// Numbers that f16 holds, as f32 where that is asked for.
+fn plain_bytes(values: &[f32], dtype: DType) -> Vec<u8> {
+    if dtype == DType::F32 { f32_bytes(values) } else { f16_bytes(values) }
 }
 
 fn f16_bytes(values: &[f32]) -> Vec<u8> {

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::artifact::ArtifactError;
+use crate::artifact::files::NamedFile;
 use crate::artifact::source::Source;
+use crate::artifact::targets;
 use crate::calib;
 use crate::checkpoint::{self, Index, Renamed};
 use crate::host::shown;
@@ -11,7 +13,7 @@ use crate::model::{
     self, Architecture, DecoderConfig, DecoderGraph, ExpectedTensor, GraphOptions, ModelRotation, StoredForm, StoredWeight,
     Survey, WeightForm,
 };
-use crate::onnx::{DATA_FILE, GraphCause, GraphError, Layout, MODEL_FILE};
+use crate::onnx::{DATA_FILE, GraphCause, GraphError, Layout, MODEL_FILE, oldest_onnxruntime};
 use crate::quant::{Codebook, Format, ScaleStorage};
 use crate::recipe::{CalibrationRecipe, FormatName, ModuleKind, NamedModule, Override, Recipe, WeightRecipe};
 use crate::record::{FileRecord, MANIFEST_SCHEMA, Manifest, ModelRecord, Sizes, WeightRecord};
@@ -81,6 +83,8 @@ pub struct Plan {
     pub activation: DType,
     /// Files that are copied beside the graph: config.json, the tokenizer, ….
     pub copied: Vec<FileRecord>,
+    /// Files that are made for other runtimes, some in place of one that is copied.
+    pub made: Vec<NamedFile>,
     /// How each matrix is stored, by its name in the checkpoint.
     pub recipes: BTreeMap<String, WeightRecipe>,
 }
@@ -117,9 +121,14 @@ pub fn with_facts(
     let forms = Forms::resolve(&recipe, &survey.tensors, &dense)?;
     let max_context = max_context(request.max_context, &architecture)?;
     let copied = source.companions()?;
+    let made = targets::files(source, &architecture, request.activation, max_context)?;
     let rotated_head = rotation.as_ref().is_some_and(ModelRotation::has_head_matrix);
     let options = GraphOptions { activation: request.activation, max_context, rotated_head };
-    let graph = model::decoder(&architecture, &options, &|weight| forms.of(weight)).map_err(|error| forms.unstorable(error))?;
+    let mut graph =
+        model::decoder(&architecture, &options, &|weight| forms.of(weight)).map_err(|error| forms.unstorable(error))?;
+    let oldest_onnxruntime = oldest_onnxruntime(&graph.model).to_owned();
+    let bits = bits_per_weight(&graph.weights, &StoredWeight::stored_bits);
+    graph.model.set_metadata(metadata(source, &recipe, bits, max_context, &oldest_onnxruntime));
     let layout = Layout::of(&graph.model);
     let (model_bytes, data_bytes) = (layout.total_bytes(), layout.data_bytes());
     let weights: Vec<WeightRecord> = graph.weights.iter().map(|weight| draft_record(weight, request.activation)).collect();
@@ -135,6 +144,7 @@ pub fn with_facts(
         activation: request.activation.name().to_owned(),
         max_context,
         onnx_opset: graph.model.opset(),
+        oldest_onnxruntime: Some(oldest_onnxruntime),
         recipe,
         calibration: None,
         budget: None,
@@ -144,7 +154,17 @@ pub fn with_facts(
         outputs: Vec::new(),
         weights,
     };
-    Ok(Plan { architecture, survey, graph, data_bytes, manifest, activation: request.activation, copied, recipes: forms.recipes })
+    Ok(Plan {
+        architecture,
+        survey,
+        graph,
+        data_bytes,
+        manifest,
+        activation: request.activation,
+        copied,
+        made,
+        recipes: forms.recipes,
+    })
 }
 
 /// Positions that the artifact covers: those asked for, which the model must have been made for.
@@ -328,18 +348,33 @@ fn format_name(format: Format) -> String {
 }
 
 fn sizes(weights: &[StoredWeight], activation: DType, model_bytes: u64) -> Sizes {
-    let mean_bits = |weights: &[&StoredWeight], bits: &dyn Fn(&StoredWeight) -> usize| {
-        let elements: usize = weights.iter().map(|weight| weight.elements()).sum();
-        weights.iter().map(|weight| bits(weight)).sum::<usize>() as f64 / elements as f64
-    };
-    let all: Vec<_> = weights.iter().collect();
-    let linears: Vec<_> = weights.iter().filter(|weight| weight.is_decoder_linear()).collect();
+    let linears = || weights.iter().filter(|weight| weight.is_decoder_linear());
     Sizes {
-        bits_per_weight_linears: mean_bits(&linears, &StoredWeight::stored_bits),
-        bits_per_weight_model: mean_bits(&all, &StoredWeight::stored_bits),
-        memory_bits_per_weight_linears: mean_bits(&linears, &|weight| weight.memory_bits(activation)),
+        bits_per_weight_linears: bits_per_weight(linears(), &StoredWeight::stored_bits),
+        bits_per_weight_model: bits_per_weight(weights, &StoredWeight::stored_bits),
+        memory_bits_per_weight_linears: bits_per_weight(linears(), &|weight| weight.memory_bits(activation)),
         model_bytes,
     }
+}
+
+fn bits_per_weight<'a>(weights: impl IntoIterator<Item = &'a StoredWeight>, bits: &dyn Fn(&StoredWeight) -> usize) -> f64 {
+    let (elements, bits) =
+        weights.into_iter().fold((0, 0), |(elements, sum), weight| (elements + weight.elements(), sum + bits(weight)));
+    bits as f64 / elements as f64
+}
+
+/// What the graph says of itself, to whoever opens it without the manifest.
+fn metadata(source: &Source, recipe: &Recipe, bits: f64, max_context: usize, oldest: &str) -> Vec<(String, String)> {
+    let hash = blake3::hash(&serde_json::to_vec(recipe).expect("a recipe has keys that are strings")).to_hex().to_string();
+    let said = [
+        ("base_model", Some(source.name.clone())),
+        ("base_model_revision", source.revision.clone()),
+        ("recipe_blake3", Some(hash)),
+        ("bits_per_weight", Some(format!("{bits:.3}"))),
+        ("max_context", Some(max_context.to_string())),
+        ("oldest_onnxruntime", Some(oldest.to_owned())),
+    ];
+    said.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
 }
 
 impl Plan {
@@ -348,7 +383,10 @@ impl Plan {
         let mut manifest = self.manifest.clone();
         let data = self.data_bytes;
         let outputs = [(MODEL_FILE, manifest.sizes.model_bytes - data), (DATA_FILE, data)];
-        manifest.outputs = outputs.iter().map(|(name, bytes)| draft_file(name, *bytes)).chain(self.copied.clone()).collect();
+        let made = self.made.iter().map(|file| draft_file(&file.name, file.made_bytes()));
+        let is_made = |file: &&FileRecord| self.made.iter().any(|made| made.name == file.file);
+        let copied = self.copied.iter().filter(|file| !is_made(file)).cloned();
+        manifest.outputs = outputs.iter().map(|(name, bytes)| draft_file(name, *bytes)).chain(copied).chain(made).collect();
         let files: u64 = manifest.outputs.iter().map(|file| file.bytes).sum();
         files + manifest.to_json().len() as u64
     }

@@ -9,10 +9,10 @@ use crate::calib;
 use crate::checkpoint::Index;
 use crate::checkpoint::hub::{self, Bars, Hub, HubConfig, HubError, ModelHeaders};
 use crate::companions::{CompanionError, Companions};
-use crate::contract::{ADDITIONAL_TEMPLATES, COMPANIONS, CONFIG_FILE, Companion};
+use crate::contract::{ADDITIONAL_TEMPLATES, CARRIED, COMPANIONS, CONFIG_FILE, Companion};
 use crate::host::{FileError, read};
 use crate::model::Architecture;
-use crate::record::FileRecord;
+use crate::record::{FileRecord, ModelRecord};
 use crate::usage::UsageError;
 
 /// Where a model's files lie.
@@ -106,7 +106,8 @@ impl Source {
     /// The files that an artifact carries along; each is there if it is needed.
     pub fn companions(&self) -> Result<Vec<FileRecord>, ArtifactError> {
         let mut found = Vec::new();
-        for Companion { file, is_needed } in COMPANIONS {
+        let carried = CARRIED.map(|file| Companion { file, is_needed: false });
+        for Companion { file, is_needed } in COMPANIONS.into_iter().chain(carried) {
             match self.read(file)? {
                 Some(bytes) => {
                     let blake3 = blake3::hash(&bytes).to_hex().to_string();
@@ -119,6 +120,16 @@ impl Source {
             }
         }
         Ok(found)
+    }
+
+    /// The text of a file beside the weights; `None` where there is none, or no text.
+    pub fn text(&self, file: &str) -> Result<Option<String>, ArtifactError> {
+        Ok(self.read(file)?.and_then(|bytes| String::from_utf8(bytes).ok()))
+    }
+
+    /// The same files under the name of the model that they were made of.
+    pub fn made_of(self, model: &ModelRecord) -> Source {
+        Source { name: model.source.clone(), revision: model.revision.clone(), ..self }
     }
 
     /// A file of the model's folder; `None` if there is none.

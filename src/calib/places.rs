@@ -8,28 +8,21 @@ use crate::runtime::Operand;
 pub(super) struct Places {
     seqlens_k: Vec<i32>,
     total_sequence_length: [i32; 1],
-    position_ids: Vec<i64>,
-    shape: [usize; 2],
+    rows: [usize; 1],
 }
 
 impl Places {
     pub fn of(batch: &SequenceBatch) -> Places {
-        let (rows, length) = (batch.sequences.len(), batch.length);
-        let total = i32::try_from(length).expect("sequences are limited by the model's positions");
-        Places {
-            seqlens_k: vec![total - 1; rows],
-            total_sequence_length: [total],
-            position_ids: (0..rows).flat_map(|_| 0..i64::from(total)).collect(),
-            shape: [rows, length],
-        }
+        let rows = batch.sequences.len();
+        let total = i32::try_from(batch.length).expect("sequences are limited by the model's positions");
+        Places { seqlens_k: vec![total - 1; rows], total_sequence_length: [total], rows: [rows] }
     }
 
     /// What a stage asks for by this name.
     pub fn operand(&self, name: &str) -> Operand<'_> {
         match name {
-            names::SEQLENS_K => Operand::I32 { shape: &self.shape[..1], values: &self.seqlens_k },
+            names::SEQLENS_K => Operand::I32 { shape: &self.rows, values: &self.seqlens_k },
             names::TOTAL_SEQUENCE_LENGTH => Operand::I32 { shape: &[], values: &self.total_sequence_length },
-            names::POSITION_IDS => Operand::I64 { shape: &self.shape, values: &self.position_ids },
             other => unreachable!("no stage asks where tokens stand by the name {other}"),
         }
     }

@@ -25,7 +25,7 @@ use crate::host::memory;
 use crate::host::progress::Observe;
 use crate::model::StoredWeight;
 use crate::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
-use crate::record::{FileRecord, MANIFEST_FILE, Manifest, ModelRecord};
+use crate::record::{FileRecord, MANIFEST_FILE, Manifest};
 use crate::tensor::DType;
 use crate::usage::UsageError;
 
@@ -120,6 +120,7 @@ fn of_quantized(request: &Request, calibration: &compress::Options, output: &Out
     refuse_choices(request, calibration)?;
     let source = source::resolve(&request.model)?;
     let quantized = QuantizedCheckpoint::open(&source.dir)?;
+    let source = source.made_of(&quantized.manifest.model);
     let manifest = &quantized.manifest;
     if request.activation == DType::F16 && manifest.activation == DType::F32.name() {
         return Err(UsageError::QuantizedForF32 { model: request.model.clone() }.into());
@@ -127,8 +128,6 @@ fn of_quantized(request: &Request, calibration: &compress::Options, output: &Out
     let index = quantized.checkpoint.index();
     let mut plan = plan::with_facts(request, manifest.recipe.clone(), &quantized.facts(), &source, index)?;
     quantized.check_companions(&plan.copied)?;
-    let ModelRecord { source, revision, .. } = manifest.model.clone();
-    plan.manifest.model = ModelRecord { source, revision, ..plan.manifest.model };
     plan.manifest.calibration = manifest.calibration.clone();
     plan.manifest.budget = manifest.budget.clone();
     let folder = output_folder::begin(&output.path)?;
@@ -213,7 +212,7 @@ where
     write::record(&mut manifest.weights, weights);
     manifest.inputs = inputs?;
     let model = NamedFile::made(MODEL_FILE, data.finish()?);
-    let others: Vec<_> = std::iter::once(model).chain(files::companions(plan, checkpoint.dir())).collect();
+    let others: Vec<_> = std::iter::once(model).chain(files::of_artifact(plan, checkpoint.dir())).collect();
     manifest.outputs = files::write(&others, &plan.copied, folder)?;
     manifest.outputs.insert(1, FileRecord { file: DATA_FILE.to_owned(), bytes: data_bytes, blake3: data_hash? });
     manifest.seal();

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::commands::CommandError;
-use crate::contract::COMPANIONS;
+use crate::contract::{CARRIED, COMPANIONS, GENAI_CONFIG_FILE};
 use crate::host::FileError;
 use crate::host::hidden::{Hidden, parent};
 use crate::host::publish::{self, Target};
@@ -62,10 +62,10 @@ impl Kind {
     /// Whether any folder of the kind may have a file of this name.
     fn may_have(self, name: &str) -> bool {
         let is_weights = match self {
-            Kind::Artifact => [MODEL_FILE, DATA_FILE].contains(&name),
+            Kind::Artifact => [MODEL_FILE, DATA_FILE, GENAI_CONFIG_FILE].contains(&name),
             Kind::QuantizedCheckpoint => name.starts_with("model-") && name.ends_with(".safetensors"),
         };
-        is_weights || COMPANIONS.iter().any(|companion| companion.file == name)
+        is_weights || CARRIED.contains(&name) || COMPANIONS.iter().any(|companion| companion.file == name)
     }
 }
 

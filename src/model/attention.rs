@@ -1,8 +1,9 @@
 //! The one place that picks an attention operator.
 
 use super::config::DecoderConfig;
+use super::decoder::GraphOptions;
 use super::module::Module;
-use super::names;
+use super::names::{self, axes};
 use super::rope::rope_tables;
 use crate::onnx::{Dim, Graph, GroupQueryAttention, Shape, Type, Value};
 use crate::tensor::DType;
@@ -12,7 +13,6 @@ use crate::tensor::DType;
 pub(super) struct Positions {
     pub seqlens_k: Value,
     pub total_sequence_length: Value,
-    pub position_ids: Value,
     pub cos: Value,
     pub sin: Value,
 }
@@ -49,38 +49,36 @@ pub(super) struct Qkv {
     pub v: Value,
 }
 
-/// Positions from the mask: a row's length is the number of its ones, the longest row is as long as the mask.
-pub(super) fn positions(m: &Module, cfg: &DecoderConfig, activation: DType, max_context: usize) -> Positions {
+/// Positions from `mask`: a row's length is the number of its ones, the longest row is as long as the mask.
+pub(super) fn positions(m: &Module, cfg: &DecoderConfig, options: &GraphOptions, mask: Value) -> Positions {
     let op = m.op();
     let graph = op.graph();
-    let mask = graph.input(names::ATTENTION_MASK, Type::new(DType::I64, ["batch".into(), "total_sequence".into()]));
-    let position_ids = graph.input(names::POSITION_IDS, Type::new(DType::I64, ["batch".into(), "sequence".into()]));
     let last = op.sub(op.reduce_sum(mask, 1), graph.shared_i64(&[1], &[1]));
     let seqlens_k = graph.rename(op.cast(last, DType::I32), names::SEQLENS_K);
     let total = op.gather(op.shape_of(mask), graph.shared_i64(&[], &[1]));
     let total_sequence_length = graph.rename(op.cast(total, DType::I32), names::TOTAL_SEQUENCE_LENGTH);
-    let (cos, sin) = rotary_tables(graph, cfg, activation, max_context);
-    Positions { seqlens_k, total_sequence_length, position_ids, cos, sin }
+    let (cos, sin) = rotary_tables(graph, cfg, options);
+    Positions { seqlens_k, total_sequence_length, cos, sin }
 }
 
 /// As [`positions`], fed by whoever runs the graph: every row begins at position 0 and is as long as the others.
-pub(super) fn given_positions(m: &Module, cfg: &DecoderConfig, activation: DType, max_context: usize) -> Positions {
+pub(super) fn given_positions(m: &Module, cfg: &DecoderConfig, options: &GraphOptions) -> Positions {
     let op = m.op();
     let graph = op.graph();
-    let (cos, sin) = rotary_tables(graph, cfg, activation, max_context);
+    let (cos, sin) = rotary_tables(graph, cfg, options);
     Positions {
-        seqlens_k: graph.input(names::SEQLENS_K, Type::new(DType::I32, ["batch".into()])),
+        seqlens_k: graph.input(names::SEQLENS_K, Type::new(DType::I32, [axes::BATCH_SIZE.into()])),
         total_sequence_length: graph.input(names::TOTAL_SEQUENCE_LENGTH, Type::new(DType::I32, Shape::default())),
-        position_ids: graph.input(names::POSITION_IDS, Type::new(DType::I64, ["batch".into(), "sequence".into()])),
         cos,
         sin,
     }
 }
 
-/// Cosines and sines of positions `0 .. positions`, `[positions, head_dim / 2]` each.
-fn rotary_tables(graph: &Graph, cfg: &DecoderConfig, activation: DType, positions: usize) -> (Value, Value) {
-    let tables = rope_tables(cfg, positions);
-    let table = |name: &str, values: &[f32]| rotary_table(graph, name, activation, [positions, cfg.head_dim / 2], values);
+/// Cosines and sines of positions `0 .. max_context`, `[max_context, head_dim / 2]` each.
+fn rotary_tables(graph: &Graph, cfg: &DecoderConfig, options: &GraphOptions) -> (Value, Value) {
+    let tables = rope_tables(cfg, options.max_context);
+    let shape = [options.max_context, cfg.head_dim / 2];
+    let table = |name: &str, values: &[f32]| rotary_table(graph, name, options.activation, shape, values);
     (table("model.rotary_emb.cos", &tables.cos), table("model.rotary_emb.sin", &tables.sin))
 }
 
@@ -95,7 +93,8 @@ fn rotary_table(graph: &Graph, name: &str, dtype: DType, shape: [usize; 2], valu
 
 /// The cache of one layer as it comes in.
 pub(super) fn past(graph: &Graph, cfg: &DecoderConfig, activation: DType, layer: usize) -> KvPair {
-    let shape = || ["batch".into(), cfg.num_key_value_heads.into(), "past_sequence".into(), cfg.head_dim.into()];
+    let (batch, past) = (axes::BATCH_SIZE, axes::PAST_SEQUENCE_LENGTH);
+    let shape = || [batch.into(), cfg.num_key_value_heads.into(), past.into(), cfg.head_dim.into()];
     KvPair {
         key: graph.input(&names::past_key(layer), Type::new(activation, shape())),
         value: graph.input(&names::past_value(layer), Type::new(activation, shape())),
@@ -114,11 +113,10 @@ pub(super) fn attention(m: &Module, cfg: &DecoderConfig, qkv: Qkv, at: Place<'_>
         total_sequence_length: pos.total_sequence_length,
         cos_cache: pos.cos,
         sin_cache: pos.sin,
-        position_ids: pos.position_ids,
         num_heads: cfg.num_attention_heads,
         kv_num_heads: cfg.num_key_value_heads,
         window: options.window,
     };
-    let [y, key, value] = m.op().group_query_attention(operands, Dim::from("total_sequence"));
+    let [y, key, value] = m.op().group_query_attention(operands, Dim::from(axes::TOTAL_SEQUENCE_LENGTH));
     (y, KvPair { key, value })
 }

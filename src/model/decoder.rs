@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 
 use super::architecture::Architecture;
-use super::attention::{KvPair, Place, Positions, given_positions, past, positions};
+use super::attention::{KvPair, Place, given_positions, past, positions};
 use super::config::DecoderConfig;
 use super::module::{Build, Module, WeightSource};
-use super::names;
+use super::names::{self, axes};
+use super::padding::RightPadded;
 use super::parts::{ResidualStream, norm};
 use super::rope::most_positions;
 use super::stored::{StoredWeight, WeightForm};
@@ -50,7 +51,7 @@ pub struct DecoderGraph {
     pub weights: Vec<StoredWeight>,
 }
 
-/// The decoder with a KV cache: `input_ids`, `attention_mask`, `position_ids`, past → `logits`, present.
+/// The decoder with a KV cache: `input_ids`, `attention_mask`, past → `logits`, present. Rows may be padded on either side.
 ///
 /// `form` says what the planner wants of each weight, asked once for each by its name in the checkpoint.
 pub fn decoder(
@@ -58,7 +59,7 @@ pub fn decoder(
     options: &GraphOptions,
     form: &dyn Fn(&str) -> WeightForm,
 ) -> Result<DecoderGraph, GraphError> {
-    let graph = Graph::new(cfg.family.layers().model_type());
+    let graph = Graph::new(cfg.family.model_type());
     let source = WeightSource::Initializers(form);
     let build = Build { graph: &graph, activation: options.activation, source, stored: RefCell::default() };
     let outputs = causal_lm(&Module::root(&build), cfg, options, Cache::Grows);
@@ -79,10 +80,18 @@ pub(super) enum Cache {
 pub(super) fn causal_lm(m: &Module, cfg: &Architecture, options: &GraphOptions, cache: Cache) -> Vec<Value> {
     let (op, model) = (m.op(), m.child("model"));
     let graph = op.graph();
-    let ids = graph.input(names::INPUT_IDS, Type::new(DType::I64, ["batch".into(), "sequence".into()]));
-    let pos = checked_positions(&model, cfg, options, cache);
+    let options = &checked(&model, cfg, options);
+    let tokens = |name, length: &str| graph.input(name, Type::new(DType::I64, [axes::BATCH_SIZE.into(), length.into()]));
+    let ids = tokens(names::INPUT_IDS, axes::SEQUENCE_LENGTH);
+    let mask = (cache == Cache::Grows).then(|| tokens(names::ATTENTION_MASK, axes::TOTAL_SEQUENCE_LENGTH));
+    let padded = mask.map(|mask| RightPadded::of(m, ids, mask));
+    let pos = match mask {
+        Some(mask) => positions(&model, cfg, options, mask),
+        None => given_positions(&model, cfg, options),
+    };
 
     let table = model.table("embed_tokens", cfg.vocab_size, cfg.hidden_size);
+    let ids = padded.as_ref().map_or(ids, |padded| padded.ids);
     let mut stream = ResidualStream { x: model.child("embed_tokens").rows(table, ids), delta: None };
     let mut presents = Vec::new();
     if cfg.num_hidden_layers > MOST_LAYERS {
@@ -98,6 +107,7 @@ pub(super) fn causal_lm(m: &Module, cfg: &Architecture, options: &GraphOptions, 
     }
     let (h, _) = norm(&model, "norm", cfg, stream);
     let h = graph.rename(h, names::FINAL_HIDDEN);
+    let h = padded.map_or(h, |padded| padded.as_given(&model.child("norm"), h));
     let h = if options.rotated_head { model.child("norm").linear("rotation", h, cfg.hidden_size, false) } else { h };
     let logits = match cfg.tie_word_embeddings {
         true => m.child("lm_head").project(table, h),
@@ -106,14 +116,11 @@ pub(super) fn causal_lm(m: &Module, cfg: &Architecture, options: &GraphOptions, 
     [graph.rename(logits, names::LOGITS)].into_iter().chain(presents).collect()
 }
 
-fn checked_positions(model: &Module, cfg: &DecoderConfig, options: &GraphOptions, cache: Cache) -> Positions {
+/// `options` with no more positions than there are; more are refused.
+fn checked(model: &Module, cfg: &DecoderConfig, options: &GraphOptions) -> GraphOptions {
     let most = most_positions(cfg);
     if options.max_context > most {
         model.refuse("rotary_emb", "max_context", &format!("at most {most}"), &options.max_context.to_string());
     }
-    let positions = match cache {
-        Cache::Grows => positions,
-        Cache::None => given_positions,
-    };
-    positions(model, cfg, options.activation, options.max_context.min(most))
+    GraphOptions { max_context: options.max_context.min(most), ..*options }
 }

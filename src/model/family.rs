@@ -53,6 +53,11 @@ impl Family {
         self.0.architecture()
     }
 
+    /// The family's name in `config.json`, `llama`.
+    pub fn model_type(&self) -> &'static str {
+        self.0.model_type()
+    }
+
     /// Whether of this linear's outputs only products with another's count; `path` is its place in a layer,
     /// `self_attn.q_proj`.
     pub fn is_of_scores(&self, path: &str) -> bool {

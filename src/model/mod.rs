@@ -10,6 +10,7 @@ mod families;
 mod family;
 mod module;
 pub mod names;
+mod padding;
 mod parts;
 mod quantized;
 mod rope;

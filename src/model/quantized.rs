@@ -50,7 +50,12 @@ impl Module<'_> {
             Granularity::PerGroup(size) => Some(size),
         };
         let w = self.op().dequantize_linear(QuantizedOperand { codes, scales, zero_points }, block_size);
-        (self.op().matmul(x, w), stored_codes, StoredScales::F16(scales_name), zero_points.map(|_| zero_points_name))
+        (
+            self.op().matmul(x, w),
+            stored_codes,
+            StoredScales::Plain { name: scales_name, dtype: STORED_FLOAT },
+            zero_points.map(|_| zero_points_name),
+        )
     }
 
     /// What ONNX Runtime would not fuse, or fuse wrongly.
@@ -132,7 +137,7 @@ impl Module<'_> {
     fn block_scales(&self, blocks: usize, storage: ScaleStorage) -> (Value, StoredScales) {
         let scales = self.initializer("weight.scales");
         if storage == ScaleStorage::F16 {
-            return (self.declare(&scales, STORED_FLOAT, &[blocks]), StoredScales::F16(scales));
+            return (self.declare(&scales, STORED_FLOAT, &[blocks]), StoredScales::Plain { name: scales, dtype: STORED_FLOAT });
         }
         let [absmax, offset] = ["weight.scales.absmax", "weight.scales.offset"].map(|name| self.initializer(name));
         let nested = NestedOperand {
@@ -184,15 +189,17 @@ impl Module<'_> {
         }
         let [codes_name, scales_name] = ["weight", "weight.scales"].map(|name| self.initializer(name));
         let codes = self.declare(&codes_name, DType::U8, &n.packed_shape());
-        let scales = self.declare(&scales_name, STORED_FLOAT, &[out_features, n.blocks(), 1]);
+        // In the activation type, not behind a Cast: OpenVINO looks packed rows up with constant scales only.
+        let dtype = self.activation();
+        let scales = self.declare(&scales_name, dtype, &[out_features, n.blocks(), 1]);
         let form = StoredForm::Quantized {
             scheme,
             codes: StoredCodes::MatMulNBits(codes_name.clone()),
-            scales: StoredScales::F16(scales_name),
+            scales: StoredScales::Plain { name: scales_name, dtype },
             zero_points: None,
             outliers: None,
         };
         self.store(codes_name, &shape, form);
-        Table::Packed { codes, scales: self.op().cast(scales, self.activation()), shape: n }
+        Table::Packed { codes, scales, shape: n }
     }
 }

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use super::architecture::Architecture;
 use super::config::DecoderConfig;
 use super::module::{Build, Module, Notes, WeightSource};
-use super::names;
+use super::names::{self, axes};
 use super::survey::{ExpectedTensor, Survey, Surveyed};
 use crate::onnx::{Cutter, Dim, Graph, GraphError, Model, Piece, Shape, Type, Value};
 use crate::tensor::DType;
@@ -76,7 +76,7 @@ pub enum StageOperand {
     Weight(ExpectedTensor),
     /// What an earlier stage has computed.
     Waiting(Waiting),
-    /// Where the tokens stand: [`names::POSITION_IDS`], [`names::SEQLENS_K`] or [`names::TOTAL_SEQUENCE_LENGTH`].
+    /// Where the tokens stand: [`names::SEQLENS_K`] or [`names::TOTAL_SEQUENCE_LENGTH`].
     Places(&'static str),
 }
 
@@ -149,7 +149,7 @@ impl<'m> Reader<'m> {
         if let Some(&weight) = self.weights.get(name) {
             return StageOperand::Weight(weight.clone());
         }
-        let places = [names::POSITION_IDS, names::SEQLENS_K, names::TOTAL_SEQUENCE_LENGTH];
+        let places = [names::SEQLENS_K, names::TOTAL_SEQUENCE_LENGTH];
         match places.into_iter().find(|place| *place == name) {
             Some(place) => StageOperand::Places(place),
             None => StageOperand::Waiting(self.waiting(value)),
@@ -210,7 +210,7 @@ fn stage(activation: DType, write: impl FnOnce(&Module) -> Vec<Value>) -> Result
 }
 
 fn activations(m: &Module, name: &str, dtype: DType, width: usize) -> Value {
-    m.op().graph().input(name, Type::new(dtype, ["batch".into(), "sequence".into(), width.into()]))
+    m.op().graph().input(name, Type::new(dtype, [axes::BATCH_SIZE.into(), axes::SEQUENCE_LENGTH.into(), width.into()]))
 }
 
 #[cfg(test)]

@@ -71,13 +71,10 @@ pub enum StoredCodes {
 /// Where the scales of a quantized matrix lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoredScales {
-    F16(String),
+    /// Numbers of their own. f16 holds them all; a runtime may want them wider.
+    Plain { name: String, dtype: DType },
     /// uint8 codes in the order of `[out_features, groups]`, an f32 for each 256 of them, and an f32 added to all.
-    Nested {
-        codes: String,
-        absmax: String,
-        offset: String,
-    },
+    Nested { codes: String, absmax: String, offset: String },
 }
 
 /// Input features that are not quantized.
@@ -90,7 +87,7 @@ pub struct StoredOutliers {
     pub weights: String,
 }
 
-/// Scales and outliers are stored in 16 bits whatever the activations are; a Cast that is folded at load widens them.
+/// Scales of linears and outliers are stored in 16 bits whatever the activations are; a Cast that is folded at load widens them.
 pub(super) const STORED_FLOAT: DType = DType::F16;
 /// Weights that share a scale in memory where a file has one for each output feature: ONNX Runtime repeats it when it fuses.
 const FUSED_CHANNEL_BLOCK: usize = 32;
@@ -114,7 +111,7 @@ impl StoredWeight {
             _ => in_features,
         };
         let scale_bits = match scales {
-            StoredScales::F16(_) => out_features * groups * STORED_FLOAT.bits(),
+            StoredScales::Plain { dtype, .. } => out_features * groups * dtype.bits(),
             StoredScales::Nested { .. } => out_features * groups * 8 + (out_features * groups).div_ceil(NESTED_BLOCK) * 32 + 32,
         };
         let zero_point_bits = if zero_points.is_some() { out_features * groups * scheme.format.code_dtype().bits() } else { 0 };
@@ -156,7 +153,7 @@ impl StoredWeight {
             StoredForm::Quantized { codes, scales, zero_points, outliers, .. } => {
                 names.extend(codes.initializers());
                 match scales {
-                    StoredScales::F16(scales) => names.push(scales),
+                    StoredScales::Plain { name, .. } => names.push(name),
                     StoredScales::Nested { codes, absmax, offset } => names.extend([codes.as_str(), absmax, offset]),
                 }
                 names.extend(zero_points.as_deref());

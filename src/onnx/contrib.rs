@@ -29,8 +29,6 @@ pub struct GroupQueryAttention {
     pub cos_cache: Value,
     /// As `cos_cache`.
     pub sin_cache: Value,
-    /// int64 `[batch, sequence]`: position of each new token.
-    pub position_ids: Value,
     pub num_heads: usize,
     pub kv_num_heads: usize,
     /// Positions that a token sees, itself included; `None`: all before it.
@@ -74,11 +72,12 @@ impl Ops<'_> {
     /// Causal attention in which groups of query heads share a key/value head, with in-operator rotary positions.
     ///
     /// `com.microsoft.GroupQueryAttention`, since 1 → output as `query`, present key and value
-    /// `[batch, kv_num_heads, total, head_dim]`. Pads on the right only.
+    /// `[batch, kv_num_heads, total, head_dim]`. Pads on the right only. Positions follow from the lengths: the operator's input of
+    /// positions came with ONNX Runtime 1.22, and on the CPU the first row's first one counts for all.
     #[track_caller]
     pub fn group_query_attention(&self, a: GroupQueryAttention, present_axis: Dim) -> [Value; 3] {
         let past = a.past.map_or([None; 2], |past| past.map(Some));
-        let places = [a.seqlens_k, a.total_sequence_length, a.cos_cache, a.sin_cache, a.position_ids].map(Some);
+        let places = [a.seqlens_k, a.total_sequence_length, a.cos_cache, a.sin_cache].map(Some);
         let inputs = [a.query, a.key, a.value].map(Some).into_iter().chain(past).chain(places).collect();
         let mut attributes = vec![
             ("num_heads", Attribute::Int(a.num_heads as i64)),
@@ -134,7 +133,7 @@ impl Ops<'_> {
 
     /// `x · dequantize(w)ᵀ` where a code without zero point means `scale · (code − 2^(bits−1))`.
     ///
-    /// `com.microsoft.MatMulNBits` (accuracy_level 0), since 1: `x [batch…, m, K]`, codes uint8
+    /// `com.microsoft.MatMulNBits` (accuracy_level 4: the CPU may round activations to 8 bits), since 1: `x [batch…, m, K]`, codes uint8
     /// `[N, blocks, block_size · bits / 8]`, scales `[N, blocks]` of `x`'s element type → `[batch…, m, N]`.
     #[track_caller]
     pub fn matmul_n_bits(&self, x: Value, codes: Value, scales: Value, n: NBits) -> Value {
@@ -143,7 +142,7 @@ impl Ops<'_> {
             ("N", Attribute::Int(n.out_features as i64)),
             ("bits", Attribute::Int(n.bits as i64)),
             ("block_size", Attribute::Int(n.block_size as i64)),
-            ("accuracy_level", Attribute::Int(0)),
+            ("accuracy_level", Attribute::Int(4)),
         ];
         self.microsoft("MatMulNBits", vec![x, codes, scales], attributes, |types| {
             n.check()?;
@@ -203,8 +202,8 @@ impl Ops<'_> {
 fn attended(types: &[Type], a: &GroupQueryAttention, present_axis: Dim) -> Result<[Option<Type>; 3], GraphCause> {
     let (heads, rest) = types.split_at(3);
     let (past, places) = rest.split_at(if a.past.is_some() { 2 } else { 0 });
-    let ([query, key, value], [seqlens_k, total, cos, sin, position_ids]) = (heads, places) else {
-        unreachable!("eight operands beside the past were given")
+    let ([query, key, value], [seqlens_k, total, cos, sin]) = (heads, places) else {
+        unreachable!("seven operands beside the past were given")
     };
     let [batch, sequence, Dim::Known(width)] = query.shape.0.as_slice() else {
         return Err(shape_cause("query", "[batch, sequence, a known size]".to_owned(), query));
@@ -243,8 +242,6 @@ fn attended(types: &[Type], a: &GroupQueryAttention, present_axis: Dim) -> Resul
             _ => return Err(shape_cause(operand, format!("[positions, {}]", head_dim / 2), ty)),
         }
     }
-    expect_dtype("position_ids", position_ids, DType::I64)?;
-    expect_shape("position_ids", position_ids, &Shape(vec![batch.clone(), sequence.clone()]))?;
     let present = Type::new(query.dtype, [batch.clone(), a.kv_num_heads.into(), present_axis, head_dim.into()]);
     Ok([Some(query.clone()), Some(present.clone()), Some(present)])
 }

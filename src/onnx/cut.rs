@@ -63,6 +63,7 @@ impl<'m> Cutter<'m> {
             nodes: nodes.iter().enumerate().map(|(index, node)| draft.node(index, node)).collect(),
             initializers,
             values: draft.values,
+            metadata: Vec::new(),
         };
         Piece { model, inputs, outputs }
     }

@@ -81,6 +81,25 @@ impl Model {
         if found { Ok(()) } else { Err(EditError::NoNodeInput { op_type: op_type.to_owned(), index }) }
     }
 
+    /// Lets every reader of `old` read `new` instead, a value of the same type that is there before them.
+    pub fn substitute(&mut self, old: &str, new: &str) -> Result<(), EditError> {
+        let [old, new] = [self.named(old)?, self.named(new)?];
+        for input in self.nodes.iter_mut().flat_map(|node| &mut node.inputs) {
+            if *input == Some(old) {
+                *input = Some(new);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives every node of that type the attribute `name`.
+    pub fn set_attribute(&mut self, op_type: &str, name: &str, value: i64) {
+        for node in self.nodes.iter_mut().filter(|node| node.op_type == op_type) {
+            node.attributes.retain(|(key, _)| key != name);
+            node.attributes.push((name.to_owned(), Attribute::Int(value)));
+        }
+    }
+
     /// Lets every reader of `value [batch, sequence, width]` see chosen positions only, `[batch, positions, width]`.
     ///
     /// The new input `positions` is int64 `[batch, positions, 1]` and holds, for each row, indices into the sequence
@@ -267,6 +286,29 @@ mod tests {
         let logits = graph.rename(op.sigmoid(hidden), "logits");
         let places = graph.rename(op.cast(seqlens, DType::F32), "places");
         graph.finish(&[logits, places]).expect("the shapes fit")
+    }
+
+    #[test]
+    fn a_substituted_value_has_no_reader_and_readers_keep_their_other_inputs() {
+        let mut model = tiny();
+        model.substitute("hidden", "x").expect("both exist");
+        model.prune();
+        assert_eq!(op_types(&model), ["Sub", "Cast", "Sigmoid", "Cast"]);
+        assert_eq!(names(&model, model.inputs()), ["mask", "x"]);
+        assert_eq!(model.substitute("hidden", "x"), Err(EditError::NoValue("hidden".to_owned())));
+    }
+
+    #[test]
+    fn an_attribute_is_set_once_on_every_node_of_the_type() {
+        let mut model = tiny();
+        model.set_attribute("Sigmoid", "level", 4);
+        model.set_attribute("Sigmoid", "level", 0);
+        let attributes = |op_type: &str| {
+            let node = model.nodes().iter().find(|node| node.op_type == op_type).expect("there is one");
+            node.attributes.clone()
+        };
+        assert_eq!(attributes("Sigmoid"), [("level".to_owned(), Attribute::Int(0))]);
+        assert_eq!(attributes("Mul"), []);
     }
 
     fn names(model: &Model, values: &[Value]) -> Vec<String> {

@@ -122,6 +122,7 @@ impl<'m> Layout<'m> {
             inputs: model.inputs.clone(),
             nodes: model.nodes.clone(),
             outputs: model.outputs.clone(),
+            metadata: model.metadata.clone(),
         }
     }
 }

@@ -170,6 +170,7 @@ impl Part<'_, '_> {
             inputs: input.iter().map(|value| self.places[value]).collect(),
             outputs: vec![self.places[&output]],
             nodes,
+            metadata: Vec::new(),
         }
     }
 }

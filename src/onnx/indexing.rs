@@ -1,8 +1,8 @@
-//! ONNX's operators that move elements by index: what a runtime needs to move rows of a cache.
+//! ONNX's operators that find places and move elements by them: rows of a cache, tokens of a padded batch.
 
 use super::graph::GraphCause;
-use super::ir::{Dim, Shape, Type, Value};
-use super::ops::{Ops, at_least, expect_dtype, expect_shape, same_dtype, shape_cause, split_last};
+use super::ir::{Attribute, Dim, Shape, Type, Value};
+use super::ops::{Ops, at_least, expect_dtype, expect_shape, floating, integer, same_dtype, shape_cause, split_last};
 use crate::tensor::DType;
 
 impl Ops<'_> {
@@ -26,6 +26,112 @@ impl Ops<'_> {
             expect_shape("dims", &types[1], &Shape::known(&[shape.rank()]))?;
             Ok(Type::new(types[0].dtype, shape))
         })
+    }
+
+    /// A one for each element of `x`, int64. ONNX Expand-13.
+    #[track_caller]
+    pub fn ones_like(&self, x: Value) -> Value {
+        let shape = self.graph().type_of(x).map_or_else(Shape::default, |ty| ty.shape);
+        let one = self.graph().shared_i64(&[1], &[1]);
+        self.expand(one, self.shape_of(x), shape)
+    }
+
+    /// The last columns of `x`, as many as `like` has. ONNX Slice-13: `x [m, n]`, `like [m, k]` with `k` at most `n` → `[m, k]`.
+    #[track_caller]
+    pub fn last_columns(&self, x: Value, like: Value) -> Value {
+        let list = |value| self.graph().shared_i64(&[1], &[value]);
+        let (sizes, like) = (self.shape_of(like), self.graph().type_of(like));
+        let first = self.sub(list(0), self.gather(sizes, list(1)));
+        self.onnx("Slice", [x, first, list(i64::MAX), list(1)], [], |types| {
+            let (rows, _) = matrix("x", &types[0])?;
+            let Some(like) = like else { return Ok(types[0].clone()) }; // the graph has failed
+            let (same, columns) = matrix("like", &like)?;
+            match same == rows {
+                true => Ok(Type::new(types[0].dtype, [rows.clone(), columns.clone()])),
+                false => Err(shape_cause("like", format!("[{rows}, k]"), &like)),
+            }
+        })
+    }
+
+    /// Where on `axis` the greatest element is, the first of equals; the axis stays, with size 1. ONNX ArgMax-13 → int64.
+    #[track_caller]
+    pub fn arg_max(&self, x: Value, axis: usize) -> Value {
+        let attributes = [("axis", Attribute::Int(axis as i64)), ("keepdims", Attribute::Int(1))];
+        self.onnx("ArgMax", [x], attributes, |types| {
+            floating("x", &types[0])?;
+            at_least("x", &types[0], axis + 1)?;
+            let mut shape = types[0].shape.clone();
+            shape.0[axis] = Dim::Known(1);
+            Ok(Type::new(DType::I64, shape))
+        })
+    }
+
+    /// For each element the sum of those before it on `axis`. ONNX CumSum-14 (exclusive): shape kept.
+    #[track_caller]
+    pub fn sum_before(&self, x: Value, axis: usize) -> Value {
+        let axis_operand = self.graph().shared_i64(&[], &[axis as i64]);
+        self.onnx("CumSum", [x, axis_operand], [("exclusive", Attribute::Int(1))], |types| {
+            at_least("x", &types[0], axis + 1)?;
+            Ok(types[0].clone())
+        })
+    }
+
+    /// One behind the other on `axis`, whose size is then `size`. ONNX Concat-13: element type and other axes are equal.
+    #[track_caller]
+    pub fn concat(&self, parts: [Value; 2], axis: usize, size: impl Into<Dim>) -> Value {
+        self.onnx("Concat", parts, [("axis", Attribute::Int(axis as i64))], |types| {
+            let resized = |ty: &Type, size: Dim| {
+                at_least("x", ty, axis + 1)?;
+                let mut shape = ty.shape.clone();
+                shape.0[axis] = size;
+                Ok::<_, GraphCause>(shape)
+            };
+            let size = size.into();
+            let shape = resized(&types[0], size.clone())?;
+            same_dtype("b", &types[1], &types[0])?;
+            if resized(&types[1], size)? != shape {
+                return Err(shape_cause("b", format!("{} but for axis {axis}", types[0].shape), &types[1]));
+            }
+            Ok(Type::new(types[0].dtype, shape))
+        })
+    }
+
+    /// `y[i, j] = x[i, indices[i, j]]`, here for the second of two axes. ONNX GatherElements-13 (axis 1): `x [m, n]`, `indices [m, k]`
+    /// int32 or int64 → `[m, k]`.
+    #[track_caller]
+    pub fn gather_columns(&self, x: Value, indices: Value) -> Value {
+        self.onnx("GatherElements", [x, indices], [("axis", Attribute::Int(1))], |types| {
+            integer("indices", &types[1])?;
+            let (rows, columns) = (matrix("x", &types[0])?.0, matrix("indices", &types[1])?);
+            match *rows == *columns.0 {
+                true => Ok(Type::new(types[0].dtype, types[1].shape.clone())),
+                false => Err(shape_cause("indices", format!("[{rows}, k]"), &types[1])),
+            }
+        })
+    }
+
+    /// `y[i, j] = x[i, places[i, j, 0]]`. ONNX GatherND-13 (batch_dims 1): `x [m, n, rest…]`, `places` int64 `[m, k, 1]` →
+    /// `[m, k, rest…]`.
+    #[track_caller]
+    pub fn gather_places(&self, x: Value, places: Value) -> Value {
+        self.onnx("GatherND", [x, places], [("batch_dims", Attribute::Int(1))], |types| {
+            at_least("x", &types[0], 2)?;
+            expect_dtype("places", &types[1], DType::I64)?;
+            let (rows, rest) = (&types[0].shape.0[0], &types[0].shape.0[2..]);
+            match types[1].shape.0.as_slice() {
+                [same, count, Dim::Known(1)] if same == rows => {
+                    Ok(Type::new(types[0].dtype, Shape([&[rows.clone(), count.clone()], rest].concat())))
+                }
+                _ => Err(shape_cause("places", format!("[{rows}, k, 1]"), &types[1])),
+            }
+        })
+    }
+}
+
+fn matrix<'t>(operand: &'static str, ty: &'t Type) -> Result<(&'t Dim, &'t Dim), GraphCause> {
+    match ty.shape.0.as_slice() {
+        [rows, columns] => Ok((rows, columns)),
+        _ => Err(shape_cause(operand, "[m, n]".to_owned(), ty)),
     }
 }
 
@@ -62,6 +168,41 @@ mod tests {
         assert_eq!(scatter(&[4, 2, 3]).expect("four rows for four places"), "f16[8, 2, 3]");
         let cause = scatter(&[5, 2, 3]).expect_err("five rows for four places").cause;
         assert_eq!(cause.to_string(), "updates must have shape [4, 2, 3], got [5, 2, 3]");
+    }
+
+    /// The type of what `write` makes of a mask `[rows, total]`, ids `[rows, new]` and `x [rows, new, 4]`, or the message.
+    fn outcome(write: impl FnOnce(Ops<'_>, [Value; 3]) -> Value) -> String {
+        let graph = Graph::new("test");
+        let mask = graph.input("mask", Type::new(DType::I64, ["rows".into(), "total".into()]));
+        let ids = graph.input("ids", Type::new(DType::I64, ["rows".into(), "new".into()]));
+        let x = graph.input("x", Type::new(DType::F16, ["rows".into(), "new".into(), 4.into()]));
+        let y = write(graph.at("m"), [mask, ids, x]);
+        match graph.finish(&[y]) {
+            Ok(model) => model.type_of(y).to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn places_of_a_padded_batch_have_the_shapes_that_they_are_used_with() {
+        assert_eq!(outcome(|op, [_, ids, _]| op.sum_before(op.ones_like(ids), 1)), "int64[rows, new]");
+        assert_eq!(outcome(|op, [mask, ids, _]| op.last_columns(mask, ids)), "int64[rows, new]");
+        assert_eq!(outcome(|op, [.., x]| op.arg_max(x, 1)), "int64[rows, 1, 4]");
+        assert_eq!(outcome(|op, [mask, ids, _]| op.concat([mask, ids], 1, "all")), "int64[rows, all]");
+        assert_eq!(outcome(|op, [mask, ids, _]| op.gather_columns(mask, ids)), "int64[rows, new]");
+        assert_eq!(outcome(|op, [_, ids, x]| op.gather_places(x, op.reshape(ids, &[0, 0, 1]))), "f16[rows, new, 4]");
+    }
+
+    #[test]
+    fn places_that_do_not_fit_are_refused() {
+        let expected = "m: ArgMax: x must be f32, f16 or bf16, got int64";
+        assert_eq!(outcome(|op, [mask, ..]| op.arg_max(mask, 1)), expected);
+        let expected = "m: GatherND: places must have shape [rows, k, 1], got [rows, new]";
+        assert_eq!(outcome(|op, [_, ids, x]| op.gather_places(x, ids)), expected);
+        let expected = "m: GatherElements: x must have shape [m, n], got [rows, new, 4]";
+        assert_eq!(outcome(|op, [_, ids, x]| op.gather_columns(x, ids)), expected);
+        let expected = "m: Concat: b must have shape [rows, total] but for axis 0, got [rows, new]";
+        assert_eq!(outcome(|op, [mask, ids, _]| op.concat([mask, ids], 0, "both")), expected);
     }
 
     #[test]

@@ -195,6 +195,7 @@ pub struct Model {
     pub(super) inputs: Vec<Value>,
     pub(super) nodes: Vec<Node>,
     pub(super) outputs: Vec<Value>,
+    pub(super) metadata: Vec<(String, String)>,
 }
 
 impl Model {
@@ -205,6 +206,16 @@ impl Model {
 
     pub fn ir_version(&self) -> i64 {
         self.ir_version
+    }
+
+    /// What the model says of itself beside its graph, in order.
+    pub fn metadata(&self) -> &[(String, String)] {
+        &self.metadata
+    }
+
+    /// Replaces [`Self::metadata`]; each key is given once.
+    pub fn set_metadata(&mut self, metadata: Vec<(String, String)>) {
+        self.metadata = metadata;
     }
 
     pub fn nodes(&self) -> &[Node] {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::ir::{Attribute, Dim, Shape, Type, Value};
-use super::ops::{Ops, at_least, attribute_cause, expect_shape, floating, same_dtype, shape_cause, split_last};
+use super::ops::{Ops, at_least, attribute_cause, broadcast, expect_shape, floating, same_dtype, shape_cause, split_last};
 
 impl Ops<'_> {
     /// All axes but the last made one, named `rows`. ONNX Flatten-21 (axis −1): `x [leading…, k]` → `[rows, k]`.
@@ -60,15 +60,10 @@ impl Ops<'_> {
         self.onnx("Abs", [x], [], |types| floating("x", &types[0]).map(|()| types[0].clone()))
     }
 
-    /// The greater of two. ONNX Max-13: equal shapes.
+    /// The greater of two. ONNX Max-13: shapes broadcast.
     #[track_caller]
     pub fn max(&self, a: Value, b: Value) -> Value {
-        self.onnx("Max", [a, b], [], |types| {
-            floating("a", &types[0])?;
-            same_dtype("b", &types[1], &types[0])?;
-            expect_shape("b", &types[1], &types[0].shape)?;
-            Ok(types[0].clone())
-        })
+        self.onnx("Max", [a, b], [], broadcast)
     }
 
     #[track_caller]
@@ -125,7 +120,7 @@ mod tests {
         assert_eq!(outcome(|_, op, [x, _]| op.flatten(x, "tokens")), "f32[tokens, 32]");
         assert_eq!(outcome(|_, op, [x, _]| op.columns(op.flatten(x, "tokens"), 8..20)), "f32[tokens, 12]");
         assert_eq!(outcome(|_, op, [_, c]| op.reduce_max(op.abs(c), 0)), "f32[8]");
-        assert_eq!(outcome(|_, op, [_, c]| op.max(c, c)), "f32[32, 8]");
+        assert_eq!(outcome(|_, op, [_, c]| op.max(c, op.reduce_max(c, 0))), "f32[32, 8]");
         assert_eq!(outcome(|_, op, [_, c]| op.first_rows(op.transposed(c), 3)), "f32[3, 32]");
         let product = outcome(|_, op, [x, c]| {
             let x = op.flatten(x, "tokens");
@@ -161,7 +156,7 @@ mod tests {
         assert_eq!(outcome(wide), expected);
         let expected = "part: Gemm: b must have shape [t, n] with the columns of a [32, 8], got [32, 8]";
         assert_eq!(outcome(|_, op, [_, c]| op.add_product(c, c, c)), expected);
-        let expected = "part: Max: b must have shape [32, 8], got [8]";
-        assert_eq!(outcome(|_, op, [_, c]| op.max(c, op.reduce_max(c, 0))), expected);
+        let expected = "part: Max: shapes [32, 8] and [8, 32] do not broadcast";
+        assert_eq!(outcome(|_, op, [_, c]| op.max(c, op.transposed(c))), expected);
     }
 }

@@ -84,6 +84,7 @@ pub fn encoded_len(model: &Model) -> Result<usize, ProtoError> {
 pub fn decode(bytes: &[u8]) -> Result<Model, ProtoError> {
     let message = ModelProto::decode(bytes)?;
     let opset = opset(&message)?;
+    let metadata = message.metadata_props.into_iter().map(|entry| (entry.key, entry.value)).collect();
     let graph = message.graph.ok_or(ProtoError::Missing("graph"))?;
     let mut reader = Reader::new(Model {
         opset,
@@ -94,6 +95,7 @@ pub fn decode(bytes: &[u8]) -> Result<Model, ProtoError> {
         inputs: Vec::new(),
         nodes: Vec::new(),
         outputs: Vec::new(),
+        metadata,
     });
     let outputs: Vec<String> = graph.output.iter().map(|info| info.name.clone()).collect();
     for tensor in graph.initializer {
@@ -271,6 +273,7 @@ fn to_message(model: &Model) -> Result<ModelProto, ProtoError> {
         producer_version: env!("CARGO_PKG_VERSION").to_owned(),
         graph: Some(graph),
         opset_import: vec![import(Domain::Onnx, model.opset), import(Domain::Microsoft, 1)],
+        metadata_props: model.metadata.iter().cloned().map(|(key, value)| StringStringEntryProto { key, value }).collect(),
     })
 }
 
@@ -351,6 +354,8 @@ struct ModelProto {
     graph: Option<GraphProto>,
     #[prost(message, repeated, tag = "8")]
     opset_import: Vec<OperatorSetIdProto>,
+    #[prost(message, repeated, tag = "14")]
+    metadata_props: Vec<StringStringEntryProto>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -88,7 +88,7 @@ impl Engine {
     ) -> Result<Engine, RuntimeError> {
         let mut artifact = Artifact::read(dir)?;
         let data = DataPlace::of(dir)?;
-        let graph = specialise(&artifact.graph, &data)?;
+        let graph = specialise(&artifact.graph, &data, options.weights)?;
         let beside = &mut artifact.beside;
         beside.context_length = beside.context_length.min(graph.max_positions);
         let runtime = runtime(options.provider)?;

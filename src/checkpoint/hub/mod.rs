@@ -22,7 +22,7 @@ use hf_hub::RepoType;
 
 use super::shards::{INDEX_FILE, Numbered, SINGLE_FILE, WeightMap};
 use super::{CheckpointError, Index, left_out};
-use crate::contract::COMPANIONS;
+use crate::contract::{CARRIED, COMPANIONS};
 use crate::host::shown;
 pub use answers::{DataFiles, ModelHeaders, Selection};
 use cache::RepoCache;
@@ -212,6 +212,9 @@ impl Visit<'_> {
             } else {
                 self.cache.set_absent(&listing.commit, file);
             }
+        }
+        for file in CARRIED.into_iter().filter(|file| listing.files.iter().any(|listed| listed == file)) {
+            self.fetch(&listing.commit, file)?;
         }
         Ok(())
     }

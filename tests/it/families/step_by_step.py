@@ -14,10 +14,7 @@ names = [value.name for value in session.get_outputs()]
 cache = {past.name: np.zeros((1, past.shape[1], 0, past.shape[3]), np.float32) for past in pasts}
 rows = []
 for position, token in enumerate(json.load(sys.stdin)):
-    fed = {
-        "input_ids": np.array([[token]], np.int64), "attention_mask": np.ones((1, position + 1), np.int64),
-        "position_ids": np.array([[position]], np.int64), **cache,
-    }
+    fed = {"input_ids": np.array([[token]], np.int64), "attention_mask": np.ones((1, position + 1), np.int64), **cache}
     outputs = dict(zip(names, session.run(None, fed)))
     rows.append([float(value) for value in outputs["logits"][0, 0]])
     cache = {name: outputs[name.replace("past_key_values", "present")] for name in cache}

@@ -60,7 +60,10 @@ fn fill(file: &DataFile<'_>, weight: &StoredWeight, random: &mut Random) {
             file.write(initializer, &floats(elements, *dtype, random, value)).unwrap();
         }
         StoredForm::Quantized {
-            scheme, codes: StoredCodes::DequantizeLinear(codes), scales: StoredScales::F16(scales), ..
+            scheme,
+            codes: StoredCodes::DequantizeLinear(codes),
+            scales: StoredScales::Plain { name: scales, .. },
+            ..
         } => {
             let [out_features, in_features] = weight.shape[..] else { panic!("{weight:?}") };
             let packed: Vec<u8> = (0..elements / 2).map(|_| (random.next() * 128.0 + 128.0) as u8).collect();
