@@ -84,7 +84,7 @@ pub(super) fn causal_lm(m: &Module, cfg: &Architecture, options: &GraphOptions, 
     let tokens = |name, length: &str| graph.input(name, Type::new(DType::I64, [axes::BATCH_SIZE.into(), length.into()]));
     let ids = tokens(names::INPUT_IDS, axes::SEQUENCE_LENGTH);
     let mask = (cache == Cache::Grows).then(|| tokens(names::ATTENTION_MASK, axes::TOTAL_SEQUENCE_LENGTH));
-    let padded = mask.map(|mask| RightPadded::of(m, ids, mask));
+    let padded = mask.map(|mask| RightPadded::of(&m.child("padding"), ids, mask));
     let pos = match mask {
         Some(mask) => positions(&model, cfg, options, mask),
         None => given_positions(&model, cfg, options),

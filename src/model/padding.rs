@@ -32,7 +32,7 @@ impl RightPadded {
         let pads = op.arg_max(op.cast(op.last_columns(mask, ids), DType::F32), 1);
         // Summed, not a Range: that takes its limits from the host, whose copy would keep CUDA graphs away.
         let places = op.sum_before(op.ones_like(ids), 1);
-        let twice = op.concat([ids, ids], 1, "sequence_length twice");
+        let twice = op.concat([ids, ids], 1, "twice_sequence_length");
         let turned = op.gather_columns(twice, op.add(places, pads));
         RightPadded { ids: graph.rename(turned, names::RIGHT_PADDED_IDS), pads, places }
     }
