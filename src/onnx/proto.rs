@@ -84,6 +84,7 @@ pub fn encoded_len(model: &Model) -> Result<usize, ProtoError> {
 pub fn decode(bytes: &[u8]) -> Result<Model, ProtoError> {
     let message = ModelProto::decode(bytes)?;
     let opset = opset(&message)?;
+    let imports_microsoft = message.opset_import.iter().any(|import| import.domain == Domain::Microsoft.name());
     let metadata = message.metadata_props.into_iter().map(|entry| (entry.key, entry.value)).collect();
     let graph = message.graph.ok_or(ProtoError::Missing("graph"))?;
     let mut reader = Reader::new(Model {
@@ -112,6 +113,9 @@ pub fn decode(bytes: &[u8]) -> Result<Model, ProtoError> {
     }
     for node in graph.node {
         reader.node(node, &types)?;
+    }
+    if !imports_microsoft && reader.model.nodes.iter().any(|node| node.domain == Domain::Microsoft) {
+        return Err(ProtoError::Missing("version of the operator set com.microsoft"));
     }
     for name in outputs {
         let value = reader.ids.get(&name).copied();

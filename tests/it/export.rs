@@ -55,6 +55,7 @@ fn the_same_input_gives_the_same_bytes() {
         });
         let expected = [
             "config.json",
+            "genai_config.json",
             "generation_config.json",
             "model.onnx",
             "model.onnx.data",
