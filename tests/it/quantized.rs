@@ -14,15 +14,15 @@ use crate::support::tiny;
 mod families;
 mod hostile;
 
-/// One of each thing that a recipe can ask for.
-const RECIPES: [&str; 7] = [
-    "f16",
-    "int4-g32-embedding8-rtn",
-    "nf4-g64-nested-rtn",
-    "int8-outlier-rtn",
-    "int3-g128-gptq",
-    "int4-g128-awq-gptq",
-    "int4-g128-rotated-gptq",
+/// One of each thing that a recipe can ask for, and whether it is calibrated.
+const RECIPES: [(&str, bool); 7] = [
+    ("f16", false),
+    ("int4-g32-embedding8-rtn", false),
+    ("nf4-g64-nested-rtn", false),
+    ("int8-outlier-rtn", true),
+    ("int3-g128-gptq", true),
+    ("int4-g128-awq-gptq", true),
+    ("int4-g128-rotated-gptq", true),
 ];
 
 fn qonnx(arguments: &[&str]) -> Output {
@@ -80,11 +80,13 @@ impl Place {
 
 #[test]
 fn artifacts_of_a_quantized_checkpoint_are_those_of_its_model() {
-    for recipe in RECIPES {
+    for (recipe, is_calibrated) in RECIPES {
         let place = Place::new();
         let (q, at_once, later) = (place.text("q"), place.text("at-once"), place.text("later"));
-        done(&["quantize", &model(), "--recipe", recipe, "-o", &q]);
-        done(&["export", &model(), "--recipe", recipe, "-o", &at_once]);
+        let set = tiny::small_set(place.0.path()).display().to_string();
+        let calibration = if is_calibrated { &["--calibration", &set][..] } else { &[] };
+        done(&[&["quantize", &model(), "--recipe", recipe, "-o", &q], calibration].concat());
+        done(&[&["export", &model(), "--recipe", recipe, "-o", &at_once], calibration].concat());
         done(&["export", &q, "-o", &later]);
         assert_eq!(differing(&place.path("at-once"), &place.path("later")), Vec::<String>::new(), "{recipe}");
         let wide = place.text("wide");
@@ -113,7 +115,8 @@ fn a_second_artifact_takes_a_tenth_of_the_first_ones_time_at_most() {
 fn a_budget_is_searched_once() {
     let place = Place::new();
     let (q, at_once, later) = (place.text("q"), place.text("at-once"), place.text("later"));
-    let asked = ["--method", "gptq", "--target-bpw", "3.4"];
+    let set = tiny::small_set(place.0.path()).display().to_string();
+    let asked = ["--method", "gptq", "--target-bpw", "3.4", "--calibration", &set];
     done(&[&["quantize", &model(), "-o", &q], &asked[..]].concat());
     done(&[&["export", &model(), "-o", &at_once], &asked[..]].concat());
     done(&["export", &q, "-o", &later]);
