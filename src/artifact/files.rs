@@ -1,61 +1,11 @@
 //! The files of an artifact or a quantized checkpoint beside its weights.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::hashing;
+use super::named_file::{Content, NamedFile};
 use super::plan::Plan;
 use crate::artifact::ArtifactError;
-use crate::host::FileError;
 use crate::record::FileRecord;
-
-/// A file of a folder that is made.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NamedFile {
-    pub name: String,
-    pub content: Content,
-}
-
-/// What a file holds.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Content {
-    /// What another file holds.
-    Copied(PathBuf),
-    Made(Vec<u8>),
-}
-
-impl NamedFile {
-    /// A file of these bytes.
-    pub fn made(name: &str, bytes: Vec<u8>) -> NamedFile {
-        NamedFile { name: name.to_owned(), content: Content::Made(bytes) }
-    }
-
-    /// How long a file is that is made; 0 of one that is copied.
-    pub fn made_bytes(&self) -> u64 {
-        match &self.content {
-            Content::Copied(_) => 0,
-            Content::Made(bytes) => bytes.len() as u64,
-        }
-    }
-
-    /// Writes the file into `folder`, which is put on the disk as a whole.
-    ///
-    /// # Errors
-    /// The disk's own.
-    pub fn write(&self, folder: &Path) -> Result<FileRecord, ArtifactError> {
-        let path = folder.join(&self.name);
-        let bytes = match &self.content {
-            Content::Copied(from) => {
-                fs::copy(from, &path).map_err(FileError::at(from, format!("cannot be copied to {}", path.display())))?
-            }
-            Content::Made(bytes) => {
-                fs::write(&path, bytes).map_err(FileError::at(&path, "cannot be written"))?;
-                bytes.len() as u64
-            }
-        };
-        Ok(FileRecord { file: self.name.clone(), bytes, blake3: hashing::of_file(&path)? })
-    }
-}
 
 /// What goes wherever the model in `dir` goes.
 pub fn companions(plan: &Plan, dir: &Path) -> Vec<NamedFile> {
@@ -102,6 +52,8 @@ pub fn refuse_changed(planned: &[FileRecord], now: &[FileRecord]) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

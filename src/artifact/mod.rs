@@ -4,6 +4,7 @@ pub mod dataset;
 mod error;
 pub mod files;
 pub mod hashing;
+pub mod named_file;
 pub mod onnx_sink;
 pub mod packing;
 pub mod parts;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::artifact::ArtifactError;
-use crate::artifact::files::NamedFile;
+use crate::artifact::named_file::NamedFile;
 use crate::artifact::source::Source;
 use crate::artifact::targets;
 use crate::calib;

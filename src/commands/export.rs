@@ -7,7 +7,8 @@ use std::thread;
 use std::time::Instant;
 
 use super::output_folder::{self, Kind, OutputFolder};
-use crate::artifact::files::{self, NamedFile};
+use crate::artifact::files;
+use crate::artifact::named_file::NamedFile;
 use crate::artifact::onnx_sink::OnnxSink;
 use crate::artifact::plan::{self, Plan, RecipeChoice, RecipeFlags, Request};
 use crate::artifact::prepared::PreparedWeights;

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::export::{self, CalibratedKind, calibrated_kinds, calibrated_on, calibrated_table, folder_bytes};
 use super::output_folder::{self, Kind, OutputFolder};
-use crate::artifact::files::{self, NamedFile};
+use crate::artifact::files;
+use crate::artifact::named_file::NamedFile;
 use crate::artifact::plan::{Plan, Request};
 use crate::artifact::quantized_sink::QuantizedSink;
 use crate::artifact::{hashing, source, write};

@@ -1,9 +1,9 @@
 //! The one place that picks an attention operator.
 
 use super::config::DecoderConfig;
-use super::decoder::GraphOptions;
 use super::module::Module;
 use super::names::{self, axes};
+use super::options::GraphOptions;
 use super::rope::rope_tables;
 use crate::onnx::{Dim, Graph, GroupQueryAttention, Shape, Type, Value};
 use crate::tensor::DType;

@@ -7,6 +7,7 @@ use super::attention::{KvPair, Place, given_positions, past, positions};
 use super::config::DecoderConfig;
 use super::module::{Build, Module, WeightSource};
 use super::names::{self, axes};
+use super::options::GraphOptions;
 use super::padding::RightPadded;
 use super::parts::{ResidualStream, norm};
 use super::rope::most_positions;
@@ -14,35 +15,8 @@ use super::stored::{StoredWeight, WeightForm};
 use crate::onnx::{Graph, GraphError, Model, Type, Value};
 use crate::tensor::DType;
 
-/// Positions of the rotary tables unless asked otherwise: CoQA's longest stories fit, and 2 MB in f16 at head_dim 128 do not outweigh a
-/// small model's layers, as the 64 MB of Llama 3.1's 131072 positions would.
-const DEFAULT_MAX_CONTEXT: usize = 8192;
-
 /// Most layers that a graph is written for: a hundred times as many as the deepest models have. Configurations claim any number.
 const MOST_LAYERS: usize = 16384;
-
-/// What is chosen about a graph beside its weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GraphOptions {
-    /// Element type of activations, cache and logits: f16 for CUDA, f32 for CPU.
-    pub activation: DType,
-    /// Rows of the rotary tables: the most positions a prompt and its continuation may take together.
-    pub max_context: usize,
-    /// A tied head reads the final norm through a matrix `model.norm.rotation.weight`, `[hidden_size, hidden_size]`: a rotated
-    /// model's table is rotated, so what belongs to the head alone stands before it.
-    pub rotated_head: bool,
-}
-
-impl GraphOptions {
-    /// As many positions as the model was trained for, 8192 at most.
-    pub fn of(cfg: &DecoderConfig, activation: DType) -> GraphOptions {
-        GraphOptions {
-            activation,
-            max_context: cfg.max_position_embeddings.min(DEFAULT_MAX_CONTEXT).min(most_positions(cfg)),
-            rotated_head: false,
-        }
-    }
-}
 
 /// The decoder's graph and what each weight of the checkpoint becomes in it, in the order of the layers.
 #[derive(Debug, Clone)]

@@ -10,6 +10,7 @@ mod families;
 mod family;
 mod module;
 pub mod names;
+mod options;
 mod padding;
 mod parts;
 mod quantized;
@@ -23,9 +24,10 @@ mod windows;
 
 pub use architecture::Architecture;
 pub use config::{ConfigError, DecoderConfig, RopeScaling};
-pub use decoder::{DecoderGraph, GraphOptions, decoder};
+pub use decoder::{DecoderGraph, decoder};
 pub use families::architectures;
 pub use family::Family;
+pub use options::GraphOptions;
 pub use rope::{RopeTables, most_positions, rope_tables};
 pub use rotation::{ModelRotation, ModelRotationError, RotationOptions};
 pub use stages::{

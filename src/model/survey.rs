@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::architecture::Architecture;
-use super::decoder::{Cache, GraphOptions, causal_lm};
+use super::decoder::{Cache, causal_lm};
 use super::module::{Build, Module, NotedLinear, Notes, WeightSource};
+use super::options::GraphOptions;
 use super::transforms::Scaling;
 use crate::onnx::{Graph, GraphError, Model, Value};
 use crate::tensor::DType;

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use qonnx::record::Manifest;
 
-use crate::support::tiny;
+use crate::support::{small, tiny};
 
 mod families;
 mod hostile;
@@ -83,7 +83,7 @@ fn artifacts_of_a_quantized_checkpoint_are_those_of_its_model() {
     for (recipe, is_calibrated) in RECIPES {
         let place = Place::new();
         let (q, at_once, later) = (place.text("q"), place.text("at-once"), place.text("later"));
-        let set = tiny::small_set(place.0.path()).display().to_string();
+        let set = small::set_of_tokens(place.0.path()).display().to_string();
         let calibration = if is_calibrated { &["--calibration", &set][..] } else { &[] };
         done(&[&["quantize", &model(), "--recipe", recipe, "-o", &q], calibration].concat());
         done(&[&["export", &model(), "--recipe", recipe, "-o", &at_once], calibration].concat());
@@ -115,7 +115,7 @@ fn a_second_artifact_takes_a_tenth_of_the_first_ones_time_at_most() {
 fn a_budget_is_searched_once() {
     let place = Place::new();
     let (q, at_once, later) = (place.text("q"), place.text("at-once"), place.text("later"));
-    let set = tiny::small_set(place.0.path()).display().to_string();
+    let set = small::set_of_tokens(place.0.path()).display().to_string();
     let asked = ["--method", "gptq", "--target-bpw", "3.4", "--calibration", &set];
     done(&[&["quantize", &model(), "-o", &q], &asked[..]].concat());
     done(&[&["export", &model(), "-o", &at_once], &asked[..]].concat());

@@ -7,7 +7,7 @@ use crate::model::Architecture;
 use crate::onnx::MODEL_FILE;
 use crate::tensor::DType;
 
-use super::super::files::NamedFile;
+use super::super::named_file::NamedFile;
 
 /// What the model's own files say, as JSON objects; empty where there is no such file.
 #[derive(Debug, Clone, Copy)]
@@ -106,7 +106,7 @@ mod tests {
         let architecture = Architecture::from_value(&whole).unwrap();
         let said = Said { config: whole.as_object().unwrap(), generation: generation.as_object().unwrap() };
         let file = genai_config(&architecture, said, activation, 512);
-        let crate::artifact::files::Content::Made(bytes) = file.content else { panic!("it is made") };
+        let crate::artifact::named_file::Content::Made(bytes) = file.content else { panic!("it is made") };
         serde_json::from_slice(&bytes).unwrap()
     }
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::ArtifactError;
-use super::files::NamedFile;
+use super::named_file::NamedFile;
 use super::source::Source;
 use crate::contract::{CHAT_TEMPLATE_FILE, CONFIG_FILE, GENERATION_CONFIG_FILE, TOKENIZER_CONFIG_FILE};
 use crate::model::Architecture;

@@ -1,7 +1,7 @@
 //! A model of one small layer and what goes with it: exports and runs of it take a fraction of a second.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use qonnx::tensor::DType;
 use serde_json::{Value, json};
@@ -31,4 +31,18 @@ pub fn write_beside(place: &Path) {
 fn fixture(name: &str) -> Value {
     let text = fs::read(super::tiny::model().join(name)).expect("the fixture is readable");
     serde_json::from_slice(&text).expect("the fixture is JSON")
+}
+
+/// A calibration set in `folder`, of made-up tokens: as few as suffice for the widest input of the embedded model. Where a test asks
+/// whether two ways give the same, it need be no better.
+pub fn set_of_tokens(folder: &Path) -> PathBuf {
+    let mut state = 1u64;
+    let mut id = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        300 + (state >> 33) % 3000
+    };
+    let sequences: Vec<Vec<u64>> = (0..9).map(|_| (0..128).map(|_| id()).collect()).collect();
+    let path = folder.join("set.json");
+    std::fs::write(&path, serde_json::json!(sequences).to_string()).expect("the place is the test's");
+    path
 }

@@ -32,20 +32,6 @@ pub fn request(checkpoint: &Path, flags: RecipeFlags, activation: DType) -> Requ
     Request { model, recipe: RecipeChoice::Flags(flags), overrides: Vec::new(), calibration: None, activation, max_context: None }
 }
 
-/// A calibration set in `folder`, of made-up tokens: as few as suffice for the widest input of the embedded model. Where a test asks
-/// whether two ways give the same, it need be no better.
-pub fn small_set(folder: &Path) -> PathBuf {
-    let mut state = 1u64;
-    let mut id = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        300 + (state >> 33) % 3000
-    };
-    let sequences: Vec<Vec<u64>> = (0..9).map(|_| (0..128).map(|_| id()).collect()).collect();
-    let path = folder.join("set.json");
-    std::fs::write(&path, serde_json::json!(sequences).to_string()).expect("the place is the test's");
-    path
-}
-
 /// Exports to `output`, which must not exist.
 #[track_caller]
 pub fn export(request: &Request, output: &Path) -> export::ExportReport {
