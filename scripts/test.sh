@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Formatting, clippy with warnings as errors, each feature alone and none, all tests: everything CI runs, from a fresh clone on.
 #
-# Needs a Rust toolchain and python3 with pip. Fetches ONNX Runtime, the Python packages of the parity tests and Chromium (as
-# root, from Debian's packages, strace and bindfs too) once; ORT_DYLIB_PATH, QONNX_PYTHON and QONNX_CHROMIUM, where set, are used instead.
+# Needs a Rust toolchain and python3 with pip. Fetches ONNX Runtime, the Python packages of the parity tests, Chromium (as root, from
+# Debian's packages, strace and bindfs too) and the runtimes that artifacts are proved in (4 GB) once; ORT_DYLIB_PATH, QONNX_PYTHON,
+# QONNX_CHROMIUM and QONNX_RUNTIME_*, where set, are used instead.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -32,6 +33,15 @@ scripts/install-packages.sh test
 echo "$ORT_DYLIB_PATH"
 echo "$QONNX_PYTHON"
 echo "$QONNX_CHROMIUM"
+
+heading "foreign runtimes"
+QONNX_RUNTIME_GENAI=${QONNX_RUNTIME_GENAI:-$(scripts/runtime-env.sh genai)}
+QONNX_RUNTIME_OPTIMUM=${QONNX_RUNTIME_OPTIMUM:-$(scripts/runtime-env.sh optimum)}
+QONNX_RUNTIME_OPENVINO=${QONNX_RUNTIME_OPENVINO:-$(scripts/runtime-env.sh openvino)}
+QONNX_RUNTIME_OLDEST=${QONNX_RUNTIME_OLDEST:-$(scripts/runtime-env.sh oldest)}
+QONNX_RUNTIME_NODE=${QONNX_RUNTIME_NODE:-$(scripts/runtime-env.sh transformersjs)}
+export QONNX_RUNTIME_GENAI QONNX_RUNTIME_OPTIMUM QONNX_RUNTIME_OPENVINO QONNX_RUNTIME_OLDEST QONNX_RUNTIME_NODE
+printf '%s\n' "$QONNX_RUNTIME_GENAI" "$QONNX_RUNTIME_OPTIMUM" "$QONNX_RUNTIME_OPENVINO" "$QONNX_RUNTIME_OLDEST" "$QONNX_RUNTIME_NODE"
 
 heading "formatting"
 cargo fmt --check
