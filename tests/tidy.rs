@@ -63,8 +63,9 @@ const HARD_FUNCTION_LINES: usize = 100;
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: &[&str] = &["utils", "util", "helpers", "helper", "common", "misc", "v2"];
 
-/// Where scripts lie: set-up of the product; what makes goldens, beside them; the lab, beside its results.
-const SCRIPT_FOLDERS: [&str; 3] = ["scripts", "tests/goldens/make", "results/lab"];
+/// Where scripts lie: set-up of the product; what makes goldens, beside them; the lab, beside its results; the probes of operators; what
+/// runs an artifact in each foreign runtime.
+const SCRIPT_FOLDERS: [&str; 5] = ["scripts", "tests/goldens/make", "results/lab", "graphs/probes", "tests/it/runtimes/drivers"];
 
 /// What may name a script by its path.
 const TEXTS: &[&str] = &[
@@ -499,7 +500,7 @@ fn check_name(path: &str) -> Vec<String> {
 
 /// Whether `path` is a script, or the list of packages of one.
 fn is_script(path: &str) -> bool {
-    [".py", ".sh", "requirements.txt"].iter().any(|end| path.ends_with(end))
+    [".py", ".mjs", ".sh", "requirements.txt"].iter().any(|end| path.ends_with(end))
 }
 
 /// The scripts that a text names by their path from the repository's root.

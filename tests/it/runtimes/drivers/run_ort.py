@@ -1,0 +1,16 @@
+"""Stock onnxruntime with its own defaults, in a plain loop; any version of it. Job and answer: decode.py."""
+import numpy as np, onnxruntime as ort
+from decode import Loop, answer
+
+
+def load(artifact):
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(f"{artifact}/model.onnx", options, providers=["CPUExecutionProvider"])
+    dtype = lambda value: np.float16 if value.type == "tensor(float16)" else np.float32
+    names = [value.name for value in session.get_outputs()]
+    return Loop({value.name: (value.shape, dtype(value)) for value in session.get_inputs()},
+                lambda feed: dict(zip(names, session.run(names, feed))))
+
+
+answer("onnxruntime", ort.__version__, load)
