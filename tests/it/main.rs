@@ -43,6 +43,7 @@ mod recipe_bytes;
 mod report;
 mod report_browser;
 mod runtime;
+mod runtimes;
 mod services;
 mod stock_runtime;
 mod stored_forms;

@@ -1,4 +1,8 @@
-"""Stock onnxruntime with its own defaults, in a plain loop; any version of it. Job and answer: decode.py."""
+"""Stock onnxruntime with its own defaults, in a plain loop; any version of it. Job and answer: decode.py.
+
+With --exact no kernel rounds activations to 8 bits, as some do by default on the CPU.
+"""
+import sys
 import numpy as np, onnxruntime as ort
 from decode import Loop, answer
 
@@ -6,6 +10,8 @@ from decode import Loop, answer
 def load(artifact):
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    if "--exact" in sys.argv:
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
     session = ort.InferenceSession(f"{artifact}/model.onnx", options, providers=["CPUExecutionProvider"])
     dtype = lambda value: np.float16 if value.type == "tensor(float16)" else np.float32
     names = [value.name for value in session.get_outputs()]

@@ -1,0 +1,47 @@
+//! The oldest onnxruntime that opens each form, and that the version before it does not.
+
+use qonnx::artifact::plan::RecipeFlags;
+use qonnx::recipe::FormatName;
+use qonnx::runtime::WeightKernels;
+
+use super::{Runtime, Said, default_form};
+use crate::support::tiny;
+
+/// A form opens in `oldest`, with this program's tokens; `before` refuses it with these words.
+#[track_caller]
+fn check(flags: RecipeFlags, oldest: &'static str, before: &'static str, refusal: &str) {
+    if !Runtime::Oldest(oldest).is_here() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let artifact = folder.path().join("artifact");
+    default_form::export(flags, &artifact);
+    let job = default_form::job(&artifact);
+    let answer = Runtime::Oldest(oldest).greedy(&artifact, &job);
+    assert_eq!(answer.version, oldest);
+    assert_eq!(answer.greedy, Said::Tokens(default_form::ours(&artifact, WeightKernels::Fused, &job.prompts)));
+    let answer = Runtime::Oldest(before).greedy(&artifact, &job);
+    assert_eq!(answer.version, before);
+    assert!(matches!(&answer.greedy, Said::Refusal { error } if error.contains(refusal)), "{:?}", answer.greedy);
+}
+
+#[test]
+fn int4_opens_in_1_22() {
+    check(tiny::bits(FormatName::Int4), "1.22.0", "1.20.1", "has input size 10 not in range [min=7, max=9]");
+}
+
+#[test]
+fn int3_opens_in_1_23() {
+    check(tiny::bits(FormatName::Int3), "1.23.0", "1.22.0", "Cast(21)");
+}
+
+#[test]
+fn an_int8_embedding_opens_in_1_23() {
+    let flags = RecipeFlags { embedding: Some(FormatName::Int8), ..tiny::bits(FormatName::Int4) };
+    check(flags, "1.23.0", "1.22.0", "Unrecognized attribute: bits for operator GatherBlockQuantized");
+}
+
+#[test]
+fn int2_opens_in_1_24() {
+    check(tiny::bits(FormatName::Int2), "1.24.1", "1.23.0", "Unsupported model IR version: 13");
+}
