@@ -15,7 +15,9 @@ use super::{Answer, Batch, Job, Runtime, Said, Side, output};
 use crate::support::{tiny, tools};
 
 pub const NEW_TOKENS: usize = 32;
-const PROMPTS: usize = 8;
+/// Stories of the fixture, and how many tokens of each are a prompt. No token that the model goes on with has a near rival, at 4 bits and
+/// without: kernels that round activations to 8 bits make much of the last bit of a sum.
+const PROMPTS: [(usize, usize); 8] = [(0, 23), (2, 57), (4, 91), (6, 125), (17, 40), (20, 91), (24, 23), (15, 142)];
 /// Rows of a batch: the first prompts, of unequal lengths.
 const ROWS: usize = 4;
 /// End of sequence of the embedded model, and what its batches are padded with.
@@ -42,8 +44,9 @@ struct Expected {
 
 /// GroupQueryAttention reads of the mask how many tokens a row has, not where they are.
 const LEFT_IS_MISREAD: Outcome = Different;
-/// The pipelines of Hugging Face take rows that are padded on the left.
+/// The pipelines of Hugging Face take rows that are padded on the left, genai's on the right: a driver refuses the other.
 const NO_RIGHT: Outcome = Refused("padded on the left");
+const NO_LEFT: Outcome = Refused("padded on the right");
 
 fn forms() -> [(&'static str, RecipeFlags); 2] {
     [("int4", tiny::bits(FormatName::Int4)), ("f32", tiny::bits(FormatName::F16))]
@@ -59,14 +62,13 @@ fn engine(artifact: &Path, weights: WeightKernels) -> Engine {
     Engine::load(artifact, &options).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The beginnings of eight stories, of unequal lengths, which the model goes on with.
+/// [`PROMPTS`], one by one and the first of them as batches.
 pub fn job(artifact: &Path) -> Job {
     let engine = engine(artifact, WeightKernels::Fused);
     let data = qonnx::eval::coqa::load(&tiny::model().join("coqa-mini.json")).expect("the fixture is CoQA");
     let Dataset::Conversations(told) = data else { panic!("the fixture is stories with questions") };
-    let texts = told.iter().map(|told| engine.encode(&told.story).unwrap_or_else(|error| panic!("{error}")));
-    let prompts: Vec<Vec<u32>> = texts.take(PROMPTS).zip(0..).map(|(ids, at)| ids[..23 + 17 * at].to_vec()).collect();
-    assert_eq!(prompts.len(), PROMPTS);
+    let encode = |text| engine.encode(text).unwrap_or_else(|error| panic!("{error}"));
+    let prompts = PROMPTS.map(|(story, tokens)| encode(&told[story].story)[..tokens].to_vec()).to_vec();
     let batch = |side| Batch { side, pad: EOS, rows: prompts[..ROWS].to_vec() };
     Job { max_new_tokens: NEW_TOKENS, eos: vec![EOS], batches: vec![batch(Side::Left), batch(Side::Right)], prompts }
 }
@@ -162,7 +164,7 @@ fn genai_wants_a_configuration_of_its_own() {
 
 #[test]
 fn genai_with_its_configuration_answers_as_this_program() {
-    let expected = Expected { alone: Same, left: LEFT_IS_MISREAD, right: Same };
+    let expected = Expected { alone: Same, left: NO_LEFT, right: Same };
     check(Runtime::Genai, WeightKernels::FusedFast, write_genai_config, &expected);
 }
 

@@ -8,6 +8,8 @@ class Generator:
         self.model = genai.Model(artifact)
 
     def greedy(self, rows, side, pad, new_tokens, eos):
+        if side == "left" and len(rows) > 1:
+            raise ValueError("onnxruntime-genai takes rows that are padded on the right")
         ids, _ = pad_rows(rows, side, pad)
         params = genai.GeneratorParams(self.model)
         params.set_search_options(batch_size=len(rows), max_length=ids.shape[1] + new_tokens, do_sample=False)

@@ -51,6 +51,8 @@ class Pipeline:
         self.pipeline = openvino_genai.LLMPipeline(self.folder.name, "CPU", INFERENCE_PRECISION_HINT="f32")
 
     def greedy(self, rows, side, pad, new_tokens, eos):
+        if side == "right":
+            raise ValueError("LLMPipeline takes rows that are padded on the left")
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens, config.do_sample, config.stop_token_ids = new_tokens, False, set(eos)
         ids, mask = pad_rows(rows, side, pad)
