@@ -12,6 +12,7 @@
 # Python, which all clones share; what is there already stays. What is printed lies in .venv/ beside that of scripts/python-env.sh, on
 # whose onnxruntime, onnx and numpy the Pythons build. Needs python3 with pip; Node 20 or newer with npm is used where it is there.
 set -euo pipefail
+shopt -s inherit_errexit
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() {
@@ -20,8 +21,6 @@ fail() {
 }
 
 cache=${QONNX_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/qonnx}/runtimes
-partial=
-trap '[ -z "$partial" ] || rm -rf "$partial"' EXIT
 
 # key FILE… -> the hash of those files and of this Python.
 key() {
@@ -33,20 +32,22 @@ for path in sys.argv[1:]:
 print(hashed.hexdigest()[:12])' "$@"
 }
 
-# layer NAME FILES FUNCTION ARGUMENT… -> a folder of the cache, filled by the function where it is not there.
+# layer NAME FUNCTION ARGUMENT… -> a folder of the cache, filled by the function where it is not there. Called as $(layer …), so that the trap
+# is its own.
 layer() {
-    local name=$1 target
+    local name=$1 target partial
     shift
     target=$cache/$name
     if [ ! -d "$target" ]; then
         mkdir -p "$cache"
         partial=$(mktemp -d "$cache/.partial-XXXXXX")
+        # shellcheck disable=SC2064 # of this folder, whose name is gone when the trap runs
+        trap "rm -rf '$partial'" EXIT
         echo "installing $name" >&2
         "$@" "$partial" >&2
         chmod 755 "$partial"
         # Another run may have finished in the meantime: then its folder stays.
         mv -T "$partial" "$target" 2>/dev/null || [ -d "$target" ] || fail "cannot write $target"
-        rm -rf "$partial"
     fi
     echo "$target"
 }
