@@ -94,9 +94,10 @@ python_with() {
 }
 
 oldest() {
-    local site
-    grep -qx "onnxruntime==$1" scripts/runtimes/oldest-requirements.txt || fail "onnxruntime $1 is not in scripts/runtimes/oldest-requirements.txt"
-    site=$(layer "onnxruntime-$1-$(key)" pip_into "onnxruntime==$1")
+    local packages site
+    packages=$(grep -E "^onnxruntime==$1( |$)" scripts/runtimes/oldest.txt) || fail "onnxruntime $1 is not in scripts/runtimes/oldest.txt"
+    # shellcheck disable=SC2086 # one word a package
+    site=$(layer "onnxruntime-$1-$(key)" pip_into $packages)
     python_with "oldest/$1" "$site"
 }
 
@@ -112,7 +113,7 @@ oldest)
     if [ $# -gt 1 ]; then
         oldest "$2"
     else
-        for version in $(sed -n 's/^onnxruntime==//p' scripts/runtimes/oldest-requirements.txt); do
+        for version in $(sed -n 's/^onnxruntime==\([^ ]*\).*/\1/p' scripts/runtimes/oldest.txt); do
             oldest "$version" >/dev/null
         done
         echo "$PWD/.venv/oldest"

@@ -18,7 +18,7 @@ use crate::support::{tiny, tools};
 enum Runtime {
     /// Stock onnxruntime with its own defaults, in a plain loop.
     Onnxruntime,
-    /// One of the versions in scripts/runtimes/oldest-requirements.txt, with activations as they are: what they are rounded to otherwise
+    /// One of the versions in scripts/runtimes/oldest.txt, with activations as they are: what they are rounded to otherwise
     /// differs from version to version.
     Oldest(&'static str),
     Genai,
