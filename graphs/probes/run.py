@@ -8,7 +8,7 @@ usage: run.py onnxruntime|openvino|node|wasm FOLDER        FOLDER as make.py wro
        {"runtime": NAME, "version": V, "answers": {PROBE: {"said": "ok" | "wrong", "error": largest difference / largest number} |
                                                           {"said": "refused", "why": MESSAGE}}}
 """
-import http.server, json, os, pathlib, queue, subprocess, sys, tempfile, threading
+import http.server, json, os, pathlib, queue, signal, subprocess, sys, tempfile, threading
 import numpy as np
 
 HERE, WAIT_S = pathlib.Path(__file__).resolve().parent, 300
@@ -83,11 +83,15 @@ def ask_wasm(folder, _):
     address = f"http://127.0.0.1:{server.server_port}/page/page.html"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         browser = subprocess.Popen([os.environ["QONNX_CHROMIUM"], "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-                                    "--disable-background-networking", f"--user-data-dir={profile}", address], stdout=sys.stderr)
+                                    "--disable-background-networking", f"--user-data-dir={profile}", address],
+                                   # Its processes may outlive it: none is to hold what a caller reads to the end, all are ended.
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         try:
             return version, json.loads(said.get(timeout=WAIT_S))
+        except queue.Empty:
+            sys.exit(f"Chromium did not answer in {WAIT_S} s")
         finally:
-            browser.kill()
+            os.killpg(browser.pid, signal.SIGKILL)
             browser.wait()
 
 

@@ -1,7 +1,6 @@
 //! An artifact as `qonnx export` writes it when nothing is asked for, in each runtime: its tokens are those of this program.
 
 use std::path::Path;
-use std::process::Command;
 
 use qonnx::artifact::plan::RecipeFlags;
 use qonnx::eval::coqa::Dataset;
@@ -11,7 +10,7 @@ use qonnx::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, WeightKer
 use qonnx::tensor::DType;
 use serde_json::{Value, json};
 
-use super::{Answer, Batch, Job, Runtime, Said, Side, output};
+use super::{Answer, Batch, Job, Runtime, Said, Side, limited, output};
 use crate::support::{tiny, tools};
 
 pub const NEW_TOKENS: usize = 32;
@@ -222,7 +221,7 @@ os.rename(f'{folder}/model.onnx.data', f'{folder}/onnx/model.onnx_data')
 ";
 
 fn lay_out_for_transformers_js(artifact: &Path) {
-    let mut command = Command::new(Runtime::Onnxruntime.interpreter());
+    let mut command = limited(&Runtime::Onnxruntime.interpreter());
     command.args(["-c", RENAME]).arg(artifact);
     output(command, "");
     let path = artifact.join("config.json");

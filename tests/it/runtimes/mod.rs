@@ -103,12 +103,19 @@ impl Runtime {
     fn greedy(self, artifact: &Path, job: &Job) -> Answer {
         let mut asked = serde_json::to_value(job).expect("a job is JSON");
         asked["artifact"] = artifact.to_str().expect("test folders are UTF-8").into();
-        let mut command = Command::new(self.interpreter());
+        let mut command = limited(&self.interpreter());
         command.arg(tiny::root().join("tests/it/runtimes/drivers").join(self.parts().1));
         command.args(matches!(self, Runtime::Oldest(_)).then_some("--exact"));
         let answer = output(command, &asked.to_string());
         serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{self:?}: {error}\n{answer}"))
     }
+}
+
+/// A command that is ended, with status 124, where it hangs.
+fn limited(program: &Path) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=10", "400"]).arg(program);
+    command
 }
 
 /// What a command that reads `stdin` prints.

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{Runtime, output};
+use super::{Runtime, limited, output};
 use crate::support::{tiny, tools};
 
 fn folder() -> PathBuf {
@@ -14,7 +14,7 @@ fn folder() -> PathBuf {
 }
 
 fn python(script: &str) -> Command {
-    let mut command = Command::new(Runtime::Onnxruntime.interpreter());
+    let mut command = limited(&Runtime::Onnxruntime.interpreter());
     command.arg(folder().join(script));
     command
 }
@@ -35,7 +35,7 @@ fn check(runtime: &str, interpreter: &Path) {
     let mut make = python("make.py");
     make.arg(made.path());
     output(make, "");
-    let mut run = Command::new(interpreter);
+    let mut run = limited(interpreter);
     run.arg(folder().join("run.py")).arg(runtime).arg(made.path());
     let said: Value = serde_json::from_str(&output(run, "")).expect("it prints JSON");
     let text = std::fs::read_to_string(folder().join("answers.json")).expect("the table is there");
