@@ -15,6 +15,7 @@ mod calibration;
 mod evaluation;
 mod quantized;
 mod run;
+mod target;
 mod version_1;
 
 pub use bench::{BenchPoint, BenchRecord, BenchSettings, Measured, Outcome, PowerRecord, Samples};
@@ -29,6 +30,7 @@ pub use run::{
     EnvironmentRecord, ExportTimes, FailureRecord, ProgramRecord, RUN_SCHEMA, RUN_SUFFIX, RunModel, RunRecord, RunRecordError,
     SanityRecord, StageRecord,
 };
+pub use target::Target;
 
 /// File name of the manifest inside an artifact.
 pub const MANIFEST_FILE: &str = "qonnx.json";
@@ -45,6 +47,9 @@ pub struct Manifest {
     pub model: ModelRecord,
     /// Element type of activations and of the KV cache: `f16` or `f32`.
     pub activation: String,
+    /// What it is made for; absent where that is ONNX Runtime.
+    #[serde(default, skip_serializing_if = "Target::is_ort")]
+    pub target: Target,
     /// Positions that the artifact's rotary tables cover.
     pub max_context: usize,
     pub onnx_opset: i64,

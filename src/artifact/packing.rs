@@ -1,5 +1,7 @@
 //! A quantized weight's numbers into the artifact's data file, and back.
 
+use std::borrow::Cow;
+
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use ndarray::Array2;
@@ -10,7 +12,7 @@ use crate::model::{StoredCodes, StoredForm, StoredOutliers, StoredScales, Stored
 use crate::onnx::DataFile;
 use crate::onnx::bnb4::{pack_high_first, unpack_high_first};
 use crate::onnx::pack::{self, Blocks};
-use crate::quant::{Codes, NestedScales, Outliers, QuantizedTensor, Scheme};
+use crate::quant::{Codes, Format, NestedScales, Outliers, QuantizedTensor, Scheme};
 use crate::tensor::{DType, transpose_bytes};
 
 /// Writes a weight that is already quantized, whoever did it, as `stored` says; returns its digest.
@@ -23,14 +25,17 @@ pub fn write(quantized: &QuantizedTensor, stored: &StoredWeight, data: &DataFile
         unreachable!("checked above");
     };
     write_codes(quantized, codes, stored, data)?;
-    write_scales(quantized, scales, codes, data)?;
+    write_scales(quantized, scales, codes, stored, data)?;
     if let (Some(initializer), Some(points)) = (zero_points, &quantized.zero_points) {
         let (out_features, groups, dtype) = (quantized.out_features, quantized.groups(), scheme.format.code_dtype());
-        let packed = match by_group(codes) {
-            true => pack::pack_dequantize_linear(points, out_features, groups, dtype),
-            false => pack::pack_zero_points(points, blocks_of(scheme, out_features, quantized.in_features)),
-        };
-        data.write(initializer, &packed)?;
+        match codes {
+            StoredCodes::MatMulNBits { block_size, first_row, .. } => {
+                let blocks = blocks_of(stored, scheme, *block_size);
+                let packed = pack::pack_zero_points(&by_block(points, groups, blocks), blocks);
+                data.write_part(initializer, first_row * blocks.zero_point_row_bytes(), &packed)?;
+            }
+            _ => data.write(initializer, &pack::pack_dequantize_linear(points, out_features, groups, dtype))?,
+        }
     }
     if let (Some(names), Some(outliers)) = (outliers, &quantized.outliers) {
         write_outliers(outliers, names, data)?;
@@ -75,15 +80,21 @@ fn write_codes(
             let dtype = quantized.scheme.format.code_dtype();
             data.write(name, &pack::pack_dequantize_linear(codes, *out_features, *in_features, dtype))?;
         }
+        StoredCodes::Cells(name) => {
+            let (cells, dtype) = (in_cells(codes, &quantized.scheme), quantized.scheme.format.code_dtype());
+            data.write(name, &pack::pack_dequantize_linear(&cells, *out_features, *in_features, dtype))?;
+        }
         StoredCodes::Planes { low, high } => {
             let planes = stored.planes().expect("the codes lie in planes");
             let [low_bytes, high_bytes] = planes.pack(codes);
             data.write(low, &low_bytes)?;
             data.write(high, &high_bytes)?;
         }
-        StoredCodes::MatMulNBits(name) => {
-            let blocks = blocks_of(&quantized.scheme, *out_features, *in_features);
-            data.write(name, &pack::pack_matmul_nbits(codes, quantized.zero_points.as_deref(), blocks))?;
+        StoredCodes::MatMulNBits { name, block_size, first_row } => {
+            let blocks = blocks_of(stored, &quantized.scheme, *block_size);
+            let points = quantized.zero_points.as_deref().map(|points| by_block(points, quantized.groups(), blocks));
+            let packed = pack::pack_matmul_nbits(&in_cells(codes, &quantized.scheme), points.as_deref(), blocks);
+            data.write_part(name, first_row * blocks.row_bytes(), &packed)?;
         }
         StoredCodes::MatMulBnb4(name) => data.write(name, &pack_high_first(codes))?,
     }
@@ -94,6 +105,7 @@ fn write_scales(
     quantized: &QuantizedTensor,
     names: &StoredScales,
     codes: &StoredCodes,
+    stored: &StoredWeight,
     data: &DataFile<'_>,
 ) -> Result<(), ArtifactError> {
     match (names, &quantized.nested) {
@@ -106,7 +118,15 @@ fn write_scales(
         (StoredScales::Plain { name, dtype }, _) => {
             let (scales, element) = (plain_bytes(&quantized.scales, *dtype), dtype.bytes_of(1));
             let (out_features, groups) = (quantized.out_features, quantized.groups());
-            data.write(name, &if by_group(codes) { transpose_bytes(scales, out_features, groups, element) } else { scales })?;
+            match codes {
+                StoredCodes::MatMulNBits { block_size, first_row, .. } => {
+                    let blocks = blocks_of(stored, &quantized.scheme, *block_size);
+                    let scales = plain_bytes(&by_block(&quantized.scales, groups, blocks), *dtype);
+                    data.write_part(name, first_row * blocks.per_row() * element, &scales)?;
+                }
+                _ if by_group(codes) => data.write(name, &transpose_bytes(scales, out_features, groups, element))?,
+                _ => data.write(name, &scales)?,
+            }
         }
     }
     Ok(())
@@ -137,7 +157,14 @@ pub fn read<'a, E: From<ArtifactError>>(
     let unpacked = match codes {
         StoredCodes::DequantizeLinear(name) => pack::unpack_dequantize_linear(bytes(name)?, out_features, in_features, dtype),
         StoredCodes::Planes { low, high } => stored.planes().expect("the codes lie in planes").unpack(bytes(low)?, bytes(high)?),
-        StoredCodes::MatMulNBits(name) => pack::unpack_matmul_nbits(bytes(name)?, blocks_of(scheme, out_features, in_features)),
+        StoredCodes::Cells(name) => {
+            from_cells(pack::unpack_dequantize_linear(bytes(name)?, out_features, in_features, dtype), scheme)
+        }
+        StoredCodes::MatMulNBits { name, block_size, first_row } => {
+            let blocks = blocks_of(stored, scheme, *block_size);
+            let rows = rows_of(bytes(name)?, *first_row, out_features, blocks.row_bytes());
+            from_cells(pack::unpack_matmul_nbits(rows, blocks), scheme)
+        }
         StoredCodes::MatMulBnb4(name) => unpack_high_first(bytes(name)?),
     };
     let mut quantized = match scales {
@@ -146,15 +173,27 @@ pub fn read<'a, E: From<ArtifactError>>(
                 NestedScales { codes: bytes(codes)?.to_vec(), absmax: f32s(bytes(absmax)?), offset: f32s(bytes(offset)?)[0] };
             QuantizedTensor::from_nested(*scheme, out_features, in_features, unpacked, nested)
         }
-        StoredScales::Plain { name, dtype: stored } => {
-            let (scales, element) = (bytes(name)?.to_vec(), stored.bytes_of(1));
-            let scales = if by_group(codes) { transpose_bytes(scales, groups, out_features, element) } else { scales };
-            let scales = if *stored == DType::F32 { f32s(&scales) } else { f16s(&scales) };
+        StoredScales::Plain { name, dtype: scale_dtype } => {
+            let (scales, element) = (bytes(name)?, scale_dtype.bytes_of(1));
+            let numbers = |bytes: &[u8]| if *scale_dtype == DType::F32 { f32s(bytes) } else { f16s(bytes) };
             let points = zero_points.as_ref().map(|name| bytes(name)).transpose()?;
-            let zero_points = points.map(|points| match by_group(codes) {
-                true => pack::unpack_dequantize_linear(points, out_features, groups, dtype),
-                false => pack::unpack_zero_points(points, blocks_of(scheme, out_features, in_features)),
-            });
+            let (scales, zero_points) = match codes {
+                StoredCodes::MatMulNBits { block_size, first_row, .. } => {
+                    let blocks = blocks_of(stored, scheme, *block_size);
+                    let scales = rows_of(scales, *first_row, out_features, blocks.per_row() * element);
+                    let points = points.map(|points| {
+                        let rows = rows_of(points, *first_row, out_features, blocks.zero_point_row_bytes());
+                        by_own_group(&pack::unpack_zero_points(rows, blocks), groups, blocks)
+                    });
+                    (by_own_group(&numbers(scales), groups, blocks), points)
+                }
+                _ => {
+                    let points = points.map(|points| pack::unpack_dequantize_linear(points, out_features, groups, dtype));
+                    let scales = scales.to_vec();
+                    let transposed = by_group(codes).then(|| transpose_bytes(scales.clone(), groups, out_features, element));
+                    (numbers(&transposed.unwrap_or(scales)), points)
+                }
+            };
             QuantizedTensor::new(*scheme, out_features, in_features, Codes { codes: unpacked, scales, zero_points })
         }
     };
@@ -201,12 +240,50 @@ pub fn digest(quantized: &QuantizedTensor) -> String {
 
 /// Whether scales and zero points lie as `[groups, out_features]`.
 fn by_group(codes: &StoredCodes) -> bool {
-    matches!(codes, StoredCodes::DequantizeLinear(_) | StoredCodes::Planes { .. })
+    matches!(codes, StoredCodes::DequantizeLinear(_) | StoredCodes::Cells(_) | StoredCodes::Planes { .. })
 }
 
-fn blocks_of(scheme: &Scheme, out_features: usize, in_features: usize) -> Blocks {
-    let (block_size, bits) = (scheme.granularity.group_size(in_features), scheme.format.code_dtype().bits());
-    Blocks { out_features, in_features, block_size, bits }
+/// How a weight lies as MatMulNBits has it.
+fn blocks_of(stored: &StoredWeight, scheme: &Scheme, block_size: usize) -> Blocks {
+    let &[out_features, in_features] = stored.shape.as_slice() else { unreachable!("quantized weights are matrices") };
+    Blocks { out_features, in_features, block_size, bits: scheme.format.code_dtype().bits() }
+}
+
+/// A weight's own rows among those of the weights that share an initializer.
+fn rows_of(bytes: &[u8], first_row: usize, rows: usize, row_bytes: usize) -> &[u8] {
+    &bytes[first_row * row_bytes..][..rows * row_bytes]
+}
+
+/// What a group has, for each block of it: the only group of a row may be several blocks.
+fn by_block<T: Copy>(values: &[T], groups: usize, blocks: Blocks) -> Vec<T> {
+    let repeat = if groups == 1 { blocks.per_row() } else { 1 };
+    values.iter().flat_map(|&value| std::iter::repeat_n(value, repeat)).collect()
+}
+
+/// Inverse of [`by_block`].
+fn by_own_group<T: Copy>(values: &[T], groups: usize, blocks: Blocks) -> Vec<T> {
+    let repeat = if groups == 1 { blocks.per_row() } else { 1 };
+    values.iter().step_by(repeat.max(1)).copied().collect()
+}
+
+/// Codes in the cells that runtimes have: the middle of a symmetric format is the middle of its cell, an asymmetric one stays.
+fn in_cells<'c>(codes: &'c [u8], scheme: &Scheme) -> Cow<'c, [u8]> {
+    match shift_of(scheme) {
+        0 => Cow::Borrowed(codes),
+        shift => codes.iter().map(|code| code + shift).collect(),
+    }
+}
+
+/// Inverse of [`in_cells`].
+fn from_cells(mut cells: Vec<u8>, scheme: &Scheme) -> Vec<u8> {
+    let shift = shift_of(scheme);
+    cells.iter_mut().for_each(|cell| *cell = cell.wrapping_sub(shift));
+    cells
+}
+
+fn shift_of(scheme: &Scheme) -> u8 {
+    let Format::Int { bits, symmetric: true } = scheme.format else { return 0 };
+    (1 << (scheme.format.code_dtype().bits() - 1)) - (1 << (bits - 1))
 }
 
 /// Numbers that f16 holds, as f32 where that is asked for.

@@ -10,13 +10,13 @@ use crate::calib;
 use crate::checkpoint::{self, Index, Renamed};
 use crate::host::shown;
 use crate::model::{
-    self, Architecture, DecoderConfig, DecoderGraph, ExpectedTensor, GraphOptions, ModelRotation, StoredForm, StoredWeight,
-    Survey, WeightForm,
+    self, Architecture, DecoderConfig, DecoderGraph, ExpectedTensor, GraphForm, GraphOptions, ModelRotation, StoredForm,
+    StoredWeight, Survey, WeightForm,
 };
 use crate::onnx::{DATA_FILE, GraphCause, GraphError, Layout, MODEL_FILE, oldest_onnxruntime};
 use crate::quant::{Codebook, Format, ScaleStorage};
 use crate::recipe::{CalibrationRecipe, FormatName, ModuleKind, NamedModule, Override, Recipe, WeightRecipe};
-use crate::record::{FileRecord, MANIFEST_SCHEMA, Manifest, ModelRecord, Sizes, WeightRecord};
+use crate::record::{FileRecord, MANIFEST_SCHEMA, Manifest, ModelRecord, Sizes, Target, WeightRecord};
 use crate::tensor::DType;
 
 mod disagreements;
@@ -36,6 +36,7 @@ pub struct Request {
     /// F16 or F32.
     pub activation: DType,
     pub max_context: Option<usize>,
+    pub target: Target,
 }
 
 /// A recipe by name, its short form in flags, or the recipe itself.
@@ -117,13 +118,14 @@ pub fn with_facts(
     let architecture = source.architecture()?;
     let survey = disagreements::agreed(&architecture, index)?.map_err(ArtifactError::Refused)?;
     let rotation = ModelRotation::of(&architecture, &recipe)?;
-    let dense = Dense { index, activation: request.activation, rotation: rotation.as_ref(), facts };
+    let form = targets::graph_form(request.target);
+    let dense = Dense { index, activation: request.activation, form, rotation: rotation.as_ref(), facts };
     let forms = Forms::resolve(&recipe, &survey.tensors, &dense)?;
     let max_context = max_context(request.max_context, &architecture)?;
     let copied = source.companions()?;
-    let made = targets::files(source, &architecture, request.activation, max_context)?;
+    let made = targets::files(source, &architecture, request.activation, request.target, max_context)?;
     let rotated_head = rotation.as_ref().is_some_and(ModelRotation::has_head_matrix);
-    let options = GraphOptions { activation: request.activation, max_context, rotated_head };
+    let options = GraphOptions { activation: request.activation, max_context, rotated_head, form };
     let mut graph =
         model::decoder(&architecture, &options, &|weight| forms.of(weight)).map_err(|error| forms.unstorable(error))?;
     let oldest_onnxruntime = oldest_onnxruntime(&graph.model).to_owned();
@@ -142,6 +144,7 @@ pub fn with_facts(
             parameters: survey.tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum(),
         },
         activation: request.activation.name().to_owned(),
+        target: request.target,
         max_context,
         onnx_opset: graph.model.opset(),
         oldest_onnxruntime: Some(oldest_onnxruntime),
@@ -240,6 +243,7 @@ impl Forms {
 struct Dense<'a> {
     index: &'a Index,
     activation: DType,
+    form: GraphForm,
     /// What is merged into the weights.
     rotation: Option<&'a ModelRotation>,
     facts: &'a Facts,
@@ -259,7 +263,11 @@ impl Dense<'_> {
                     DType::F16
                 }
             }
-            DType::F32 => self.index.get(name).map_or(DType::F32, |info| info.dtype),
+            DType::F32 => match self.index.get(name).map_or(DType::F32, |info| info.dtype) {
+                // Browsers' ONNX Runtime, rten and tract read no bf16.
+                DType::BF16 if self.form != GraphForm::QuantizeDequantize => DType::F32,
+                dtype => dtype,
+            },
             other => other,
         }
     }

@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 use qonnx::artifact::plan::{GptqFlags, Method, RecipeChoice, RecipeFlags, Request};
 use qonnx::recipe::{BudgetRecipe, FormatName, GranularityName, Override, RotationKind, ScaleName};
+use qonnx::record::Target;
 use qonnx::tensor::DType;
 
 use super::positive;
@@ -87,6 +88,30 @@ pub struct ArtifactForm {
     /// Positions that the artifact can attend to [default: the checkpoint's, at most 8192].
     #[arg(long, value_parser = positive)]
     max_context: Option<usize>,
+    /// What will open it.
+    #[arg(long, value_enum, default_value = "ort")]
+    target: TargetArg,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum TargetArg {
+    /// ONNX Runtime and what is built on it (onnxruntime-genai, optimum): DequantizeLinear, which it fuses.
+    Ort,
+    /// Any runtime: ONNX's own operators of version 23 alone (OpenVINO, rten, tract); odd widths in cells of 4 and 8 bits.
+    Portable,
+    /// Runtimes that fuse nothing (WebGPU, rten): MatMulNBits, q, k and v in one product.
+    #[value(name = "matmulnbits")]
+    MatMulNBits,
+}
+
+impl TargetArg {
+    fn target(self) -> Target {
+        match self {
+            TargetArg::Ort => Target::Ort,
+            TargetArg::Portable => Target::Portable,
+            TargetArg::MatMulNBits => Target::MatMulNBits,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -141,7 +166,7 @@ impl ActivationArg {
 impl ModelArgs {
     /// An artifact of this form.
     pub fn request(self, form: &ArtifactForm) -> Request {
-        Request { max_context: form.max_context, ..self.numbers(form.dtype) }
+        Request { max_context: form.max_context, target: form.target.target(), ..self.numbers(form.dtype) }
     }
 
     /// The numbers alone, calibrated with activations of this type.
@@ -150,6 +175,7 @@ impl ModelArgs {
         Request {
             activation: activation.dtype(),
             max_context: None,
+            target: Target::Ort,
             calibration: self.calibration.clone(),
             model: self.model.clone(),
             recipe: match &self.recipe {

@@ -4,13 +4,23 @@ use super::config::DecoderConfig;
 use super::module::Module;
 use super::names::{self, axes};
 use super::options::GraphOptions;
+use super::portable::WrittenPositions;
 use super::rope::rope_tables;
 use crate::onnx::{Dim, Graph, GroupQueryAttention, Shape, Type, Value};
 use crate::tensor::DType;
 
 /// Where the new tokens stand: shared by all layers.
+#[derive(Debug)]
+pub(super) enum Positions {
+    /// As GroupQueryAttention asks for them.
+    Lengths(Lengths),
+    /// As they are written out.
+    Written(WrittenPositions),
+}
+
+/// Rows that begin at position 0 and are padded on the right.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Positions {
+pub(super) struct Lengths {
     pub seqlens_k: Value,
     pub total_sequence_length: Value,
     pub cos: Value,
@@ -43,10 +53,11 @@ pub(super) struct AttentionOptions {
 
 /// Heads of the new tokens before rotation.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Qkv {
-    pub q: Value,
-    pub k: Value,
-    pub v: Value,
+pub(super) enum Qkv {
+    /// `[batch, sequence, heads · head_dim]` each.
+    Apart { q: Value, k: Value, v: Value },
+    /// All in one, `[batch, sequence, (heads + 2 · kv_heads) · head_dim]`.
+    Together(Value),
 }
 
 /// Positions from `mask`: a row's length is the number of its ones, the longest row is as long as the mask.
@@ -58,7 +69,7 @@ pub(super) fn positions(m: &Module, cfg: &DecoderConfig, options: &GraphOptions,
     let total = op.gather(op.shape_of(mask), graph.shared_i64(&[], &[1]));
     let total_sequence_length = graph.rename(op.cast(total, DType::I32), names::TOTAL_SEQUENCE_LENGTH);
     let (cos, sin) = rotary_tables(graph, cfg, options);
-    Positions { seqlens_k, total_sequence_length, cos, sin }
+    Positions::Lengths(Lengths { seqlens_k, total_sequence_length, cos, sin })
 }
 
 /// As [`positions`], fed by whoever runs the graph: every row begins at position 0 and is as long as the others.
@@ -66,12 +77,12 @@ pub(super) fn given_positions(m: &Module, cfg: &DecoderConfig, options: &GraphOp
     let op = m.op();
     let graph = op.graph();
     let (cos, sin) = rotary_tables(graph, cfg, options);
-    Positions {
+    Positions::Lengths(Lengths {
         seqlens_k: graph.input(names::SEQLENS_K, Type::new(DType::I32, [axes::BATCH_SIZE.into()])),
         total_sequence_length: graph.input(names::TOTAL_SEQUENCE_LENGTH, Type::new(DType::I32, Shape::default())),
         cos,
         sin,
-    }
+    })
 }
 
 /// Cosines and sines of positions `0 .. max_context`, `[max_context, head_dim / 2]` each.
@@ -103,11 +114,22 @@ pub(super) fn past(graph: &Graph, cfg: &DecoderConfig, activation: DType, layer:
 
 /// Causal grouped-query attention over past and new tokens; keys enter the cache already rotated.
 pub(super) fn attention(m: &Module, cfg: &DecoderConfig, qkv: Qkv, at: Place<'_>, options: AttentionOptions) -> (Value, KvPair) {
-    let pos = at.positions;
+    let pos = match at.positions {
+        Positions::Lengths(lengths) => lengths,
+        Positions::Written(written) => {
+            let (Qkv::Apart { q, k, v }, Some(past)) = (qkv, at.past) else {
+                unreachable!("the portable form keeps linears apart, and is written with a cache alone");
+            };
+            return written.attend(m, cfg, [q, k, v], past, options);
+        }
+    };
+    let (query, key_value) = match qkv {
+        Qkv::Apart { q, k, v } => (q, Some([k, v])),
+        Qkv::Together(all) => (all, None),
+    };
     let operands = GroupQueryAttention {
-        query: qkv.q,
-        key: qkv.k,
-        value: qkv.v,
+        query,
+        key_value,
         past: at.past.map(|past| [past.key, past.value]),
         seqlens_k: pos.seqlens_k,
         total_sequence_length: pos.total_sequence_length,

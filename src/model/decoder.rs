@@ -3,13 +3,14 @@
 use std::cell::RefCell;
 
 use super::architecture::Architecture;
-use super::attention::{KvPair, Place, given_positions, past, positions};
+use super::attention::{KvPair, Place, Positions, given_positions, past, positions};
 use super::config::DecoderConfig;
 use super::module::{Build, Module, WeightSource};
 use super::names::{self, axes};
-use super::options::GraphOptions;
+use super::options::{GraphForm, GraphOptions};
 use super::padding::RightPadded;
 use super::parts::{ResidualStream, norm};
+use super::portable::WrittenPositions;
 use super::rope::most_positions;
 use super::stored::{StoredWeight, WeightForm};
 use crate::onnx::{Graph, GraphError, Model, Type, Value};
@@ -27,15 +28,16 @@ pub struct DecoderGraph {
 
 /// The decoder with a KV cache: `input_ids`, `attention_mask`, past → `logits`, present. Rows may be padded on either side.
 ///
-/// `form` says what the planner wants of each weight, asked once for each by its name in the checkpoint.
+/// `weight_form` says what the planner wants of each weight, asked once for each by its name in the checkpoint.
 pub fn decoder(
     cfg: &Architecture,
     options: &GraphOptions,
-    form: &dyn Fn(&str) -> WeightForm,
+    weight_form: &dyn Fn(&str) -> WeightForm,
 ) -> Result<DecoderGraph, GraphError> {
     let graph = Graph::new(cfg.family.model_type());
-    let source = WeightSource::Initializers(form);
-    let build = Build { graph: &graph, activation: options.activation, source, stored: RefCell::default() };
+    let source = WeightSource::Initializers(weight_form);
+    let (activation, form) = (options.activation, options.form);
+    let build = Build { graph: &graph, activation, form, source, stored: RefCell::default() };
     let outputs = causal_lm(&Module::root(&build), cfg, options, Cache::Grows);
     let weights = build.stored.into_inner();
     Ok(DecoderGraph { model: graph.finish(&outputs)?, weights })
@@ -58,10 +60,12 @@ pub(super) fn causal_lm(m: &Module, cfg: &Architecture, options: &GraphOptions, 
     let tokens = |name, length: &str| graph.input(name, Type::new(DType::I64, [axes::BATCH_SIZE.into(), length.into()]));
     let ids = tokens(names::INPUT_IDS, axes::SEQUENCE_LENGTH);
     let mask = (cache == Cache::Grows).then(|| tokens(names::ATTENTION_MASK, axes::TOTAL_SEQUENCE_LENGTH));
-    let padded = mask.map(|mask| RightPadded::of(&m.child("padding"), ids, mask));
-    let pos = match mask {
-        Some(mask) => positions(&model, cfg, options, mask),
-        None => given_positions(&model, cfg, options),
+    let (padded, pos) = match mask {
+        None => (None, given_positions(&model, cfg, options)),
+        Some(mask) if options.form == GraphForm::Portable => {
+            (None, Positions::Written(WrittenPositions::of(&model, cfg, options.activation, [ids, mask])))
+        }
+        Some(mask) => (Some(RightPadded::of(&m.child("padding"), ids, mask)), positions(&model, cfg, options, mask)),
     };
 
     let table = model.table("embed_tokens", cfg.vocab_size, cfg.hidden_size);

@@ -13,6 +13,7 @@ pub mod names;
 mod options;
 mod padding;
 mod parts;
+mod portable;
 mod quantized;
 mod rope;
 mod rotation;
@@ -27,7 +28,7 @@ pub use config::{ConfigError, DecoderConfig, RopeScaling};
 pub use decoder::{DecoderGraph, decoder};
 pub use families::architectures;
 pub use family::Family;
-pub use options::GraphOptions;
+pub use options::{GraphForm, GraphOptions};
 pub use rope::{RopeTables, most_positions, rope_tables};
 pub use rotation::{ModelRotation, ModelRotationError, RotationOptions};
 pub use stages::{

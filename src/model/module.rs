@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 
+use super::options::GraphForm;
 use super::stored::{Order, StoredForm, StoredWeight, WeightForm};
 use crate::onnx::{Graph, GraphCause, NBits, Ops, QuantizedOperand, Shape, Type, Value};
 use crate::tensor::DType;
@@ -13,6 +14,7 @@ pub(super) struct Build<'a> {
     pub graph: &'a Graph,
     /// Element type of activations.
     pub activation: DType,
+    pub form: GraphForm,
     pub source: WeightSource<'a>,
     /// What each weight became, in the order of the graph.
     pub stored: RefCell<Vec<StoredWeight>>,
@@ -98,6 +100,20 @@ impl<'a> Module<'a> {
         if bias { m.op().add(y, m.vector("bias", out_features)) } else { y }
     }
 
+    /// As [`Self::linear`], of several at once, whose outputs follow each other: one product, named `name`. `None` where the graph's form
+    /// has none, or the weights are not stored alike.
+    #[track_caller]
+    pub fn fused_linears(&self, name: &str, parts: &[(&str, usize)], x: Value) -> Option<Value> {
+        if self.build.form != GraphForm::MatMulNBits {
+            return None;
+        }
+        let forms: Vec<WeightForm> = parts.iter().map(|(part, _)| self.child(part).form("weight")).collect();
+        match forms[0] {
+            WeightForm::Quantized(scheme) if forms.iter().all(|form| *form == forms[0]) => self.fused(name, parts, x, scheme),
+            _ => None,
+        }
+    }
+
     /// `x / rms(x) ⊙ weight`, in f32 inside. Written in ONNX's own operators, which ONNX Runtime fuses to
     /// SimplifiedLayerNormalization: that operator sits in ONNX's domain without being part of it, so `onnx.checker`
     /// refuses it.
@@ -106,15 +122,22 @@ impl<'a> Module<'a> {
         let m = self.child(name);
         let (op, graph) = (m.op(), self.build.graph);
         let weight = m.vector("weight", op.last_dim(x));
+        if self.build.form == GraphForm::Portable {
+            return op.rms_normalization(x, weight, epsilon as f32);
+        }
         let x = op.cast(x, DType::F32);
         let mean_square = op.mean_of_last(op.pow(x, graph.shared_f32(2.0)));
         let rms = op.sqrt(op.add(mean_square, graph.shared_f32(epsilon as f32)));
         op.mul(op.cast(op.div(x, rms), self.build.activation), weight)
     }
 
-    /// `(rms_norm(x + delta), x + delta)` in one operator.
+    /// `(rms_norm(x + delta), x + delta)`, in one operator where there is one.
     #[track_caller]
     pub fn add_rms_norm(&self, name: &str, x: Value, delta: Value, epsilon: f64) -> (Value, Value) {
+        if self.build.form == GraphForm::Portable {
+            let sum = self.op().add(x, delta);
+            return (self.rms_norm(name, sum, epsilon), sum);
+        }
         let m = self.child(name);
         let weight = m.vector("weight", m.op().last_dim(x));
         m.op().skip_simplified_layer_normalization(x, delta, weight, epsilon as f32)
@@ -134,6 +157,12 @@ impl<'a> Module<'a> {
         let (m, shape) = (self.child(name), [vocab_size, hidden_size]);
         match m.form("weight") {
             WeightForm::Dense(dtype) => Table::Dense(m.dense("weight", &shape, dtype, Order::OutIn)),
+            WeightForm::Quantized(_) if self.build.form == GraphForm::Portable => Table::Dense(m.refuse(
+                "table",
+                "embedding",
+                "f16 in the portable form: ONNX looks no packed rows up",
+                "a quantized table",
+            )),
             WeightForm::Quantized(scheme) => m.packed_table(shape, scheme),
             WeightForm::Outliers { .. } => {
                 Table::Dense(m.refuse("table", "outliers", "none in the embedding table, which is no product", "some"))
@@ -163,10 +192,11 @@ impl<'a> Module<'a> {
     pub fn project(&self, table: Table, x: Value) -> Value {
         let op = self.op();
         match table {
+            Table::Dense(table) if self.build.form == GraphForm::Portable => op.gemm_transposed(x, table),
             Table::Dense(table) => op.matmul_transposed(x, table),
             Table::Packed { codes, scales, shape } => {
                 let scales = op.reshape(scales, &[shape.out_features, shape.blocks()]);
-                op.matmul_n_bits(x, codes, scales, shape)
+                op.matmul_n_bits(x, QuantizedOperand { codes, scales, zero_points: None }, shape)
             }
         }
     }
@@ -223,6 +253,10 @@ impl<'a> Module<'a> {
     #[track_caller]
     pub(super) fn declare(&self, name: &str, dtype: DType, shape: &[usize]) -> Value {
         self.build.graph.declare(name, dtype, shape)
+    }
+
+    pub(super) fn graph_form(&self) -> GraphForm {
+        self.build.form
     }
 
     pub(super) fn activation(&self) -> DType {

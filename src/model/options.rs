@@ -8,6 +8,20 @@ use crate::tensor::DType;
 /// small model's layers, as the 64 MB of Llama 3.1's 131072 positions would.
 const DEFAULT_MAX_CONTEXT: usize = 8192;
 
+/// What a graph is written in: which operators, and how quantized weights lie for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum GraphForm {
+    /// DequantizeLinear before MatMul, which ONNX Runtime fuses on the CPU and on CUDA, and its own attention.
+    #[default]
+    QuantizeDequantize,
+    /// MatMulNBits, for runtimes that fuse nothing: queries, keys and values in one product where they are stored alike, odd widths in
+    /// cells of the next of 2, 4 and 8 bits.
+    MatMulNBits,
+    /// ONNX's own operators (version 23; 25 with 2-bit codes) alone, rows padded anywhere, odd widths in cells; no table of positions.
+    Portable,
+}
+
 /// What is chosen about a graph beside its weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GraphOptions {
@@ -18,6 +32,7 @@ pub struct GraphOptions {
     /// A tied head reads the final norm through a matrix `model.norm.rotation.weight`, `[hidden_size, hidden_size]`: a rotated
     /// model's table is rotated, so what belongs to the head alone stands before it.
     pub rotated_head: bool,
+    pub form: GraphForm,
 }
 
 impl GraphOptions {
@@ -27,6 +42,7 @@ impl GraphOptions {
             activation,
             max_context: cfg.max_position_embeddings.min(DEFAULT_MAX_CONTEXT).min(most_positions(cfg)),
             rotated_head: false,
+            form: GraphForm::default(),
         }
     }
 }

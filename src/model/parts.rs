@@ -39,12 +39,26 @@ pub(super) fn pre_norm_layer(
     (ResidualStream { x, delta: Some(mlp_out) }, present)
 }
 
-/// Queries, keys and values of `x`, each by a linear of its own.
+/// Queries, keys and values of `x`, by one product where the graph's form and the weights allow it.
 pub(super) fn query_key_value(m: &Module, cfg: &DecoderConfig, x: Value) -> Qkv {
+    let (query, key_value) = (cfg.q_width(), cfg.kv_width());
+    let parts = [("q_proj", query), ("k_proj", key_value), ("v_proj", key_value)];
+    let together = if cfg.attention_bias { None } else { m.fused_linears("qkv_proj", &parts, x) };
+    together.map_or_else(
+        || {
+            let [q, k, v] = separate_query_key_value(m, cfg, x);
+            Qkv::Apart { q, k, v }
+        },
+        Qkv::Together,
+    )
+}
+
+/// As [`query_key_value`], each by a linear of its own: what a family changes before attention.
+pub(super) fn separate_query_key_value(m: &Module, cfg: &DecoderConfig, x: Value) -> [Value; 3] {
     let q = m.linear("q_proj", x, cfg.q_width(), cfg.attention_bias); // [batch, sequence, heads * head_dim]
     let k = m.linear("k_proj", x, cfg.kv_width(), cfg.attention_bias); // [batch, sequence, kv_heads * head_dim]
     let v = m.linear("v_proj", x, cfg.kv_width(), cfg.attention_bias);
-    Qkv { q, k, v }
+    [q, k, v]
 }
 
 /// What mixes the heads: `[batch, sequence, heads * head_dim]` → `[batch, sequence, hidden_size]`.

@@ -1,11 +1,26 @@
 //! How a quantized matrix lies in the artifact, and the product with it.
 
 use super::module::{Module, Table};
-use super::stored::{STORED_FLOAT, StoredCodes, StoredForm, StoredOutliers, StoredScales, planes_of};
+use super::options::GraphForm;
+use super::stored::{CHANNEL_BLOCK, STORED_FLOAT, StoredCodes, StoredForm, StoredOutliers, StoredScales, planes_of};
 use crate::onnx::bnb4::NESTED_BLOCK;
 use crate::onnx::{Bnb4, Bnb4Levels, NBits, NestedOperand, Planes, QuantizedOperand, Value};
 use crate::quant::{Codebook, Format, Granularity, NestedScales, ScaleStorage, Scheme};
 use crate::tensor::DType;
+
+/// Names of a MatMulNBits weight's initializers.
+struct StoredNBits {
+    name: String,
+    block_size: usize,
+    scales: StoredScales,
+    zero_points: Option<String>,
+}
+
+impl StoredNBits {
+    fn codes(&self, first_row: usize) -> StoredCodes {
+        StoredCodes::MatMulNBits { name: self.name.clone(), block_size: self.block_size, first_row }
+    }
+}
 
 impl Module<'_> {
     /// `x Wᵀ` with a quantized `W`, `shape` `[out_features, in_features]`, of which `outliers` input features are not.
@@ -15,7 +30,17 @@ impl Module<'_> {
     #[track_caller]
     pub fn quantized(&self, x: Value, shape: [usize; 2], scheme: Scheme, outliers: usize) -> Value {
         let (y, codes, scales, zero_points) = match scheme.format {
-            Format::Int { .. } => self.affine(x, shape, &scheme),
+            Format::Int { .. } => match self.graph_form() {
+                GraphForm::MatMulNBits => {
+                    let (y, stored) = self.n_bits(x, shape, &scheme);
+                    (y, stored.codes(0), stored.scales, stored.zero_points)
+                }
+                GraphForm::QuantizeDequantize | GraphForm::Portable => self.affine(x, shape, &scheme),
+            },
+            Format::Codebook(_) if self.graph_form() == GraphForm::Portable => {
+                let y = self.refuse("linear", "format", "integers in the portable form: ONNX has no codebooks", "a codebook");
+                return y;
+            }
             Format::Codebook(codebook) => self.codebook(x, shape, &scheme, codebook),
         };
         let (y, outliers) = match outliers {
@@ -58,6 +83,52 @@ impl Module<'_> {
         )
     }
 
+    /// One product with the weights of several linears, whose rows follow each other.
+    #[track_caller]
+    pub fn fused(&self, name: &str, parts: &[(&str, usize)], x: Value, scheme: Scheme) -> Option<Value> {
+        let Format::Int { .. } = scheme.format else { return None };
+        let (m, in_features) = (self.child(name), self.op().last_dim(x));
+        let (y, stored) = m.n_bits(x, [parts.iter().map(|(_, rows)| rows).sum(), in_features], &scheme);
+        let mut first_row = 0;
+        for (part, out_features) in parts {
+            let form = StoredForm::Quantized {
+                scheme,
+                codes: stored.codes(first_row),
+                scales: stored.scales.clone(),
+                zero_points: stored.zero_points.clone(),
+                outliers: None,
+            };
+            let shape = [*out_features, in_features];
+            self.store(self.child(part).initializer("weight"), &shape, form);
+            first_row += out_features;
+        }
+        Some(y)
+    }
+
+    /// The product as MatMulNBits has it, for runtimes that fuse nothing. A scale for each output feature is repeated for each block:
+    /// the operator knows no wider ones.
+    #[track_caller]
+    fn n_bits(&self, x: Value, [out_features, in_features]: [usize; 2], scheme: &Scheme) -> (Value, StoredNBits) {
+        if scheme.scale_storage == ScaleStorage::Nested {
+            self.refuse("linear", "double quantization", "of a codebook's scales", "of an integer format's");
+        }
+        self.refuse_group_size(scheme);
+        let block_size = match scheme.granularity {
+            Granularity::PerChannel => CHANNEL_BLOCK,
+            Granularity::PerGroup(size) => size,
+        };
+        let n = NBits { bits: scheme.format.code_dtype().bits(), block_size, in_features, out_features };
+        let [name, scales_name, points_name] =
+            ["weight", "weight.scales", "weight.zero_points"].map(|name| self.initializer(name));
+        let codes = self.declare(&name, DType::U8, &n.packed_shape());
+        let scales = self.declare(&scales_name, self.activation(), &[out_features, n.blocks()]);
+        let has_points = scheme.format.has_zero_points();
+        let zero_points = has_points.then(|| self.declare(&points_name, DType::U8, &n.zero_points_shape()));
+        let y = self.op().matmul_n_bits(x, QuantizedOperand { codes, scales, zero_points }, n);
+        let scales = StoredScales::Plain { name: scales_name, dtype: self.activation() };
+        (y, StoredNBits { name, block_size, scales, zero_points: has_points.then_some(points_name) })
+    }
+
     /// What ONNX Runtime would not fuse, or fuse wrongly.
     #[track_caller]
     fn refuse_affine(&self, [out_features, _]: [usize; 2], scheme: &Scheme) {
@@ -84,10 +155,11 @@ impl Module<'_> {
     #[track_caller]
     fn integer_codes(&self, shape: [usize; 2], scheme: &Scheme) -> (Value, StoredCodes) {
         let [out_features, in_features] = shape;
-        if !Planes::hold(scheme.format.bits()) {
+        let is_odd = Planes::hold(scheme.format.bits());
+        if !is_odd || self.graph_form() == GraphForm::Portable {
             let name = self.initializer("weight");
             let codes = self.declare(&name, scheme.format.code_dtype(), &[in_features, out_features]);
-            return (codes, StoredCodes::DequantizeLinear(name));
+            return (codes, if is_odd { StoredCodes::Cells(name) } else { StoredCodes::DequantizeLinear(name) });
         }
         let planes = planes_of(scheme, shape);
         let [low, high] = ["weight.low", "weight.high"].map(|name| self.initializer(name));
@@ -194,7 +266,7 @@ impl Module<'_> {
         let scales = self.declare(&scales_name, dtype, &[out_features, n.blocks(), 1]);
         let form = StoredForm::Quantized {
             scheme,
-            codes: StoredCodes::MatMulNBits(codes_name.clone()),
+            codes: StoredCodes::MatMulNBits { name: codes_name.clone(), block_size, first_row: 0 },
             scales: StoredScales::Plain { name: scales_name, dtype },
             zero_points: None,
             outliers: None,

@@ -31,7 +31,7 @@ pub fn rope_tables(cfg: &DecoderConfig, positions: usize) -> RopeTables {
 ///
 /// `theta^(−2i/head_dim)`, stretched as Hugging Face's `_compute_linear_scaling_rope_parameters` and
 /// `_compute_llama3_parameters` do.
-fn inverse_frequencies(cfg: &DecoderConfig) -> Vec<f64> {
+pub(super) fn inverse_frequencies(cfg: &DecoderConfig) -> Vec<f64> {
     let plain = |pair: usize| cfg.rope_theta.powf(-((2 * pair) as f64) / cfg.head_dim as f64);
     (0..cfg.head_dim / 2).map(|pair| stretched(plain(pair), cfg.rope_scaling)).collect()
 }

@@ -15,6 +15,7 @@ use super::architecture::Architecture;
 use super::config::DecoderConfig;
 use super::module::{Build, Module, Notes, WeightSource};
 use super::names::{self, axes};
+use super::options::GraphForm;
 use super::survey::{ExpectedTensor, Survey, Surveyed};
 use crate::onnx::{Cutter, Dim, Graph, GraphError, Model, Piece, Shape, Type, Value};
 use crate::tensor::DType;
@@ -204,7 +205,8 @@ pub fn head(cfg: &DecoderConfig, activation: DType, form: HeadForm) -> Result<Mo
 
 fn stage(activation: DType, write: impl FnOnce(&Module) -> Vec<Value>) -> Result<Model, GraphError> {
     let (graph, notes) = (Graph::new("stage"), Notes::default());
-    let build = Build { graph: &graph, activation, source: WeightSource::Survey(&notes), stored: RefCell::default() };
+    let (form, source) = (GraphForm::default(), WeightSource::Survey(&notes));
+    let build = Build { graph: &graph, activation, form, source, stored: RefCell::default() };
     let outputs = write(&Module::root(&build));
     graph.finish(&outputs)
 }

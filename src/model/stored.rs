@@ -58,12 +58,15 @@ pub enum StoredCodes {
     /// Standard DequantizeLinear on axis 0: codes `[in_features, out_features]`, scales `[groups, out_features]` (or
     /// `[out_features]` per channel), sub-byte codes packed along the last axis, low bits first.
     DequantizeLinear(String),
+    /// The same with 3 bits in cells of 4, and 5 and 6 in cells of 8: a symmetric code is its number, an asymmetric one and its zero point
+    /// are as they are.
+    Cells(String),
     /// The same of codes that are put together from two planes when a session is made ([`Planes`]).
     Planes { low: String, high: String },
-    /// MatMulNBits and GatherBlockQuantized: unsigned codes `[out_features, groups, group_size·bits/8]`, low bits
-    /// first, the last group padded with the zero point; scales `[out_features, groups]`; a symmetric code is stored
-    /// plus `2^(bits−1)`.
-    MatMulNBits(String),
+    /// MatMulNBits and GatherBlockQuantized: unsigned codes `[rows, blocks, block_size·bits/8]` in cells of 2, 4 or 8 bits, low
+    /// bits first, the last block padded with the zero point; scales `[rows, blocks]`; a symmetric code is stored plus `2^(bits−1)` of
+    /// its cell. The weight's rows begin at `first_row`: several weights may share the initializer.
+    MatMulNBits { name: String, block_size: usize, first_row: usize },
     /// Codes of a codebook in the checkpoint's order, the first of each pair in the high bits; scales `[out_features · groups]`.
     MatMulBnb4(String),
 }
@@ -89,8 +92,9 @@ pub struct StoredOutliers {
 
 /// Scales of linears and outliers are stored in 16 bits whatever the activations are; a Cast that is folded at load widens them.
 pub(super) const STORED_FLOAT: DType = DType::F16;
-/// Weights that share a scale in memory where a file has one for each output feature: ONNX Runtime repeats it when it fuses.
-const FUSED_CHANNEL_BLOCK: usize = 32;
+/// Weights that share a scale in memory where there is one for each output feature: MatMulNBits wants blocks, so ONNX Runtime repeats it
+/// when it fuses.
+pub(super) const CHANNEL_BLOCK: usize = 32;
 
 impl StoredWeight {
     /// Number of weights.
@@ -105,10 +109,14 @@ impl StoredWeight {
             return self.dense_bits(None);
         };
         let (out_features, in_features) = (self.shape[0], self.shape[1]);
-        let groups = scheme.granularity.groups(in_features);
-        let row = match codes {
-            StoredCodes::MatMulNBits(_) => groups * scheme.granularity.group_size(in_features),
-            _ => in_features,
+        let bits = usize::from(scheme.format.bits());
+        let (groups, row_bits) = match codes {
+            StoredCodes::MatMulNBits { block_size, .. } => {
+                let blocks = in_features.div_ceil(*block_size);
+                (blocks, blocks * block_size * scheme.format.code_dtype().bits())
+            }
+            StoredCodes::Cells(_) => (scheme.granularity.groups(in_features), in_features * scheme.format.code_dtype().bits()),
+            _ => (scheme.granularity.groups(in_features), in_features * bits),
         };
         let scale_bits = match scales {
             StoredScales::Plain { dtype, .. } => out_features * groups * dtype.bits(),
@@ -116,7 +124,7 @@ impl StoredWeight {
         };
         let zero_point_bits = if zero_points.is_some() { out_features * groups * scheme.format.code_dtype().bits() } else { 0 };
         let outlier_bits = outliers.as_ref().map_or(0, |outliers| outliers.bits(out_features, STORED_FLOAT));
-        out_features * row * usize::from(scheme.format.bits()) + scale_bits + zero_point_bits + outlier_bits
+        out_features * row_bits + scale_bits + zero_point_bits + outlier_bits
     }
 
     /// Bits that a runtime with activations of type `activation` holds once it has loaded the weight: codes of odd widths at
@@ -128,7 +136,10 @@ impl StoredWeight {
         };
         let (out_features, in_features) = (self.shape[0], self.shape[1]);
         let group_size = match (codes, scheme.granularity) {
-            (StoredCodes::DequantizeLinear(_) | StoredCodes::Planes { .. }, Granularity::PerChannel) => FUSED_CHANNEL_BLOCK,
+            (StoredCodes::DequantizeLinear(_) | StoredCodes::Cells(_) | StoredCodes::Planes { .. }, Granularity::PerChannel) => {
+                CHANNEL_BLOCK
+            }
+            (StoredCodes::MatMulNBits { block_size, .. }, _) => *block_size,
             _ => scheme.granularity.group_size(in_features),
         };
         let (groups, code) = (in_features.div_ceil(group_size), scheme.format.code_dtype().bits());
@@ -180,9 +191,10 @@ impl StoredCodes {
     /// Names of the initializers, the one that stands for the weight first.
     pub fn initializers(&self) -> impl Iterator<Item = &str> {
         let (first, second) = match self {
-            StoredCodes::DequantizeLinear(codes) | StoredCodes::MatMulNBits(codes) | StoredCodes::MatMulBnb4(codes) => {
-                (codes, None)
-            }
+            StoredCodes::DequantizeLinear(name)
+            | StoredCodes::Cells(name)
+            | StoredCodes::MatMulNBits { name, .. }
+            | StoredCodes::MatMulBnb4(name) => (name, None),
             StoredCodes::Planes { low, high } => (low, Some(high)),
         };
         std::iter::once(first).chain(second).map(String::as_str)

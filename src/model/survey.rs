@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::architecture::Architecture;
 use super::decoder::{Cache, causal_lm};
 use super::module::{Build, Module, NotedLinear, Notes, WeightSource};
-use super::options::GraphOptions;
+use super::options::{GraphForm, GraphOptions};
 use super::transforms::Scaling;
 use crate::onnx::{Graph, GraphError, Model, Value};
 use crate::tensor::DType;
@@ -150,8 +150,9 @@ impl Surveyed {
     /// Writes the graph with weights as inputs, without a cache, for sequences of up to `positions` tokens.
     pub fn of(architecture: &Architecture, activation: DType, positions: usize) -> Result<Surveyed, GraphError> {
         let (graph, notes) = (Graph::new("survey"), Notes::default());
-        let build = Build { graph: &graph, activation, source: WeightSource::Survey(&notes), stored: RefCell::default() };
-        let options = GraphOptions { activation, max_context: positions, rotated_head: false };
+        let (form, source) = (GraphForm::default(), WeightSource::Survey(&notes));
+        let build = Build { graph: &graph, activation, form, source, stored: RefCell::default() };
+        let options = GraphOptions { activation, max_context: positions, rotated_head: false, form };
         let outputs = causal_lm(&Module::root(&build), architecture, &options, Cache::None);
         let model = graph.finish(&outputs)?;
         let tensors = notes.weights.into_inner().into_iter().map(|(name, shape)| ExpectedTensor { name, shape }).collect();

@@ -15,10 +15,9 @@ use crate::tensor::DType;
 pub struct GroupQueryAttention {
     /// `[batch, sequence, num_heads · head_dim]`
     pub query: Value,
-    /// `[batch, sequence, kv_num_heads · head_dim]`
-    pub key: Value,
-    /// As `key`.
-    pub value: Value,
+    /// `[batch, sequence, kv_num_heads · head_dim]` each, keys first; `None` where they follow the queries in `query`, whose last axis
+    /// is then `(num_heads + 2 · kv_num_heads) · head_dim`.
+    pub key_value: Option<[Value; 2]>,
     /// Keys and values before the new tokens, `[batch, kv_num_heads, past, head_dim]` each; `None` where there are none.
     pub past: Option<[Value; 2]>,
     /// int32 `[batch]`: positions of each row, past and new, minus one.
@@ -57,6 +56,11 @@ impl NBits {
         [self.out_features, self.blocks(), self.block_size * self.bits / 8]
     }
 
+    /// Shape of the packed zero points, uint8 `[N, ⌈blocks · bits / 8⌉]`.
+    pub fn zero_points_shape(self) -> [usize; 2] {
+        [self.out_features, (self.blocks() * self.bits).div_ceil(8)]
+    }
+
     fn check(self) -> Result<(), GraphCause> {
         if !matches!(self.bits, 2 | 4 | 8) {
             return Err(attribute_cause("bits", "2, 4 or 8", self.bits));
@@ -78,7 +82,8 @@ impl Ops<'_> {
     pub fn group_query_attention(&self, a: GroupQueryAttention, present_axis: Dim) -> [Value; 3] {
         let past = a.past.map_or([None; 2], |past| past.map(Some));
         let places = [a.seqlens_k, a.total_sequence_length, a.cos_cache, a.sin_cache].map(Some);
-        let inputs = [a.query, a.key, a.value].map(Some).into_iter().chain(past).chain(places).collect();
+        let key_value = a.key_value.map_or([None; 2], |pair| pair.map(Some));
+        let inputs = [Some(a.query)].into_iter().chain(key_value).chain(past).chain(places).collect();
         let mut attributes = vec![
             ("num_heads", Attribute::Int(a.num_heads as i64)),
             ("kv_num_heads", Attribute::Int(a.kv_num_heads as i64)),
@@ -134,9 +139,10 @@ impl Ops<'_> {
     /// `x · dequantize(w)ᵀ` where a code without zero point means `scale · (code − 2^(bits−1))`.
     ///
     /// `com.microsoft.MatMulNBits` (accuracy_level 4: the CPU may round activations to 8 bits), since 1: `x [batch…, m, K]`, codes uint8
-    /// `[N, blocks, block_size · bits / 8]`, scales `[N, blocks]` of `x`'s element type → `[batch…, m, N]`.
+    /// `[N, blocks, block_size · bits / 8]`, scales `[N, blocks]` of `x`'s element type, zero points uint8 `[N, ⌈blocks · bits / 8⌉]` →
+    /// `[batch…, m, N]`.
     #[track_caller]
-    pub fn matmul_n_bits(&self, x: Value, codes: Value, scales: Value, n: NBits) -> Value {
+    pub fn matmul_n_bits(&self, x: Value, q: QuantizedOperand, n: NBits) -> Value {
         let attributes = vec![
             ("K", Attribute::Int(n.in_features as i64)),
             ("N", Attribute::Int(n.out_features as i64)),
@@ -144,7 +150,8 @@ impl Ops<'_> {
             ("block_size", Attribute::Int(n.block_size as i64)),
             ("accuracy_level", Attribute::Int(4)),
         ];
-        self.microsoft("MatMulNBits", vec![x, codes, scales], attributes, |types| {
+        let inputs = [x, q.codes, q.scales].into_iter().chain(q.zero_points).collect();
+        self.microsoft("MatMulNBits", inputs, attributes, |types| {
             n.check()?;
             at_least("x", &types[0], 2)?;
             let (leading, inner) = split_last(&types[0].shape);
@@ -155,6 +162,10 @@ impl Ops<'_> {
             expect_shape("codes", &types[1], &Shape::known(&n.packed_shape()))?;
             same_dtype("scales", &types[2], &types[0])?;
             expect_shape("scales", &types[2], &Shape::known(&[n.out_features, n.blocks()]))?;
+            if let Some(zero_points) = types.get(3) {
+                expect_dtype("zero_points", zero_points, DType::U8)?;
+                expect_shape("zero_points", zero_points, &Shape::known(&n.zero_points_shape()))?;
+            }
             Ok(Type::new(types[0].dtype, extended(leading, Dim::Known(n.out_features))))
         })
     }
@@ -200,27 +211,24 @@ impl Ops<'_> {
 }
 
 fn attended(types: &[Type], a: &GroupQueryAttention, present_axis: Dim) -> Result<[Option<Type>; 3], GraphCause> {
-    let (heads, rest) = types.split_at(3);
+    let (heads, rest) = types.split_at(if a.key_value.is_some() { 3 } else { 1 });
     let (past, places) = rest.split_at(if a.past.is_some() { 2 } else { 0 });
-    let ([query, key, value], [seqlens_k, total, cos, sin]) = (heads, places) else {
-        unreachable!("seven operands beside the past were given")
+    let ([query, key_value @ ..], [seqlens_k, total, cos, sin]) = (heads, places) else {
+        unreachable!("a query and four places were given")
     };
     let [batch, sequence, Dim::Known(width)] = query.shape.0.as_slice() else {
         return Err(shape_cause("query", "[batch, sequence, a known size]".to_owned(), query));
     };
-    if a.num_heads == 0
-        || a.kv_num_heads == 0
-        || !width.is_multiple_of(a.num_heads)
-        || !a.num_heads.is_multiple_of(a.kv_num_heads)
-    {
+    let heads = if a.key_value.is_some() { a.num_heads } else { a.num_heads + 2 * a.kv_num_heads };
+    if a.num_heads == 0 || a.kv_num_heads == 0 || !width.is_multiple_of(heads) || !a.num_heads.is_multiple_of(a.kv_num_heads) {
         return Err(attribute_cause("num_heads", "a multiple of kv_num_heads and a divisor of query's width", a.num_heads));
     }
-    let head_dim = width / a.num_heads;
+    let head_dim = width / heads;
     if !head_dim.is_multiple_of(16) {
         return Err(attribute_cause("head_dim", "a multiple of 16, for in-operator rotary positions", head_dim));
     }
     let key_shape = Shape(vec![batch.clone(), sequence.clone(), Dim::Known(a.kv_num_heads * head_dim)]);
-    for (operand, ty) in [("key", key), ("value", value)] {
+    for (operand, ty) in ["key", "value"].into_iter().zip(key_value) {
         same_dtype(operand, ty, query)?;
         expect_shape(operand, ty, &key_shape)?;
     }
@@ -243,5 +251,6 @@ fn attended(types: &[Type], a: &GroupQueryAttention, present_axis: Dim) -> Resul
         }
     }
     let present = Type::new(query.dtype, [batch.clone(), a.kv_num_heads.into(), present_axis, head_dim.into()]);
-    Ok([Some(query.clone()), Some(present.clone()), Some(present)])
+    let attended = Type::new(query.dtype, [batch.clone(), sequence.clone(), (a.num_heads * head_dim).into()]);
+    Ok([Some(attended), Some(present.clone()), Some(present)])
 }

@@ -9,6 +9,7 @@ use std::panic::Location;
 
 use super::ir::{Attribute, Content, Domain, Initializer, Model, Node, Shape, Type, Typed, Value};
 use super::ops::Ops;
+use super::standard::SINCE_23;
 use crate::fault::Fault;
 use crate::tensor::DType;
 
@@ -174,8 +175,13 @@ impl Graph {
         }
         model.outputs = outputs.to_vec();
         let two_bit = model.values.iter().any(|value| matches!(value.ty.dtype, DType::I2 | DType::U2));
+        let is_of_23 = |node: &Node| node.domain == Domain::Onnx && SINCE_23.contains(&node.op_type.as_str());
         // 2-bit element types exist from opset 25 on; everything else keeps the opset that most runtimes read.
-        (model.opset, model.ir_version) = if two_bit { (25, 13) } else { (21, 10) };
+        (model.opset, model.ir_version) = match model.nodes.iter().any(is_of_23) {
+            _ if two_bit => (25, 13),
+            true => (23, 11),
+            false => (21, 10),
+        };
         Ok(model)
     }
 
@@ -383,7 +389,8 @@ mod tests {
         let multiply = |n: NBits, blocks: usize| {
             outcome(|g, op, [x, ..]| {
                 let codes = g.declare("packed", DType::U8, &n.packed_shape());
-                op.matmul_n_bits(x, codes, g.declare("scales", DType::F32, &[n.out_features, blocks]), n)
+                let scales = g.declare("scales", DType::F32, &[n.out_features, blocks]);
+                op.matmul_n_bits(x, QuantizedOperand { codes, scales, zero_points: None }, n)
             })
         };
         let n = NBits { bits: 4, block_size: 16, in_features: 32, out_features: 10 };
@@ -408,11 +415,9 @@ mod tests {
                 let total_sequence_length = g.input("total", Type::new(DType::I32, Shape::default()));
                 let table = |name| g.declare(name, DType::F32, &[64, 8]);
                 let (cos_cache, sin_cache) = (table("cos"), table("sin"));
-                let (query, key, value) = (x, x, x);
                 let operands = GroupQueryAttention {
-                    query,
-                    key,
-                    value,
+                    query: x,
+                    key_value: Some([x, x]),
                     past: Some([past_key, past_value]),
                     seqlens_k,
                     total_sequence_length,

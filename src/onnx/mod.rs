@@ -16,6 +16,7 @@ mod peek;
 mod planes;
 mod products;
 mod proto;
+mod standard;
 mod text;
 
 pub use bnb4::{Bnb4, Bnb4Levels, NestedOperand};
@@ -31,3 +32,4 @@ pub use ops::{Ops, QuantizedOperand};
 pub use peek::has_output;
 pub use planes::Planes;
 pub use proto::{ProtoError, decode, encode};
+pub use standard::Attention;

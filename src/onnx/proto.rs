@@ -271,12 +271,14 @@ fn to_message(model: &Model) -> Result<ModelProto, ProtoError> {
         value_info: intermediate.map(info).collect(),
     };
     let import = |domain: Domain, version| OperatorSetIdProto { domain: domain.name().to_owned(), version };
+    let asks_for_microsoft = model.nodes.iter().any(|node| node.domain == Domain::Microsoft);
+    let microsoft = asks_for_microsoft.then(|| import(Domain::Microsoft, 1));
     Ok(ModelProto {
         ir_version: model.ir_version,
         producer_name: "qonnx".to_owned(),
         producer_version: env!("CARGO_PKG_VERSION").to_owned(),
         graph: Some(graph),
-        opset_import: vec![import(Domain::Onnx, model.opset), import(Domain::Microsoft, 1)],
+        opset_import: [import(Domain::Onnx, model.opset)].into_iter().chain(microsoft).collect(),
         metadata_props: model.metadata.iter().cloned().map(|(key, value)| StringStringEntryProto { key, value }).collect(),
     })
 }

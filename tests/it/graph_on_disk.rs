@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use qonnx::model::{Architecture, DecoderGraph, GraphOptions, Order, StoredForm, WeightForm, decoder};
+use qonnx::model::{Architecture, DecoderGraph, GraphForm, GraphOptions, Order, StoredForm, WeightForm, decoder};
 use qonnx::onnx::{Content, DATA_FILE, DataError, DataFile, Layout, MODEL_FILE, ProtoError, decode, encode};
 use qonnx::quant::{Codebook, Format, Granularity, ScaleRule, ScaleStorage, Scheme};
 use qonnx::tensor::DType;
@@ -29,7 +29,7 @@ fn config() -> Architecture {
 }
 
 fn build(cfg: &Architecture, form: &dyn Fn(&str) -> WeightForm) -> DecoderGraph {
-    decoder(cfg, &GraphOptions { activation: DType::F32, max_context: 64, rotated_head: false }, form)
+    decoder(cfg, &GraphOptions { activation: DType::F32, max_context: 64, rotated_head: false, form: GraphForm::default() }, form)
         .expect("every scheme here fits the model")
 }
 
@@ -217,7 +217,11 @@ fn a_damaged_model_file_is_refused_without_a_panic() {
 #[test]
 fn schemes_that_do_not_fit_are_refused_by_weight() {
     let refusal = |form: &dyn Fn(&str) -> WeightForm| {
-        let error = decoder(&config(), &GraphOptions { activation: DType::F16, max_context: 64, rotated_head: false }, form);
+        let error = decoder(
+            &config(),
+            &GraphOptions { activation: DType::F16, max_context: 64, rotated_head: false, form: GraphForm::default() },
+            form,
+        );
         error.expect_err("this scheme must be refused").to_string()
     };
     let linears = |scheme: WeightForm| {
@@ -261,7 +265,7 @@ fn schemes_that_do_not_fit_are_refused_by_weight() {
     assert_eq!(refusal(&norms), expected);
 
     let odd = Architecture::from_json(&CONFIG.replace("160", "162")).expect("the configuration is supported");
-    let options = GraphOptions { activation: DType::F16, max_context: 64, rotated_head: false };
+    let options = GraphOptions { activation: DType::F16, max_context: 64, rotated_head: false, form: GraphForm::default() };
     let error = decoder(&odd, &options, &linears(scheme(2, true, 32))).expect_err("162 outputs of 2 bits");
     let expected = "model.layers.0.mlp.gate_proj: linear: out_features must be a multiple of 4 with 2-bit codes, got 162";
     assert!(error.to_string().starts_with(expected), "{error}");
@@ -273,7 +277,7 @@ fn schemes_that_do_not_fit_are_refused_by_weight() {
 #[test]
 fn claims_beyond_all_memory_are_refused_before_they_are_built() {
     let refusal = |cfg: &Architecture, max_context: usize| {
-        let options = GraphOptions { activation: DType::F16, max_context, rotated_head: false };
+        let options = GraphOptions { activation: DType::F16, max_context, rotated_head: false, form: GraphForm::default() };
         decoder(cfg, &options, &|_| WeightForm::Dense(DType::F16)).expect_err("it would take all memory").to_string()
     };
     let mut deep = config();

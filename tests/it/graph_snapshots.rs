@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use qonnx::model::{Architecture, GraphOptions, WeightForm, decoder};
+use qonnx::model::{Architecture, GraphForm, GraphOptions, WeightForm, decoder};
 use qonnx::onnx::Layout;
 use qonnx::quant::{Codebook, Format, Granularity, ScaleRule, ScaleStorage, Scheme};
 use qonnx::tensor::DType;
@@ -50,7 +50,7 @@ fn check_with(name: &str, activation: DType, linears: WeightForm, table: WeightF
         weight if weight.ends_with("_proj.weight") => linears,
         _ => WeightForm::Dense(DType::F16),
     };
-    let options = options(GraphOptions { activation, max_context: 128, rotated_head: false });
+    let options = options(GraphOptions { activation, max_context: 128, rotated_head: false, form: GraphForm::default() });
     let graph = decoder(&cfg, &options, &form).expect("every scheme here fits the tiny model");
     let layout = Layout::of(&graph.model);
     let sizes = format!("model.onnx {} bytes, model.onnx.data {} bytes\n", layout.model_bytes(), layout.data_bytes());

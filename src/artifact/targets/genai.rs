@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::contract::GENAI_CONFIG_FILE;
 use crate::model::Architecture;
 use crate::onnx::MODEL_FILE;
+use crate::record::Target;
 use crate::tensor::DType;
 
 use super::super::named_file::NamedFile;
@@ -20,7 +21,13 @@ pub struct Said<'a> {
 ///
 /// genai lets a model go on up to `context_length`: beyond the rotary tables the operator ends in an error, so that is their length and
 /// not what config.json says. Activations of f16 are for CUDA, which is named first and which genai leaves out where there is none.
-pub fn genai_config(architecture: &Architecture, said: Said<'_>, activation: DType, max_context: usize) -> NamedFile {
+pub fn genai_config(
+    architecture: &Architecture,
+    said: Said<'_>,
+    activation: DType,
+    max_context: usize,
+    target: Target,
+) -> NamedFile {
     let mut model = json!({
         "context_length": max_context,
         "decoder": decoder(architecture, activation),
@@ -41,7 +48,10 @@ pub fn genai_config(architecture: &Architecture, said: Said<'_>, activation: DTy
             model[key] = token;
         }
     }
-    let config = json!({ "model": model, "search": search(said.generation, max_context) });
+    let mut search = search(said.generation, max_context);
+    // Attention of ONNX's own grows the cache; a buffer as long as the context would be masked to its end.
+    search["past_present_share_buffer"] = json!(target != Target::Portable);
+    let config = json!({ "model": model, "search": search });
     let text = serde_json::to_string_pretty(&config).expect("keys are strings");
     NamedFile::made(GENAI_CONFIG_FILE, (text + "\n").into_bytes())
 }
@@ -105,7 +115,7 @@ mod tests {
         whole.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
         let architecture = Architecture::from_value(&whole).unwrap();
         let said = Said { config: whole.as_object().unwrap(), generation: generation.as_object().unwrap() };
-        let file = genai_config(&architecture, said, activation, 512);
+        let file = genai_config(&architecture, said, activation, 512, Target::Ort);
         let crate::artifact::named_file::Content::Made(bytes) = file.content else { panic!("it is made") };
         serde_json::from_slice(&bytes).unwrap()
     }

@@ -10,6 +10,7 @@ use memmap2::Mmap;
 use super::{Check, check as checked, sizes};
 use crate::artifact::packing;
 use crate::artifact::plan::draft_record;
+use crate::artifact::targets;
 use crate::commands::CommandError;
 use crate::host::{FileError, in_full, progress, read, shown};
 use crate::model::{self, Architecture, DecoderGraph, GraphOptions, StoredCodes, StoredForm, StoredWeight, WeightForm};
@@ -48,10 +49,11 @@ fn made_again(artifact: &Path, manifest: &Manifest, bytes: u64) -> Result<Decode
     let text = read::text(&path, read::SETTINGS).map_err(|error| vec![format!("config.json: {error}")])?;
     let config = Architecture::from_json(&text).map_err(|error| vec![format!("config.json: {error}")])?;
     let forms = sizes::forms(&config, manifest, bytes)?;
-    let form = |name: &str| forms.get(name).copied().unwrap_or(WeightForm::Dense(DType::F32));
+    let weight_form = |name: &str| forms.get(name).copied().unwrap_or(WeightForm::Dense(DType::F32));
     let rotated_head = forms.contains_key(sizes::ROTATED_HEAD);
-    let options = GraphOptions { activation: sizes::activation(manifest), max_context: manifest.max_context, rotated_head };
-    model::decoder(&config, &options, &form).map_err(|error| vec![format!("the manifest's forms make no graph: {error}")])
+    let (activation, form) = (sizes::activation(manifest), targets::graph_form(manifest.target));
+    let options = GraphOptions { activation, max_context: manifest.max_context, rotated_head, form };
+    model::decoder(&config, &options, &weight_form).map_err(|error| vec![format!("the manifest's forms make no graph: {error}")])
 }
 
 /// The manifest's weights are the graph's, in its order, and take as much as they take there.
@@ -230,7 +232,7 @@ impl Data {
         finder: &WeightFinder<'_>,
     ) -> Result<Option<bool>, CommandError> {
         let StoredForm::Quantized { codes, .. } = &stored.form else { return Ok(None) };
-        if let StoredCodes::MatMulNBits(_) = codes {
+        if let StoredCodes::MatMulNBits { .. } = codes {
             return Ok(None);
         }
         let name = codes.initializers().next().expect("codes lie in at least one initializer");

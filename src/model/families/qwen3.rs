@@ -6,7 +6,7 @@ use crate::model::attention::{AttentionOptions, KvPair, Place, Qkv, attention};
 use crate::model::config::{ConfigError, DecoderConfig, Defaults};
 use crate::model::family::{Family, Layers};
 use crate::model::module::Module;
-use crate::model::parts::{ResidualStream, output, pre_norm_layer, query_key_value};
+use crate::model::parts::{ResidualStream, output, pre_norm_layer, separate_query_key_value};
 use crate::model::windows::{SlidingWindows, sliding_window};
 use crate::onnx::Value;
 use crate::settings::Settings;
@@ -49,11 +49,11 @@ impl Layers for Qwen3 {
 
 impl Qwen3 {
     fn self_attn(&self, m: &Module, cfg: &DecoderConfig, x: Value, at: Place<'_>) -> (Value, KvPair) {
-        let Qkv { q, k, v } = query_key_value(m, cfg, x);
+        let [q, k, v] = separate_query_key_value(m, cfg, x);
         let q = m.head_norm("q_norm", q, cfg.head_dim, cfg.rms_norm_eps);
         let k = m.head_norm("k_norm", k, cfg.head_dim, cfg.rms_norm_eps);
         let window = self.windows.of(at.layer);
-        let (y, present) = attention(m, cfg, Qkv { q, k, v }, at, AttentionOptions { window });
+        let (y, present) = attention(m, cfg, Qkv::Apart { q, k, v }, at, AttentionOptions { window });
         (output(m, cfg, y), present)
     }
 }

@@ -10,7 +10,7 @@ use crate::commands::RuntimeChoice;
 use crate::eval::coqa::Protocol;
 use crate::host::interrupt::CancelToken;
 use crate::recipe::Recipe;
-use crate::record::BenchSettings;
+use crate::record::{BenchSettings, Target};
 use crate::runtime::{ExecutionProvider, Launch, WeightKernels};
 use crate::tensor::DType;
 
@@ -156,6 +156,7 @@ impl Job {
             calibration: None,
             activation: self.device.activation(),
             max_context: None,
+            target: Target::Ort,
         }
     }
 

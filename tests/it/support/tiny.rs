@@ -8,6 +8,7 @@ use qonnx::artifact::plan::{RecipeChoice, RecipeFlags, Request};
 use qonnx::commands::export;
 use qonnx::host::in_full;
 use qonnx::recipe::FormatName;
+use qonnx::record::Target;
 use qonnx::tensor::DType;
 
 /// The folder that holds `fixtures/` and `tests/`: `QONNX_FIXTURES`, or the package's, or the current one.
@@ -29,7 +30,15 @@ pub fn bits(format: FormatName) -> RecipeFlags {
 /// A request to export `checkpoint`.
 pub fn request(checkpoint: &Path, flags: RecipeFlags, activation: DType) -> Request {
     let model = checkpoint.display().to_string();
-    Request { model, recipe: RecipeChoice::Flags(flags), overrides: Vec::new(), calibration: None, activation, max_context: None }
+    Request {
+        model,
+        recipe: RecipeChoice::Flags(flags),
+        overrides: Vec::new(),
+        calibration: None,
+        activation,
+        max_context: None,
+        target: Target::Ort,
+    }
 }
 
 /// Exports to `output`, which must not exist.
