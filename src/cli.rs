@@ -177,6 +177,7 @@ Examples:
   qonnx export ./my-llama --method llm-int8 --dtype f32 -o my-llama-int8-cpu
   qonnx export ./my-llama --recipe my-recipe.toml -o out
   qonnx export ./my-llama --bits 16 -o my-llama-f16          the unquantized baseline
+  qonnx export ./my-llama --bits 4 --dtype f32 --target ort,portable,matmulnbits -o my-llama-int4      a folder below it for each
   qonnx export my-llama-q --dtype f32 -o my-llama-cpu        of a folder that `qonnx quantize` wrote: nothing is calibrated again"
 )]
 struct ExportArgs {
@@ -184,7 +185,7 @@ struct ExportArgs {
     model: ModelArgs,
     #[command(flatten)]
     form: ArtifactForm,
-    /// The artifact's folder; it must not exist.
+    /// The artifact's folder; it must not exist. With several targets, the folder that has one for each.
     #[arg(short, long)]
     output: PathBuf,
     /// Replace the output folder if it is an artifact.
@@ -383,7 +384,11 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Export(args) => {
             let ExportArgs { model, form, output, overwrite, calibration, json } = args;
             let options = export::Options { output, overwrite, calibration: calibration.options() };
-            emit(&export::run(&model.request(&form), &options)?, json)
+            let (targets, request) = (form.targets(), model.request(&form));
+            match targets[..] {
+                [_] => emit(&export::run(&request, &options)?, json),
+                _ => emit(&export::run_each(&request, &targets, &options)?, json),
+            }
         }
         Command::Quantize(args) => {
             let QuantizeArgs { model, output, overwrite, dtype, calibration, json } = args;

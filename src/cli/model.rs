@@ -89,8 +89,8 @@ pub struct ArtifactForm {
     #[arg(long, value_parser = positive)]
     max_context: Option<usize>,
     /// What will open it.
-    #[arg(long, value_enum, default_value = "ort")]
-    target: TargetArg,
+    #[arg(long, value_enum, default_value = "ort", value_delimiter = ',')]
+    target: Vec<TargetArg>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -102,6 +102,21 @@ enum TargetArg {
     /// Runtimes that fuse nothing (WebGPU, rten): MatMulNBits, q, k and v in one product.
     #[value(name = "matmulnbits")]
     MatMulNBits,
+}
+
+impl ArtifactForm {
+    /// What artifacts are asked for, each once; at least one.
+    pub fn targets(&self) -> Vec<Target> {
+        let mut targets: Vec<Target> = self.target.iter().map(|target| target.target()).collect();
+        let mut seen = Vec::new();
+        targets.retain(|target| {
+            !seen.contains(target) && {
+                seen.push(*target);
+                true
+            }
+        });
+        targets
+    }
 }
 
 impl TargetArg {
@@ -166,7 +181,7 @@ impl ActivationArg {
 impl ModelArgs {
     /// An artifact of this form.
     pub fn request(self, form: &ArtifactForm) -> Request {
-        Request { max_context: form.max_context, target: form.target.target(), ..self.numbers(form.dtype) }
+        Request { max_context: form.max_context, target: form.targets()[0], ..self.numbers(form.dtype) }
     }
 
     /// The numbers alone, calibrated with activations of this type.

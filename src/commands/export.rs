@@ -31,9 +31,11 @@ use crate::tensor::DType;
 use crate::usage::UsageError;
 
 mod report;
+mod targets;
 
 pub use report::{CalibratedKind, ExportReport};
 pub(super) use report::{calibrated_kinds, calibrated_on, calibrated_table};
+pub use targets::{TargetsReport, run_each};
 
 /// Where to write, and how to calibrate.
 #[derive(Debug, Clone, PartialEq)]

@@ -55,6 +55,12 @@ pub enum RuntimeError {
         #[source]
         source: serde_json::Error,
     },
+    #[error(
+        "{path} is in the portable form, which other runtimes run; export the model with --target ort, the default, to generate with it, \
+         score and time it here",
+        path = .path.display()
+    )]
+    PortableForm { path: PathBuf },
     #[error("{path} is not a decoder that qonnx wrote: {what}; export it again", path = .path.display())]
     Layout { path: PathBuf, what: String },
     #[error("a graph of the runtime could not be built")]
@@ -79,7 +85,9 @@ impl RuntimeError {
     pub fn fault(&self) -> Fault {
         match self {
             RuntimeError::Companion(error) => error.fault(),
-            RuntimeError::NotAnArtifact { .. } | RuntimeError::Layout { .. } => Fault::BadInput,
+            RuntimeError::NotAnArtifact { .. } | RuntimeError::Layout { .. } | RuntimeError::PortableForm { .. } => {
+                Fault::BadInput
+            }
             RuntimeError::LibraryMissing { .. }
             | RuntimeError::LibraryTooOld { .. }
             | RuntimeError::LibraryUnusable { .. }

@@ -64,6 +64,9 @@ fn made(
     let bytes = std::fs::read(path).map_err(|source| RuntimeError::Read { path: path.to_owned(), source })?;
     let foreign = |what: String| RuntimeError::Layout { path: path.to_owned(), what };
     let mut model = decode(&bytes).map_err(|error| foreign(error.to_string()))?;
+    if model.find(SEQLENS_K).is_none() && model.nodes().iter().any(|node| node.op_type == "Attention") {
+        return Err(RuntimeError::PortableForm { path: path.to_owned() });
+    }
     let max_positions = for_decoding(&mut model, weights).map_err(foreign)?;
     finish(&mut model).map_err(foreign)?;
     let bytes = encode(&model).map_err(|error| foreign(error.to_string()))?;

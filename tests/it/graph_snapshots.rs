@@ -123,6 +123,27 @@ fn nf4_with_scales_in_eight_bits() {
 }
 
 #[test]
+fn int4_group_32_in_onnxs_own_operators() {
+    let portable = |options| GraphOptions { form: GraphForm::Portable, ..options };
+    let int4 = int(4, true, Granularity::PerGroup(32));
+    check_with("portable-int4-g32-f32", DType::F32, int4, WeightForm::Dense(DType::F32), portable);
+}
+
+#[test]
+fn int3_group_64_in_onnxs_own_operators() {
+    let portable = |options| GraphOptions { form: GraphForm::Portable, ..options };
+    let int3 = int(3, true, Granularity::PerGroup(64));
+    check_with("portable-int3-g64", DType::F16, int3, WeightForm::Dense(DType::F16), portable);
+}
+
+#[test]
+fn int4_as_matmulnbits_with_queries_keys_and_values_in_one() {
+    let n_bits = |options| GraphOptions { form: GraphForm::MatMulNBits, ..options };
+    let int4 = int(4, false, Granularity::PerGroup(32));
+    check_with("matmulnbits-int4-asym-g32", DType::F16, int4, WeightForm::Dense(DType::F16), n_bits);
+}
+
+#[test]
 fn int8_with_outliers() {
     let WeightForm::Quantized(scheme) = int(8, true, Granularity::PerChannel) else { unreachable!("it is quantized") };
     let int8 = WeightForm::Outliers { scheme, outliers: 5 };

@@ -22,6 +22,7 @@ mod examples;
 mod export;
 mod families;
 mod faults;
+mod forms;
 mod function_preserved;
 mod gptq_golden;
 mod graph_on_disk;

@@ -1,0 +1,99 @@
+//! An artifact's own graph as any other program runs it: tokens and a mask in, all logits out, caches handed from run to run.
+//!
+//! Slower than the decode loop's graph, and of no form in particular: what qonnx writes for other runtimes runs here too.
+
+use std::path::Path;
+
+use half::f16;
+use ort::memory::Allocator;
+use ort::session::{Session, SessionInputValue};
+use ort::value::{DynTensor, DynValue, Tensor, TensorElementType, ValueType};
+
+use super::data_place::DataPlace;
+use super::locate::runtime;
+use super::session::{self, Placement, Products, SessionPlan};
+use super::{EngineOptions, Launch, RuntimeError};
+use crate::onnx::{MODEL_FILE, decode, encode};
+
+/// One row's run through an artifact's own graph.
+pub struct OwnGraph {
+    session: Session,
+    /// Caches of the tokens so far, by the name of the input.
+    caches: Vec<(String, DynValue)>,
+    tokens: usize,
+}
+
+impl OwnGraph {
+    /// Loads the graph in `dir`; nothing is read yet.
+    ///
+    /// # Errors
+    /// As [`Engine::load`](super::Engine::load).
+    pub fn load(dir: &Path, options: &EngineOptions) -> Result<OwnGraph, RuntimeError> {
+        let path = dir.join(MODEL_FILE);
+        let foreign = |what: String| RuntimeError::Layout { path: path.clone(), what };
+        let bytes = std::fs::read(&path).map_err(|source| RuntimeError::Read { path: path.clone(), source })?;
+        let mut model = decode(&bytes).map_err(|error| foreign(error.to_string()))?;
+        let data = DataPlace::of(dir)?;
+        data.point(&mut model).map_err(foreign)?;
+        let bytes = encode(&model).map_err(|error| foreign(error.to_string()))?;
+        let EngineOptions { provider, threads, weights, .. } = *options;
+        let (placement, products) = (Placement::CpuMayHelp, Products::F32);
+        let folder = Some(data.folder.as_path());
+        let plan = SessionPlan { provider, threads, data: folder, weights, placement, products, launch: Launch::Eager };
+        let session = session::open(&runtime(provider)?, &plan, &bytes, &path.display().to_string())?;
+        let caches = empty_caches(&session).map_err(RuntimeError::run("making an empty cache"))?;
+        Ok(OwnGraph { session, caches, tokens: 0 })
+    }
+
+    /// Reads `ids` behind what was read before; logits behind each of them, `[ids][vocab_size]`.
+    ///
+    /// # Errors
+    /// ONNX Runtime's own: more tokens than the graph has positions, no memory.
+    pub fn read(&mut self, ids: &[u32]) -> Result<Vec<Vec<f32>>, RuntimeError> {
+        self.tokens += ids.len();
+        self.run(ids).map_err(RuntimeError::run("running the artifact's own graph"))
+    }
+
+    fn run(&mut self, ids: &[u32]) -> ort::Result<Vec<Vec<f32>>> {
+        let row = |values: Vec<i64>| Tensor::from_array(([1, values.len()], values));
+        let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+        let mut inputs: Vec<(String, SessionInputValue)> =
+            vec![("input_ids".to_owned(), row(ids)?.into()), ("attention_mask".to_owned(), row(vec![1; self.tokens])?.into())];
+        inputs.extend(std::mem::take(&mut self.caches).into_iter().map(|(name, cache)| (name, cache.into())));
+        let mut outputs = self.session.run(inputs)?;
+        let logits = outputs.remove("logits").map_or_else(|| Ok(Vec::new()), |logits| rows(&logits))?;
+        for (name, value) in outputs {
+            self.caches.push((name.replace("present.", "past_key_values."), value));
+        }
+        Ok(logits)
+    }
+}
+
+/// Logits `[1, tokens, vocab_size]` as f32, a list for each token.
+fn rows(logits: &DynValue) -> ort::Result<Vec<Vec<f32>>> {
+    let (shape, values) = match logits.dtype().tensor_type() {
+        Some(TensorElementType::Float16) => {
+            let (shape, halves) = logits.try_extract_tensor::<f16>()?;
+            (shape.to_vec(), halves.iter().map(|half| half.to_f32()).collect())
+        }
+        _ => {
+            let (shape, values) = logits.try_extract_tensor::<f32>()?;
+            (shape.to_vec(), values.to_vec())
+        }
+    };
+    let width = shape.last().map_or(1, |&width| width.max(1) as usize);
+    Ok(values.chunks(width).map(<[f32]>::to_vec).collect())
+}
+
+/// A cache of no tokens for one row.
+fn empty_caches(session: &Session) -> ort::Result<Vec<(String, DynValue)>> {
+    let allocator = Allocator::default();
+    let caches = session.inputs().iter().filter(|input| input.name().starts_with("past_key_values."));
+    let empty = caches.filter_map(|input| {
+        let ValueType::Tensor { ty, shape, .. } = input.dtype() else { return None };
+        let size = |(axis, &size): (usize, &i64)| if size >= 0 { size } else { i64::from(axis != 2) };
+        let tensor = DynTensor::new(&allocator, *ty, shape.iter().enumerate().map(size).collect::<Vec<i64>>());
+        Some(tensor.map(|tensor| (input.name().to_owned(), tensor.into_dyn())))
+    });
+    empty.collect()
+}
