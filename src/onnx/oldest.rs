@@ -9,6 +9,9 @@ pub fn oldest_onnxruntime(model: &Model) -> &'static str {
     if model.opset() >= 25 {
         return "1.24"; // 2-bit element types
     }
+    if model.opset() >= 23 {
+        return "1.23"; // RMSNormalization, RotaryEmbedding, Attention
+    }
     let asks_for_1_23 = |node: &Node| is_cast_to_4_bits(model, node) || is_packed_lookup(node);
     match model.nodes().iter().any(asks_for_1_23) {
         true => "1.23",

@@ -24,7 +24,7 @@ const EOS: u32 = 1;
 
 /// What a runtime does with prompts or with a batch.
 #[derive(Debug, Clone, Copy)]
-enum Outcome {
+pub enum Outcome {
     /// This program's tokens.
     Same,
     /// A message that has this in it.
@@ -33,15 +33,15 @@ enum Outcome {
 use Outcome::{Refused, Same};
 
 /// What is asked of a runtime: prompts one by one, a batch padded on the left, a batch padded on the right.
-struct Expected {
-    alone: Outcome,
-    left: Outcome,
-    right: Outcome,
+pub struct Expected {
+    pub alone: Outcome,
+    pub left: Outcome,
+    pub right: Outcome,
 }
 
 /// The pipelines of Hugging Face take rows that are padded on the left, genai's on the right: a driver refuses the other.
-const NO_RIGHT: Outcome = Refused("padded on the left");
-const NO_LEFT: Outcome = Refused("padded on the right");
+pub const NO_RIGHT: Outcome = Refused("padded on the left");
+pub const NO_LEFT: Outcome = Refused("padded on the right");
 
 fn forms() -> [(&'static str, RecipeFlags); 2] {
     [("int4", tiny::bits(FormatName::Int4)), ("f32", tiny::bits(FormatName::F16))]
@@ -86,7 +86,7 @@ fn compare(what: &str, said: &Said, ours: &[Vec<u32>], expected: Outcome) {
 }
 
 #[track_caller]
-fn check_answer(what: &str, answer: &Answer, ours: &[Vec<u32>], expected: &Expected) {
+pub fn check_answer(what: &str, answer: &Answer, ours: &[Vec<u32>], expected: &Expected) {
     compare(&format!("{what}, alone"), &answer.greedy, ours, expected.alone);
     let [left, right] = &answer.batches[..] else { panic!("{what}: {} answers to two batches", answer.batches.len()) };
     compare(&format!("{what}, padded on the left"), left, &ours[..ROWS], expected.left);

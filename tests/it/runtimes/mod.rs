@@ -3,6 +3,7 @@
 
 mod default_form;
 mod oldest;
+mod portable;
 mod probes;
 
 use std::io::Write;
