@@ -114,6 +114,8 @@ impl Module<'_> {
         }
         self.refuse_group_size(scheme);
         let block_size = match scheme.granularity {
+            // A row that is one block is that whichever way it is called.
+            Granularity::PerChannel if in_features.is_power_of_two() && (16..=256).contains(&in_features) => in_features,
             Granularity::PerChannel => CHANNEL_BLOCK,
             Granularity::PerGroup(size) => size,
         };
