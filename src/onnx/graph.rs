@@ -9,7 +9,6 @@ use std::panic::Location;
 
 use super::ir::{Attribute, Content, Domain, Initializer, Model, Node, Shape, Type, Typed, Value};
 use super::ops::Ops;
-use super::standard::SINCE_23;
 use crate::fault::Fault;
 use crate::tensor::DType;
 
@@ -63,6 +62,9 @@ struct State {
     constants: HashMap<(DType, Shape, Vec<u8>), Value>,
     error: Option<GraphError>,
 }
+
+/// Operators that came with version 23 of ONNX's set.
+const SINCE_23: [&str; 3] = ["RMSNormalization", "RotaryEmbedding", "Attention"];
 
 /// What every operator returns once the graph has failed; nobody looks at it.
 const FAILED: Value = Value(u32::MAX);

@@ -9,9 +9,6 @@ use super::ops::{
 };
 use crate::tensor::DType;
 
-/// Operators that came with version 23.
-pub(super) const SINCE_23: [&str; 3] = ["RMSNormalization", "RotaryEmbedding", "Attention"];
-
 /// Operands of ONNX's Attention.
 #[derive(Debug, Clone, Copy)]
 pub struct Attention {
