@@ -95,9 +95,10 @@ fn every_kind_of_artifact_checks_fuses_and_answers_without_qonnx() {
         assert_eq!((theirs["checker"].as_str(), theirs["finite"].as_bool()), (Some("ok"), Some(true)), "{name}");
         let nodes = |op: &str| theirs["nodes"][op].as_u64().expect("every operator is counted");
         assert_eq!(nodes("MatMulNBits") + nodes("MatMulBnb4"), quantized, "{name}: {}", theirs["nodes"]);
-        for unpacking in ["DequantizeLinear", "BitShift", "BitwiseAnd", "BitwiseOr", "Slice"] {
+        for unpacking in ["DequantizeLinear", "BitShift", "BitwiseAnd", "BitwiseOr"] {
             assert_eq!(nodes(unpacking), 0, "{name}: {}", theirs["nodes"]);
         }
+        assert_eq!(nodes("Slice"), 1, "{name}: of the mask, to find where rows are padded; none of codes: {}", theirs["nodes"]);
         let ids: Vec<Vec<u32>> = serde_json::from_value(theirs["ids"].clone()).expect("ids are numbers");
         // The script does not know the end-of-sequence token and goes on behind it.
         for (ours, theirs) in ours.iter().zip(&ids) {
