@@ -4,6 +4,7 @@
 #   QONNX_RUNTIME_GENAI=$(scripts/runtime-env.sh genai)            a Python with onnxruntime-genai
 #   QONNX_RUNTIME_OPENVINO=$(scripts/runtime-env.sh openvino)      a Python with OpenVINO, openvino-genai and its tokenizers
 #   QONNX_RUNTIME_OPTIMUM=$(scripts/runtime-env.sh optimum)        a Python with optimum-onnx, its transformers and torch
+#   QONNX_RUNTIME_READERS=$(scripts/runtime-env.sh readers)        that Python with compressed-tensors, bitsandbytes and mlx
 #   QONNX_RUNTIME_NODE=$(scripts/runtime-env.sh transformersjs)    a Node with transformers.js
 #   QONNX_RUNTIME_OLDEST=$(scripts/runtime-env.sh oldest)          a folder with <version>/python for each old onnxruntime
 #   scripts/runtime-env.sh oldest 1.22.0                           that Python alone
@@ -109,6 +110,14 @@ genai | openvino | optimum)
     site=$(layer "$name" requirements "$file")
     python_with "$name" "$site"
     ;;
+readers)
+    file=scripts/runtimes/readers-requirements.txt
+    behind=scripts/runtimes/optimum-requirements.txt
+    name=readers-$(key "$file" "$behind")
+    site=$(layer "readers-$(key "$file")" requirements "$file")
+    transformers=$(layer "optimum-$(key "$behind")" requirements "$behind")
+    python_with "$name" "$site:$transformers"
+    ;;
 oldest)
     if [ $# -gt 1 ]; then
         oldest "$2"
@@ -134,10 +143,10 @@ transformersjs)
     wrapper "$name" node "QONNX_NODE_MODULES=\"$modules/node_modules\" exec \"$node\" \"\$@\""
     ;;
 -h | --help)
-    sed -n '2,15s/^# \{0,1\}//p' "$0"
+    sed -n '2,16s/^# \{0,1\}//p' "$0"
     ;;
 *)
-    echo "runtime-env.sh: '${1-}' is no runtime; give genai, openvino, optimum, oldest [VERSION] or transformersjs" >&2
+    echo "runtime-env.sh: '${1-}' is no runtime; give genai, openvino, optimum, readers, oldest [VERSION] or transformersjs" >&2
     exit 2
     ;;
 esac

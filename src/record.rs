@@ -52,6 +52,8 @@ pub struct Manifest {
     pub target: Target,
     /// Positions that the artifact's rotary tables cover.
     pub max_context: usize,
+    /// Absent where there is no graph.
+    #[serde(default, skip_serializing_if = "is_no_opset")]
     pub onnx_opset: i64,
     /// The oldest release of ONNX Runtime that opens it; absent in manifests of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,7 +99,7 @@ pub struct Sizes {
     pub bits_per_weight_model: f64,
     /// As [`Self::bits_per_weight_linears`], as a runtime holds them: odd widths take the next of 2, 4, 8 bits there.
     pub memory_bits_per_weight_linears: f64,
-    /// `model.onnx` and its external data.
+    /// `model.onnx` and its external data; of a checkpoint, its tensors.
     pub model_bytes: u64,
 }
 
@@ -129,6 +131,10 @@ pub struct WeightRecord {
     /// xxh3-128 of the weight's numbers in logical order, whatever their layout in the file: of the codes (one byte
     /// each), scales (f16) and zero points, or of the dense elements.
     pub digest: String,
+}
+
+fn is_no_opset(opset: &i64) -> bool {
+    *opset == 0
 }
 
 fn is_zero(count: &usize) -> bool {

@@ -68,6 +68,11 @@ pub enum UsageError {
     Repeats { least: usize, most: usize },
     #[error("{path} holds the reference's top {stored} logits, expected {wanted}; ask for --top-k {stored}, or remove the file")]
     OtherTopK { path: String, stored: usize, wanted: usize },
+    #[error(
+        "artifact {dir}: is a checkpoint for {target}, which ONNX Runtime cannot run; `qonnx verify` checks it, and an export of the same \
+         quantized checkpoint without --target runs here"
+    )]
+    ArtifactOfOthers { dir: String, target: &'static str },
     #[error("{path}: {problem}; export the artifact again, or fetch it again")]
     DataFileUnfit { path: String, problem: String },
     #[error("{path} has {got} bytes, expected {expected}; `qonnx verify` checks the other files, export it again")]

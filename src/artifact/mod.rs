@@ -1,5 +1,6 @@
 //! From a checkpoint and a recipe to the files of an artifact: what it will hold (`plan`), and how each weight gets there.
 
+pub mod checkpoint_sink;
 pub mod dataset;
 mod error;
 pub mod files;
@@ -13,6 +14,7 @@ pub mod prepared;
 pub mod quantize;
 pub mod quantized;
 pub mod quantized_sink;
+pub mod shards;
 pub mod sink;
 pub mod source;
 pub mod targets;

@@ -291,20 +291,20 @@ fn plain_bytes(values: &[f32], dtype: DType) -> Vec<u8> {
     if dtype == DType::F32 { f32_bytes(values) } else { f16_bytes(values) }
 }
 
-fn f16_bytes(values: &[f32]) -> Vec<u8> {
+pub(super) fn f16_bytes(values: &[f32]) -> Vec<u8> {
     let mut halves = vec![f16::ZERO; values.len()];
     halves.convert_from_f32_slice(values);
     halves.iter().flat_map(|half| half.to_le_bytes()).collect()
 }
 
-fn f16s(bytes: &[u8]) -> Vec<f32> {
+pub(super) fn f16s(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<2>().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect()
 }
 
-fn f32_bytes(values: &[f32]) -> Vec<u8> {
+pub(super) fn f32_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-fn f32s(bytes: &[u8]) -> Vec<f32> {
+pub(super) fn f32s(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
 }

@@ -7,7 +7,7 @@ use crate::artifact::named_file::NamedFile;
 use crate::artifact::source::Source;
 use crate::artifact::targets;
 use crate::calib;
-use crate::checkpoint::{self, Index, Renamed};
+use crate::checkpoint::{self, INDEX_FILE, Index, Renamed};
 use crate::host::shown;
 use crate::model::{
     self, Architecture, DecoderConfig, DecoderGraph, ExpectedTensor, GraphForm, GraphOptions, ModelRotation, StoredForm,
@@ -78,7 +78,7 @@ pub struct Plan {
     /// What it asks of the checkpoint.
     pub survey: Survey,
     pub graph: DecoderGraph,
-    /// Size of the external data file.
+    /// Size of the external data file; of a checkpoint, of its tensors.
     pub data_bytes: u64,
     pub manifest: Manifest,
     pub activation: DType,
@@ -123,17 +123,28 @@ pub fn with_facts(
     let forms = Forms::resolve(&recipe, &survey.tensors, &dense)?;
     let max_context = max_context(request.max_context, &architecture)?;
     let copied = source.companions()?;
-    let made = targets::files(source, &architecture, request.activation, request.target, max_context)?;
     let rotated_head = rotation.as_ref().is_some_and(ModelRotation::has_head_matrix);
     let options = GraphOptions { activation: request.activation, max_context, rotated_head, form };
     let mut graph =
         model::decoder(&architecture, &options, &|weight| forms.of(weight)).map_err(|error| forms.unstorable(error))?;
+    refuse_unheld(request, &graph.weights, &forms.recipes, rotated_head)?;
+    let made = match targets::checkpoint_form(request.target) {
+        Some(form) => targets::files_of_checkpoint(source, form, &graph.weights, request.activation)?,
+        None => targets::files(source, &architecture, request.activation, request.target, max_context)?,
+    };
     let oldest_onnxruntime = oldest_onnxruntime(&graph.model).to_owned();
-    let bits = bits_per_weight(&graph.weights, &StoredWeight::stored_bits);
+    let bits = bits_per_weight(&graph.weights, &|weight| stored_bits(request.target, weight));
     graph.model.set_metadata(metadata(source, &recipe, bits, max_context, &oldest_onnxruntime));
     let layout = Layout::of(&graph.model);
-    let (model_bytes, data_bytes) = (layout.total_bytes(), layout.data_bytes());
-    let weights: Vec<WeightRecord> = graph.weights.iter().map(|weight| draft_record(weight, request.activation)).collect();
+    let (model_bytes, data_bytes) = match request.target.is_onnx() {
+        true => (layout.total_bytes(), layout.data_bytes()),
+        false => {
+            let bits: usize = graph.weights.iter().map(|weight| stored_bits(request.target, weight)).sum();
+            ((bits / 8) as u64, (bits / 8) as u64)
+        }
+    };
+    let weights: Vec<WeightRecord> =
+        graph.weights.iter().map(|weight| draft_record(weight, request.activation, request.target)).collect();
     let manifest = Manifest {
         schema: MANIFEST_SCHEMA,
         qonnx_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -146,12 +157,12 @@ pub fn with_facts(
         activation: request.activation.name().to_owned(),
         target: request.target,
         max_context,
-        onnx_opset: graph.model.opset(),
-        oldest_onnxruntime: Some(oldest_onnxruntime),
+        onnx_opset: if request.target.is_onnx() { graph.model.opset() } else { 0 },
+        oldest_onnxruntime: request.target.is_onnx().then_some(oldest_onnxruntime),
         recipe,
         calibration: None,
         budget: None,
-        sizes: sizes(&graph.weights, request.activation, model_bytes),
+        sizes: sizes(&graph.weights, request, model_bytes),
         manifest_blake3: None,
         inputs: index.files().iter().map(|file| draft_file(&file.name, file.bytes)).collect(),
         outputs: Vec::new(),
@@ -199,10 +210,7 @@ struct Forms {
 
 impl Forms {
     fn resolve(recipe: &Recipe, expected: &[ExpectedTensor], dense: &Dense<'_>) -> Result<Forms, ArtifactError> {
-        let modules = modules(expected);
-        let resolved = recipe.resolve(&modules)?;
-        let recipes: BTreeMap<String, WeightRecipe> =
-            modules.iter().map(|module| format!("{}.weight", module.names[0])).zip(resolved).collect();
+        let recipes = recipes(recipe, expected)?;
         let form = |name: &str| match recipes.get(name).and_then(WeightRecipe::scheme) {
             Some(scheme) if !dense.facts.dense.contains(name) => match dense.facts.outliers.get(name) {
                 Some(&outliers) => WeightForm::Outliers { scheme, outliers },
@@ -273,6 +281,16 @@ impl Dense<'_> {
     }
 }
 
+/// How a recipe stores each matrix of a model with these tensors, by name.
+///
+/// # Errors
+/// A pattern of the recipe is of no matrix.
+pub fn recipes(recipe: &Recipe, expected: &[ExpectedTensor]) -> Result<BTreeMap<String, WeightRecipe>, ArtifactError> {
+    let modules = modules(expected);
+    let resolved = recipe.resolve(&modules)?;
+    Ok(modules.iter().map(|module| format!("{}.weight", module.names[0])).zip(resolved).collect())
+}
+
 /// The modules that a recipe speaks of: matrices, by module name; a tied LM head shares the embedding's entry.
 fn modules(expected: &[ExpectedTensor]) -> Vec<NamedModule> {
     let untied = expected.iter().any(|tensor| tensor.name == "lm_head.weight");
@@ -318,8 +336,35 @@ fn draft_file(name: &str, bytes: u64) -> FileRecord {
     FileRecord { file: name.to_owned(), bytes, blake3: "0".repeat(64) }
 }
 
-pub fn draft_record(weight: &StoredWeight, activation: DType) -> WeightRecord {
-    let bits = weight.stored_bits();
+/// Refuses what a checkpoint of another program cannot hold.
+fn refuse_unheld(
+    request: &Request,
+    weights: &[StoredWeight],
+    recipes: &BTreeMap<String, WeightRecipe>,
+    rotated_head: bool,
+) -> Result<(), ArtifactError> {
+    let Some(form) = targets::checkpoint_form(request.target) else { return Ok(()) };
+    let mut sentences = targets::refusals((request.target, form), weights, recipes, rotated_head);
+    if request.max_context.is_some() {
+        let target = request.target.name();
+        sentences
+            .push(format!("--max-context means nothing to --target {target}, which covers what config.json says; leave it out"));
+    }
+    if sentences.is_empty() { Ok(()) } else { Err(ArtifactError::Refused(sentences)) }
+}
+
+/// Bits that a weight takes in what the target writes.
+fn stored_bits(target: Target, weight: &StoredWeight) -> usize {
+    targets::checkpoint_form(target).map_or_else(|| weight.stored_bits(), |form| targets::stored_bits(form, weight))
+}
+
+/// Bits that a weight takes where a runtime holds it; whoever loads a checkpoint holds it as it is stored.
+fn memory_bits(target: Target, weight: &StoredWeight, activation: DType) -> usize {
+    if target.is_onnx() { weight.memory_bits(activation) } else { stored_bits(target, weight) }
+}
+
+pub fn draft_record(weight: &StoredWeight, activation: DType, target: Target) -> WeightRecord {
+    let bits = stored_bits(target, weight);
     let (format, group_size, double_quantization, outliers) = match &weight.form {
         StoredForm::Dense { dtype, .. } => (dtype.name().to_owned(), None, false, 0),
         StoredForm::Quantized { scheme, outliers, .. } => (
@@ -337,7 +382,7 @@ pub fn draft_record(weight: &StoredWeight, activation: DType) -> WeightRecord {
         double_quantization,
         outliers,
         bits_per_weight: bits as f64 / weight.elements() as f64,
-        memory_bits_per_weight: weight.memory_bits(activation) as f64 / weight.elements() as f64,
+        memory_bits_per_weight: memory_bits(target, weight, activation) as f64 / weight.elements() as f64,
         bytes: (bits as u64).div_ceil(8),
         relative_error: 0.0,
         calibrated: None,
@@ -355,12 +400,14 @@ fn format_name(format: Format) -> String {
     }
 }
 
-fn sizes(weights: &[StoredWeight], activation: DType, model_bytes: u64) -> Sizes {
+fn sizes(weights: &[StoredWeight], request: &Request, model_bytes: u64) -> Sizes {
+    let stored = |weight: &StoredWeight| stored_bits(request.target, weight);
+    let held = |weight: &StoredWeight| memory_bits(request.target, weight, request.activation);
     let linears = || weights.iter().filter(|weight| weight.is_decoder_linear());
     Sizes {
-        bits_per_weight_linears: bits_per_weight(linears(), &StoredWeight::stored_bits),
-        bits_per_weight_model: bits_per_weight(weights, &StoredWeight::stored_bits),
-        memory_bits_per_weight_linears: bits_per_weight(linears(), &|weight| weight.memory_bits(activation)),
+        bits_per_weight_linears: bits_per_weight(linears(), &stored),
+        bits_per_weight_model: bits_per_weight(weights, &stored),
+        memory_bits_per_weight_linears: bits_per_weight(linears(), &held),
         model_bytes,
     }
 }
@@ -390,7 +437,10 @@ impl Plan {
     pub fn artifact_bytes(&self) -> u64 {
         let mut manifest = self.manifest.clone();
         let data = self.data_bytes;
-        let outputs = [(MODEL_FILE, manifest.sizes.model_bytes - data), (DATA_FILE, data)];
+        let outputs = match manifest.target.is_onnx() {
+            true => vec![(MODEL_FILE, manifest.sizes.model_bytes - data), (DATA_FILE, data)],
+            false => vec![(INDEX_FILE, data)],
+        };
         let made = self.made.iter().map(|file| draft_file(&file.name, file.made_bytes()));
         let is_made = |file: &&FileRecord| self.made.iter().any(|made| made.name == file.file);
         let copied = self.copied.iter().filter(|file| !is_made(file)).cloned();

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::parts::{self, CODES, OUTLIERS, PARTS};
 use super::plan::Facts;
 use super::prepared::{Prepared, PreparedWeights, RoundingOutcome, Written, WrittenOutside};
-use super::quantized_sink::digest;
+use super::shards::digest;
 use super::sink::Sink;
 use crate::artifact::ArtifactError;
 use crate::checkpoint::{Checkpoint, TensorView};

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use memmap2::{Mmap, UncheckedAdvice};
 
-use super::{CheckpointError, Index, Numbers, TensorInfo};
+use super::{CheckpointError, Index, Numbers, RawTensor, StoredNumber, TensorInfo};
 use crate::tensor::DType;
 
 /// A checkpoint whose files are mapped into memory; nothing of a weight is read before its bytes are looked at.
@@ -90,6 +90,15 @@ impl Checkpoint {
         let info = self.index.get(name).map(|info| (info.file, &info.range));
         let (file, range) = info.or_else(|| self.index.other(name).map(|other| (other.file, &other.range)))?;
         Some(&self.maps[file][range.start as usize..range.end as usize])
+    }
+
+    /// A tensor of any element type that this program writes, as it lies there; `None` where there is none.
+    pub fn raw(&self, name: &str) -> Option<RawTensor<'_>> {
+        let (dtype, shape) = match (self.index.other(name), self.index.get(name)) {
+            (Some(other), _) => (StoredNumber::of(other.dtype)?, &other.shape),
+            (None, info) => info.map(|info| (StoredNumber::Weight(info.dtype), &info.shape))?,
+        };
+        Some(RawTensor { name: name.to_owned(), number: dtype, shape: shape.clone(), bytes: self.bytes(name)?.into() })
     }
 
     /// The bytes of one of [`Index::files`], header included.

@@ -21,5 +21,6 @@ pub use error::CheckpointError;
 pub use header::{Header, HeaderError, HeaderTensor, StoredDtype, header_bytes, parse_header};
 pub use index::{Index, Renamed, TensorInfo, WeightFile};
 pub use mapped::{Checkpoint, TensorView};
+pub use shards::INDEX_FILE;
 pub use tensor_file::{Numbers, TensorFile, TensorFileError};
-pub use writer::{RawTensor, StoredNumber, write_tensors};
+pub use writer::{RawTensor, StoredNumber, write_tensors, write_tensors_of_torch};

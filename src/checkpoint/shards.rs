@@ -16,7 +16,7 @@ const MAX_INDEX_BYTES: u64 = 256 << 20;
 /// Name of a checkpoint that is one file.
 pub(super) const SINGLE_FILE: &str = "model.safetensors";
 /// Name of the list of shards otherwise.
-pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// The `weight_map` of a shard index: (tensor, shard), in the file's order.
 #[derive(Debug, Clone, PartialEq, Eq)]

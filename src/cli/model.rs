@@ -102,6 +102,15 @@ enum TargetArg {
     /// Runtimes that fuse nothing (WebGPU, rten): MatMulNBits, q, k and v in one product.
     #[value(name = "matmulnbits")]
     MatMulNBits,
+    /// vLLM and transformers: a compressed-tensors checkpoint, `pack-quantized`, of 2, 4 or 8 bits.
+    #[value(name = "compressed-tensors")]
+    CompressedTensors,
+    /// vLLM, transformers and exllama: a GPTQ checkpoint of 2, 3, 4 or 8 bits, one form for all linears.
+    Gptq,
+    /// mlx-lm: a checkpoint of symmetric codes in groups of 32, 64 or 128.
+    Mlx,
+    /// transformers: a bitsandbytes checkpoint of NF4 or FP4.
+    Bitsandbytes,
 }
 
 impl ArtifactForm {
@@ -125,6 +134,10 @@ impl TargetArg {
             TargetArg::Ort => Target::Ort,
             TargetArg::Portable => Target::Portable,
             TargetArg::MatMulNBits => Target::MatMulNBits,
+            TargetArg::CompressedTensors => Target::CompressedTensors,
+            TargetArg::Gptq => Target::Gptq,
+            TargetArg::Mlx => Target::Mlx,
+            TargetArg::Bitsandbytes => Target::Bitsandbytes,
         }
     }
 }

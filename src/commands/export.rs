@@ -7,12 +7,14 @@ use std::thread;
 use std::time::Instant;
 
 use super::output_folder::{self, Kind, OutputFolder};
+use crate::artifact::checkpoint_sink::CheckpointSink;
 use crate::artifact::files;
 use crate::artifact::named_file::NamedFile;
 use crate::artifact::onnx_sink::OnnxSink;
 use crate::artifact::plan::{self, Plan, RecipeChoice, RecipeFlags, Request};
 use crate::artifact::prepared::PreparedWeights;
 use crate::artifact::quantized::QuantizedCheckpoint;
+use crate::artifact::targets::{CheckpointForm, checkpoint_form};
 use crate::artifact::{hashing, source, write};
 use crate::checkpoint::Checkpoint;
 use crate::commands::CommandError;
@@ -180,10 +182,59 @@ pub(super) fn refuse_statistics_in(output: &Path, calibration: &compress::Option
 }
 
 /// Writes every file of the artifact into `folder`, which the caller then renames; its manifest, as written.
+fn write_artifact<'c, P: PreparedWeights<'c>>(
+    plan: &Plan,
+    checkpoint: &'c Checkpoint,
+    prepared: &P,
+    hashed: Option<Vec<FileRecord>>,
+    (folder, cancel): (&Path, &CancelToken),
+) -> Result<Manifest, CommandError>
+where
+    CommandError: From<P::Error>,
+{
+    let mut manifest = match checkpoint_form(plan.manifest.target) {
+        None => write_graph(plan, checkpoint, prepared, hashed, (folder, cancel))?,
+        Some(form) => write_checkpoint((plan, form), checkpoint, prepared, hashed, (folder, cancel))?,
+    };
+    manifest.seal();
+    NamedFile::made(MANIFEST_FILE, manifest.to_json().into_bytes()).write(folder)?;
+    Ok(manifest)
+}
+
+/// Writes a checkpoint that another program loads.
+fn write_checkpoint<'c, P: PreparedWeights<'c>>(
+    (plan, form): (&Plan, &'static dyn CheckpointForm),
+    checkpoint: &'c Checkpoint,
+    prepared: &P,
+    hashed: Option<Vec<FileRecord>>,
+    (folder, cancel): (&Path, &CancelToken),
+) -> Result<Manifest, CommandError>
+where
+    CommandError: From<P::Error>,
+{
+    let sink = CheckpointSink::new(folder, write::by_layer(&plan.graph.weights).count(), form, plan.activation);
+    let weights = write::weights(&plan.graph.weights, checkpoint, prepared, &sink, cancel)?;
+    let mut manifest = plan.manifest.clone();
+    write::record(&mut manifest.weights, weights);
+    manifest.inputs = hashed.map_or_else(|| hashing::of_checkpoint(checkpoint, cancel), Ok)?;
+    let (shards, index) = sink.finish();
+    let shard = |file: &String| -> Result<FileRecord, CommandError> {
+        let path = folder.join(file);
+        let bytes = fs::metadata(&path).map_err(FileError::at(&path, "cannot be read"))?.len();
+        Ok(FileRecord { file: file.clone(), bytes, blake3: hashing::of_file(&path)? })
+    };
+    let shards = shards.iter().map(shard).collect::<Result<Vec<_>, _>>()?;
+    let others: Vec<_> = std::iter::once(index).chain(files::of_artifact(plan, checkpoint.dir())).collect();
+    let others = files::write(&others, &plan.copied, folder)?;
+    manifest.outputs = shards.into_iter().chain(others).collect();
+    Ok(manifest)
+}
+
+/// Writes a graph and its data; the manifest is not sealed.
 ///
 /// Both hashes run beside the quantization: of the checkpoint, unless `hashed` has them, over the pages that it waits for
 /// anyway, of the data file behind the layers that are written.
-fn write_artifact<'c, P: PreparedWeights<'c>>(
+fn write_graph<'c, P: PreparedWeights<'c>>(
     plan: &Plan,
     checkpoint: &'c Checkpoint,
     prepared: &P,
@@ -218,8 +269,6 @@ where
     let others: Vec<_> = std::iter::once(model).chain(files::of_artifact(plan, checkpoint.dir())).collect();
     manifest.outputs = files::write(&others, &plan.copied, folder)?;
     manifest.outputs.insert(1, FileRecord { file: DATA_FILE.to_owned(), bytes: data_bytes, blake3: data_hash? });
-    manifest.seal();
-    NamedFile::made(MANIFEST_FILE, manifest.to_json().into_bytes()).write(folder)?;
     Ok(manifest)
 }
 

@@ -51,6 +51,10 @@ impl RuntimeChoice {
 /// Refuses an artifact whose data file cannot be read or has not the size that its manifest records: ONNX Runtime says of such
 /// a file only where in its own source that is.
 pub(crate) fn check_data(dir: &Path, manifest: &Manifest) -> Result<(), CommandError> {
+    if !manifest.target.is_onnx() {
+        let (dir, target) = (dir.display().to_string(), manifest.target.name());
+        return Err(UsageError::ArtifactOfOthers { dir, target }.into());
+    }
     let path = dir.join(DATA_FILE);
     let expected = manifest.outputs.iter().find(|file| file.file == DATA_FILE).map(|file| file.bytes);
     let got = match read::open(&path).and_then(|file| file.metadata()) {

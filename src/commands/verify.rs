@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::artifact::targets;
 use crate::commands::CommandError;
 use crate::commands::RuntimeChoice;
 use crate::record::Manifest;
 use crate::runtime;
 
+mod checkpoint;
 mod files;
 mod golden;
 mod sizes;
@@ -43,9 +45,14 @@ pub fn run(artifact: &Path, runtime: &RuntimeChoice) -> Result<VerifyReport, Com
     let mut checks = vec![manifest_itself(&manifest), files::check(artifact, &manifest)?];
     // What does not have its recorded bytes is not worth running.
     if checks.iter().all(|check| check.passed) {
-        runtime::require(options.provider)?;
-        checks.extend(weights::check(artifact, &manifest)?);
-        checks.push(golden::check(artifact, &manifest, &options));
+        match targets::checkpoint_form(manifest.target) {
+            Some(form) => checks.push(checkpoint::check(artifact, &manifest, form)?),
+            None => {
+                runtime::require(options.provider)?;
+                checks.extend(weights::check(artifact, &manifest)?);
+                checks.push(golden::check(artifact, &manifest, &options));
+            }
+        }
     }
     Ok(VerifyReport { artifact: artifact.to_owned(), checks })
 }

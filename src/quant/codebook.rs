@@ -80,6 +80,14 @@ pub enum Codebook {
 }
 
 impl Codebook {
+    /// `nf4`, `fp4`
+    pub fn name(self) -> &'static str {
+        match self {
+            Codebook::Nf4 => "nf4",
+            Codebook::Fp4 => "fp4",
+        }
+    }
+
     /// Weight over scale, by code.
     pub fn levels(self) -> &'static [f32; 16] {
         match self {

@@ -16,10 +16,30 @@ pub enum Target {
     /// Runtimes that have MatMulNBits and fuse nothing.
     #[serde(rename = "matmulnbits")]
     MatMulNBits,
+    /// vLLM and transformers, through compressed-tensors.
+    #[serde(rename = "compressed-tensors")]
+    CompressedTensors,
+    /// vLLM, transformers and exllama, as GPTQ's own tools write it.
+    #[serde(rename = "gptq")]
+    Gptq,
+    /// mlx-lm.
+    #[serde(rename = "mlx")]
+    Mlx,
+    /// transformers, through bitsandbytes.
+    #[serde(rename = "bitsandbytes")]
+    Bitsandbytes,
 }
 
 impl Target {
-    pub const ALL: [Target; 3] = [Target::Ort, Target::Portable, Target::MatMulNBits];
+    pub const ALL: [Target; 7] = [
+        Target::Ort,
+        Target::Portable,
+        Target::MatMulNBits,
+        Target::CompressedTensors,
+        Target::Gptq,
+        Target::Mlx,
+        Target::Bitsandbytes,
+    ];
 
     /// As on the command line and in the manifest.
     pub fn name(self) -> &'static str {
@@ -27,7 +47,16 @@ impl Target {
             Target::Ort => "ort",
             Target::Portable => "portable",
             Target::MatMulNBits => "matmulnbits",
+            Target::CompressedTensors => "compressed-tensors",
+            Target::Gptq => "gptq",
+            Target::Mlx => "mlx",
+            Target::Bitsandbytes => "bitsandbytes",
         }
+    }
+
+    /// Whether it is an ONNX graph; a checkpoint otherwise.
+    pub fn is_onnx(self) -> bool {
+        matches!(self, Target::Ort | Target::Portable | Target::MatMulNBits)
     }
 
     /// Whether it is the default, of which manifests say nothing.

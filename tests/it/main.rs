@@ -50,5 +50,6 @@ mod stock_runtime;
 mod stored_forms;
 mod support;
 mod sweep;
+mod targets;
 mod texts;
 mod verify;

@@ -12,6 +12,8 @@ use crate::record::{FileRecord, MANIFEST_FILE, Manifest};
 
 /// No artifact is without these.
 const NEEDED: [&str; 4] = [MODEL_FILE, DATA_FILE, "config.json", "tokenizer.json"];
+/// So many of them are the graph's.
+const GRAPH: usize = 2;
 /// What nobody who runs an artifact reads may lie beside it unrecorded: model cards and licences, by the beginning or the end of
 /// the name, and hidden files.
 const BESIDE: (&[&str], &[&str]) = (&[".", "LICENSE", "LICENCE", "NOTICE"], &[".md"]);
@@ -26,7 +28,8 @@ pub fn check(artifact: &Path, manifest: &Manifest) -> Result<Check, CommandError
     if recorded.len() < manifest.outputs.len() {
         failures.push("the manifest records a file twice".to_owned());
     }
-    let missing = NEEDED.iter().filter(|needed| !recorded.contains(*needed));
+    let needed = if manifest.target.is_onnx() { &NEEDED[..] } else { &NEEDED[GRAPH..] };
+    let missing = needed.iter().filter(|needed| !recorded.contains(*needed));
     failures.extend(missing.map(|needed| format!("{needed} is not in the manifest")));
     for file in &manifest.outputs {
         failures.extend(complaint(artifact, file)?);

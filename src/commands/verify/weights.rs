@@ -20,7 +20,7 @@ use crate::record::{Manifest, WeightRecord};
 use crate::runtime;
 use crate::tensor::DType;
 
-const COMPUTED: &str = "weights as computed";
+pub(super) const COMPUTED: &str = "weights as computed";
 const DEQUANTIZED: &str = "ONNX Runtime's dequantization";
 
 /// Both checks; the second only where the first can be made.
@@ -57,7 +57,7 @@ fn made_again(artifact: &Path, manifest: &Manifest, bytes: u64) -> Result<Decode
 }
 
 /// The manifest's weights are the graph's, in its order, and take as much as they take there.
-fn weights_disagree(graph: &DecoderGraph, manifest: &Manifest) -> Vec<String> {
+pub(super) fn weights_disagree(graph: &DecoderGraph, manifest: &Manifest) -> Vec<String> {
     let (want, got) = (graph.weights.len(), manifest.weights.len());
     let mut failures = Vec::new();
     if want != got {
@@ -67,7 +67,7 @@ fn weights_disagree(graph: &DecoderGraph, manifest: &Manifest) -> Vec<String> {
     for (stored, record) in graph.weights.iter().zip(&manifest.weights) {
         let says = |stored: &StoredWeight| {
             let WeightRecord { relative_error, calibrated, digest, .. } = record.clone();
-            WeightRecord { relative_error, calibrated, digest, ..draft_record(stored, activation) } == *record
+            WeightRecord { relative_error, calibrated, digest, ..draft_record(stored, activation, manifest.target) } == *record
         };
         if !says(stored) && !by_channel(stored).is_some_and(|stored| says(&stored)) {
             failures.push(format!("{} stands where {} belongs, or says another size", shown(&record.name), stored.weight));

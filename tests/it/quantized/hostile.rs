@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use qonnx::artifact::parts::PARTS;
-use qonnx::artifact::quantized_sink::digest;
+use qonnx::artifact::shards::digest;
 use qonnx::checkpoint::{RawTensor, StoredNumber, write_tensors};
 use qonnx::record::QuantizedManifest;
 use qonnx::tensor::DType;
