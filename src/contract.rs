@@ -1,5 +1,7 @@
 //! Names that an artifact, the checkpoint it is made from and their readers share.
 
+pub mod names;
+
 /// Sizes and options of the model.
 pub const CONFIG_FILE: &str = "config.json";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";

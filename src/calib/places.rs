@@ -1,7 +1,7 @@
 //! Where the tokens of a batch stand.
 
 use super::activations::SequenceBatch;
-use crate::model::names;
+use crate::contract::names;
 use crate::runtime::Operand;
 
 /// Every sequence begins at position 0 and fills its row.

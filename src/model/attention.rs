@@ -2,10 +2,10 @@
 
 use super::config::DecoderConfig;
 use super::module::Module;
-use super::names::{self, axes};
 use super::options::GraphOptions;
 use super::portable::WrittenPositions;
 use super::rope::rope_tables;
+use crate::contract::names::{self, axes};
 use crate::onnx::{Dim, Graph, GroupQueryAttention, Shape, Type, Value};
 use crate::tensor::DType;
 
@@ -90,7 +90,7 @@ fn rotary_tables(graph: &Graph, cfg: &DecoderConfig, options: &GraphOptions) -> 
     let tables = rope_tables(cfg, options.max_context);
     let shape = [options.max_context, cfg.head_dim / 2];
     let table = |name: &str, values: &[f32]| rotary_table(graph, name, options.activation, shape, values);
-    (table("model.rotary_emb.cos", &tables.cos), table("model.rotary_emb.sin", &tables.sin))
+    (table(names::ROTARY_COS, &tables.cos), table(names::ROTARY_SIN, &tables.sin))
 }
 
 fn rotary_table(graph: &Graph, name: &str, dtype: DType, shape: [usize; 2], values: &[f32]) -> Value {

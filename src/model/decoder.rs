@@ -6,13 +6,13 @@ use super::architecture::Architecture;
 use super::attention::{KvPair, Place, Positions, given_positions, past, positions};
 use super::config::DecoderConfig;
 use super::module::{Build, Module, WeightSource};
-use super::names::{self, axes};
 use super::options::{GraphForm, GraphOptions};
 use super::padding::RightPadded;
 use super::parts::{ResidualStream, norm};
 use super::portable::WrittenPositions;
 use super::rope::most_positions;
 use super::stored::{StoredWeight, WeightForm};
+use crate::contract::names::{self, axes};
 use crate::onnx::{Graph, GraphError, Model, Type, Value};
 use crate::tensor::DType;
 

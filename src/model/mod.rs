@@ -9,7 +9,6 @@ mod decoder;
 mod families;
 mod family;
 mod module;
-pub mod names;
 mod options;
 mod padding;
 mod parts;

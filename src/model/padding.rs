@@ -8,7 +8,7 @@
 //! of pads on the left. Rows without them, and single new tokens, stay as they are.
 
 use super::module::Module;
-use super::names;
+use crate::contract::names;
 use crate::onnx::Value;
 use crate::tensor::DType;
 

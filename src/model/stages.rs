@@ -14,9 +14,9 @@ use std::collections::HashMap;
 use super::architecture::Architecture;
 use super::config::DecoderConfig;
 use super::module::{Build, Module, Notes, WeightSource};
-use super::names::{self, axes};
 use super::options::GraphForm;
 use super::survey::{ExpectedTensor, Survey, Surveyed};
+use crate::contract::names::{self, axes};
 use crate::onnx::{Cutter, Dim, Graph, GraphError, Model, Piece, Shape, Type, Value};
 use crate::tensor::DType;
 

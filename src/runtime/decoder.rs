@@ -12,8 +12,9 @@ use super::cache::{CacheLayout, KvCache, device_allocator, zero_on_host};
 use super::choosing::Choice;
 use super::device_memory::DeviceMemory;
 use super::replay::{Launch, Recorder};
-use super::specialise::{INPUT_IDS, LOGITS, NEXT_TOKENS, POSITIONS, SEQLENS_K, TOTAL_SEQUENCE_LENGTH};
+use super::specialise::{NEXT_TOKENS, POSITIONS};
 use super::{ExecutionProvider, RuntimeError};
+use crate::contract::names::{INPUT_IDS, LOGITS, SEQLENS_K, TOTAL_SEQUENCE_LENGTH};
 use crate::host::interrupt::CancelToken;
 
 /// Tokens that a prompt is read by at once. Attention over a chunk takes memory for chunk × context scores a head; on

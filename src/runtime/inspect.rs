@@ -6,16 +6,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use ort::memory::Allocator;
 use ort::session::{Session, SessionInputValue};
-use ort::value::{DynTensor, TensorElementType, ValueType};
+use ort::value::TensorElementType;
 use serde::{Deserialize, Serialize};
 
 use super::data_place::DataPlace;
 use super::locate::runtime;
+use super::own_graph::{pointed, zeros};
 use super::session::{self, Placement, Products, SessionPlan};
 use super::{EngineOptions, Launch, RuntimeError};
-use crate::onnx::{Initializer, MODEL_FILE, Model, Node, Value, decode, encode};
+use crate::onnx::{Initializer, MODEL_FILE, Model, Node, Value, decode};
 
 /// How a weight takes part in its product.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -105,7 +105,7 @@ fn profile(dir: &Path, path: &Path, model: &Model, options: &EngineOptions) -> R
         .with_profiling(scratch.path().join("profile"))
         .map_err(RuntimeError::session("profiling"))?;
     let session = match data.is_elsewhere() {
-        true => builder.commit_from_memory(&pointed(path, model, &data)?),
+        true => builder.commit_from_memory(&pointed(path, model.clone(), &data)?),
         false => builder.commit_from_file(path),
     };
     let mut session = session.map_err(RuntimeError::session(&what))?;
@@ -117,29 +117,14 @@ fn profile(dir: &Path, path: &Path, model: &Model, options: &EngineOptions) -> R
     read_profile(&text).map_err(|source| RuntimeError::Profile { path, source })
 }
 
-/// The graph with its weights where they really lie.
-fn pointed(path: &Path, model: &Model, data: &DataPlace) -> Result<Vec<u8>, RuntimeError> {
-    let foreign = |what: String| RuntimeError::Layout { path: path.to_owned(), what };
-    let mut model = model.clone();
-    data.point(&mut model).map_err(foreign)?;
-    encode(&model).map_err(|error| foreign(error.to_string()))
-}
-
-/// Zeros for every input: named axes are 1, but nothing is in the cache yet.
+/// One token, not masked, at position 0: the mask is the only input that must not be zero.
 fn one_token(session: &Session) -> ort::Result<Vec<(String, SessionInputValue<'static>)>> {
-    let allocator = Allocator::default();
     let mut inputs = Vec::new();
-    for input in session.inputs() {
-        let ValueType::Tensor { ty, shape, .. } = input.dtype() else { continue };
-        let is_cache = input.name().starts_with("past_key_values.");
-        let size = |(axis, &size): (usize, &i64)| if size >= 0 { size } else { i64::from(!(is_cache && axis == 2)) };
-        let mut tensor = DynTensor::new(&allocator, *ty, shape.iter().enumerate().map(size).collect::<Vec<i64>>())?;
-        if *ty == TensorElementType::Int64 {
-            // One token, not masked, at position 0: the mask is the only one of them that must not be zero.
-            let value = i64::from(input.name() == "attention_mask");
-            tensor.try_extract_tensor_mut::<i64>()?.1.fill(value);
+    for (name, mut tensor) in zeros(session)? {
+        if tensor.data_type() == &TensorElementType::Int64 {
+            tensor.try_extract_tensor_mut::<i64>()?.1.fill(i64::from(name == "attention_mask"));
         }
-        inputs.push((input.name().to_owned(), tensor.into_dyn().into()));
+        inputs.push((name, tensor.into_dyn().into()));
     }
     Ok(inputs)
 }

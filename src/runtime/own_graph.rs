@@ -13,7 +13,8 @@ use super::data_place::DataPlace;
 use super::locate::runtime;
 use super::session::{self, Placement, Products, SessionPlan};
 use super::{EngineOptions, Launch, RuntimeError};
-use crate::onnx::{MODEL_FILE, decode, encode};
+use crate::contract::names::{ATTENTION_MASK, INPUT_IDS, LOGITS};
+use crate::onnx::{MODEL_FILE, Model, decode, encode};
 
 /// One row's run through an artifact's own graph.
 pub struct OwnGraph {
@@ -32,16 +33,17 @@ impl OwnGraph {
         let path = dir.join(MODEL_FILE);
         let foreign = |what: String| RuntimeError::Layout { path: path.clone(), what };
         let bytes = std::fs::read(&path).map_err(|source| RuntimeError::Read { path: path.clone(), source })?;
-        let mut model = decode(&bytes).map_err(|error| foreign(error.to_string()))?;
+        let model = decode(&bytes).map_err(|error| foreign(error.to_string()))?;
         let data = DataPlace::of(dir)?;
-        data.point(&mut model).map_err(foreign)?;
-        let bytes = encode(&model).map_err(|error| foreign(error.to_string()))?;
+        let bytes = pointed(&path, model, &data)?;
         let EngineOptions { provider, threads, weights, .. } = *options;
         let (placement, products) = (Placement::CpuMayHelp, Products::F32);
         let folder = Some(data.folder.as_path());
         let plan = SessionPlan { provider, threads, data: folder, weights, placement, products, launch: Launch::Eager };
         let session = session::open(&runtime(provider)?, &plan, &bytes, &path.display().to_string())?;
-        let caches = empty_caches(&session).map_err(RuntimeError::run("making an empty cache"))?;
+        let inputs = zeros(&session).map_err(RuntimeError::run("making an empty cache"))?;
+        let caches =
+            inputs.into_iter().filter(|(name, _)| is_cache(name)).map(|(name, cache)| (name, cache.into_dyn())).collect();
         Ok(OwnGraph { session, caches, tokens: 0 })
     }
 
@@ -58,10 +60,10 @@ impl OwnGraph {
         let row = |values: Vec<i64>| Tensor::from_array(([1, values.len()], values));
         let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
         let mut inputs: Vec<(String, SessionInputValue)> =
-            vec![("input_ids".to_owned(), row(ids)?.into()), ("attention_mask".to_owned(), row(vec![1; self.tokens])?.into())];
+            vec![(INPUT_IDS.to_owned(), row(ids)?.into()), (ATTENTION_MASK.to_owned(), row(vec![1; self.tokens])?.into())];
         inputs.extend(std::mem::take(&mut self.caches).into_iter().map(|(name, cache)| (name, cache.into())));
         let mut outputs = self.session.run(inputs)?;
-        let logits = outputs.remove("logits").map_or_else(|| Ok(Vec::new()), |logits| rows(&logits))?;
+        let logits = outputs.remove(LOGITS).map_or_else(|| Ok(Vec::new()), |logits| rows(&logits))?;
         for (name, value) in outputs {
             self.caches.push((name.replace("present.", "past_key_values."), value));
         }
@@ -85,15 +87,26 @@ fn rows(logits: &DynValue) -> ort::Result<Vec<Vec<f32>>> {
     Ok(values.chunks(width).map(<[f32]>::to_vec).collect())
 }
 
-/// A cache of no tokens for one row.
-fn empty_caches(session: &Session) -> ort::Result<Vec<(String, DynValue)>> {
+/// The graph with its weights where they really lie.
+pub(super) fn pointed(path: &Path, mut model: Model, data: &DataPlace) -> Result<Vec<u8>, RuntimeError> {
+    let foreign = |what: String| RuntimeError::Layout { path: path.to_owned(), what };
+    data.point(&mut model).map_err(foreign)?;
+    encode(&model).map_err(|error| foreign(error.to_string()))
+}
+
+/// Zeros for every input of one row: named axes are 1, but nothing is in the cache yet.
+pub(super) fn zeros(session: &Session) -> ort::Result<Vec<(String, DynTensor)>> {
     let allocator = Allocator::default();
-    let caches = session.inputs().iter().filter(|input| input.name().starts_with("past_key_values."));
-    let empty = caches.filter_map(|input| {
+    let tensors = session.inputs().iter().filter_map(|input| {
         let ValueType::Tensor { ty, shape, .. } = input.dtype() else { return None };
-        let size = |(axis, &size): (usize, &i64)| if size >= 0 { size } else { i64::from(axis != 2) };
+        let is_cache = is_cache(input.name());
+        let size = |(axis, &size): (usize, &i64)| if size >= 0 { size } else { i64::from(!(is_cache && axis == 2)) };
         let tensor = DynTensor::new(&allocator, *ty, shape.iter().enumerate().map(size).collect::<Vec<i64>>());
-        Some(tensor.map(|tensor| (input.name().to_owned(), tensor.into_dyn())))
+        Some(tensor.map(|tensor| (input.name().to_owned(), tensor)))
     });
-    empty.collect()
+    tensors.collect()
+}
+
+fn is_cache(input: &str) -> bool {
+    input.starts_with("past_key_values.")
 }

@@ -18,7 +18,8 @@ use super::choosing::Choice;
 use super::decoder::{index, run_in_place};
 use super::device_memory::DeviceMemory;
 use super::recording::Recording;
-use super::specialise::{INPUT_IDS, NEXT_TOKENS, POSITIONS, SEQLENS_K, TOTAL_SEQUENCE_LENGTH};
+use super::specialise::{NEXT_TOKENS, POSITIONS};
+use crate::contract::names::{INPUT_IDS, SEQLENS_K, TOTAL_SEQUENCE_LENGTH};
 
 /// How the host sets a decoding step going on a GPU; on the CPU there is one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

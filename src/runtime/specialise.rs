@@ -7,25 +7,20 @@
 //! ```
 //!
 //! Lengths are inputs instead of sums over a mask, positions follow from them, and the LM head reads only the `n` places
-//! that somebody asked for. Rows are padded on the right, so that nothing need turn them. No node is left that would run on the CPU beside a GPU. The change is made in memory: the
-//! artifact stays as it is, its weights are mapped from its own data file.
+//! that somebody asked for. Rows are padded on the right, so that nothing need turn them. No node is left that would run on the CPU
+//! beside a GPU. The change is made in memory: the artifact stays as it is, its weights are mapped from its own data file.
 
 use std::path::Path;
 
 use super::data_place::DataPlace;
 use super::{RuntimeError, WeightKernels};
+use crate::contract::names::{
+    FINAL_HIDDEN, HIDDEN_AS_GIVEN, INPUT_IDS, LOGITS, RIGHT_PADDED_IDS, ROTARY_COS, SEQLENS_K, TOTAL_SEQUENCE_LENGTH,
+};
 use crate::onnx::{EditError, MODEL_FILE, Model, decode, encode};
 
-/// int64 `[rows, length]`
-pub(super) const INPUT_IDS: &str = "input_ids";
-/// int32 `[rows]`: positions of each row after the run, minus one.
-pub(super) const SEQLENS_K: &str = "seqlens_k";
-/// int32 scalar: positions of the longest row after the run. Read by the host, also on a GPU.
-pub(super) const TOTAL_SEQUENCE_LENGTH: &str = "total_sequence_length";
 /// int64 `[rows, n, 1]`: places in each row after which an output is wanted.
 pub(super) const POSITIONS: &str = "positions";
-/// `[rows, n, vocab_size]`
-pub(super) const LOGITS: &str = "logits";
 /// int64 `[rows, n, 1]`: the token with the largest logit, −1 where that, or what was computed for any place of the row, is no
 /// number.
 pub const NEXT_TOKENS: &str = "next_tokens";
@@ -33,14 +28,8 @@ pub const NEXT_TOKENS: &str = "next_tokens";
 const ATTENTION: &str = "GroupQueryAttention";
 /// Place of `position_ids` among the inputs of GroupQueryAttention, in artifacts of program 0.1.0's first form.
 const POSITION_IDS: usize = 9;
-/// The tokens as the embedding reads them, and as they are given.
-const TOKENS: [&str; 2] = ["input_ids.right_padded", INPUT_IDS];
-/// The final norm's output as the LM head reads it, and as it is computed.
-const HIDDEN: [&str; 2] = ["model.norm.output.as_given", FINAL_HIDDEN];
-/// What the LM head reads, `[batch, sequence, hidden_size]`.
-const FINAL_HIDDEN: &str = "model.norm.output";
-/// Cosines of the rotary angles, `[positions, head_dim / 2]`.
-const ROTARY_TABLE: &str = "model.rotary_emb.cos";
+/// What is turned for pads on the left, and what it is without any: the tokens, and the final norm's output.
+const TURNED: [[&str; 2]; 2] = [[RIGHT_PADDED_IDS, INPUT_IDS], [HIDDEN_AS_GIVEN, FINAL_HIDDEN]];
 
 /// A graph for the decode loop.
 pub(super) struct Specialised {
@@ -81,9 +70,8 @@ pub fn decode_graph(dir: &Path) -> Result<Vec<u8>, RuntimeError> {
 }
 
 fn for_decoding(model: &mut Model, weights: WeightKernels) -> Result<usize, String> {
-    let table = model.find(ROTARY_TABLE).and_then(|table| model.type_of(table).shape.sizes());
-    let max_positions =
-        table.and_then(|sizes| sizes.first().copied()).ok_or_else(|| format!("it has no table {ROTARY_TABLE}"))?;
+    let table = model.find(ROTARY_COS).and_then(|table| model.type_of(table).shape.sizes());
+    let max_positions = table.and_then(|sizes| sizes.first().copied()).ok_or_else(|| format!("it has no table {ROTARY_COS}"))?;
     edit(model).map_err(|error| error.to_string())?;
     if weights != WeightKernels::FusedFast {
         // The session's option of this name reaches only products that ONNX Runtime itself fuses.
@@ -99,7 +87,7 @@ fn edit(model: &mut Model) -> Result<(), EditError> {
         // Without position_ids the operator counts positions from each row's length.
         model.drop_node_input(ATTENTION, POSITION_IDS)?;
     }
-    for [read, computed] in [TOKENS, HIDDEN] {
+    for [read, computed] in TURNED {
         if model.find(read).is_some() {
             model.substitute(read, computed)?;
         }

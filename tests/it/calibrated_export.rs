@@ -10,10 +10,9 @@ use std::{fs, thread};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::small::{self, LENGTH, SEQUENCES};
+
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-coqa");
-/// Enough tokens for the widest input of the embedded model.
-const SEQUENCES: usize = 9;
-const LENGTH: usize = 128;
 
 struct Place(TempDir);
 
@@ -21,13 +20,7 @@ impl Place {
     /// A folder with a small calibration set of token ids.
     fn new() -> Place {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let mut state = 1u64;
-        let mut id = || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            300 + (state >> 33) % 3000
-        };
-        let sequences: Vec<Vec<u64>> = (0..SEQUENCES).map(|_| (0..LENGTH).map(|_| id()).collect()).collect();
-        fs::write(folder.path().join("set.json"), json!(sequences).to_string()).expect("the place is ours");
+        small::set_of_tokens(folder.path());
         Place(folder)
     }
 

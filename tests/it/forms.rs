@@ -5,7 +5,8 @@ use std::process::Command;
 use qonnx::record::Manifest;
 use serde_json::Value;
 
-use crate::support::{tiny, tools};
+use crate::support::program::{done, model, refused};
+use crate::support::tools;
 
 const TARGETS: [&str; 3] = ["ort", "portable", "matmulnbits"];
 /// Flags of one of each kind of numbers that all three hold.
@@ -19,25 +20,12 @@ const KINDS: [&[&str]; 7] = [
     &["--bits", "2"],
 ];
 
-fn qonnx(arguments: &[&str]) -> std::process::Output {
-    Command::new(env!("CARGO_BIN_EXE_qonnx")).args(arguments).output().expect("qonnx starts")
-}
-
-#[track_caller]
-fn done(arguments: &[&str]) -> String {
-    let output = qonnx(arguments);
-    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    assert!(output.status.success(), "{arguments:?}: {said}");
-    said
-}
-
 /// A folder with an artifact of the embedded model for each target.
 fn exported(flags: &[&str]) -> tempfile::TempDir {
     let place = tempfile::tempdir().expect("a temporary folder can be made");
     let output = place.path().join("out").display().to_string();
-    let model = tiny::model().display().to_string();
     let targets = TARGETS.join(",");
-    done(&[&["export", &model, "--dtype", "f32", "--target", &targets, "-o", &output], flags].concat());
+    done(&[&["export", &model(), "--dtype", "f32", "--target", &targets, "-o", &output], flags].concat());
     place
 }
 
@@ -141,16 +129,13 @@ fn every_form_gives_the_same_logits_whatever_side_rows_are_padded_on() {
 #[test]
 fn what_a_target_cannot_hold_is_refused_by_name_and_nothing_is_left() {
     let place = tempfile::tempdir().expect("a temporary folder can be made");
-    let (output, model) = (place.path().join("out"), tiny::model().display().to_string());
+    let output = place.path().join("out").display().to_string();
     for (flags, said) in [
         (&["--method", "nf4"][..], "integers in the portable form: ONNX has no codebooks"),
         (&["--bits", "4", "--embedding", "int8"], "f16 in the portable form: ONNX looks no packed rows up"),
     ] {
         for targets in ["portable", "ort,portable"] {
-            let asked = ["export", &model, "--target", targets, "-o", &output.display().to_string()];
-            let refused = qonnx(&[&asked, flags].concat());
-            let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
-            assert_eq!(refused.status.code(), Some(2), "{flags:?}: {stderr}");
+            let stderr = refused(&[&["export", &model(), "--target", targets, "-o", &output][..], flags].concat());
             assert!(stderr.contains(said), "{flags:?}: {stderr}");
             let left = std::fs::read_dir(place.path()).expect("the place is ours").count();
             assert_eq!(left, 0, "{flags:?} {targets}: something is left");
@@ -158,13 +143,34 @@ fn what_a_target_cannot_hold_is_refused_by_name_and_nothing_is_left() {
     }
 }
 
+/// Somebody else's files lie there, under whatever names: they stay, and nothing of ours stays beside them.
+#[test]
+fn what_lies_where_targets_go_stays() {
+    let place = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = place.path().join("out");
+    std::fs::create_dir_all(folder.join(".quantized")).expect("the place is ours");
+    std::fs::write(folder.join(".quantized/notes.txt"), "mine").expect("the place is ours");
+    let output = folder.display().to_string();
+    let asked = ["export", &model(), "--bits", "4", "--target", "ort,portable", "-o", &output];
+    done(&asked);
+    assert_eq!(std::fs::read_to_string(folder.join(".quantized/notes.txt")).expect("it stays"), "mine");
+    let said = refused(&asked);
+    assert!(said.contains("out/ort") && said.contains("exists"), "{said}");
+    done(&[&asked[..], &["--overwrite"]].concat());
+    assert_eq!(std::fs::read_dir(place.path()).expect("the place is ours").count(), 1, "nothing beside the folder");
+    // What says how numbers are chosen is refused of numbers that are chosen, for several targets as for one.
+    let (q, other) = (place.path().join("q").display().to_string(), place.path().join("other").display().to_string());
+    done(&["quantize", &model(), "--bits", "4", "-o", &q]);
+    let said = refused(&["export", &q, "--target", "ort,portable", "--save-stats", "stats", "-o", &other]);
+    assert!(said.contains("is quantized already") && said.contains("--save-stats"), "{said}");
+    assert!(!place.path().join("other").exists());
+}
+
 #[test]
 fn a_portable_artifact_is_scored_in_its_default_form() {
     let place = exported(KINDS[3]);
     let portable = place.path().join("out/portable").display().to_string();
-    let refused = qonnx(&["generate", &portable, "Once"]);
-    let stderr = String::from_utf8_lossy(&refused.stderr);
-    assert_eq!(refused.status.code(), Some(2), "{stderr}");
+    let stderr = refused(&["generate", &portable, "Once"]);
     assert!(stderr.contains("is in the portable form") && stderr.contains("--target ort"), "{stderr}");
     done(&["generate", &place.path().join("out/matmulnbits").display().to_string(), "Once"]);
 }

@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use std::time::Instant;
 
 use qonnx::record::Manifest;
 
-use crate::support::{small, tiny};
+use crate::support::program::{done, model, qonnx, refused};
+use crate::support::small;
 
 mod families;
 mod hostile;
@@ -24,30 +24,6 @@ const RECIPES: [(&str, bool); 7] = [
     ("int4-g128-awq-gptq", true),
     ("int4-g128-rotated-gptq", true),
 ];
-
-fn qonnx(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_qonnx")).args(arguments).output().expect("qonnx starts")
-}
-
-#[track_caller]
-fn done(arguments: &[&str]) -> f64 {
-    let started = Instant::now();
-    let output = qonnx(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    started.elapsed().as_secs_f64()
-}
-
-/// Exit code 2, and what is said.
-#[track_caller]
-fn refused(arguments: &[&str]) -> String {
-    let output = qonnx(arguments);
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn model() -> String {
-    tiny::model().display().to_string()
-}
 
 /// All files of a folder.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -105,8 +81,13 @@ fn artifacts_of_a_quantized_checkpoint_are_those_of_its_model() {
 fn a_second_artifact_takes_a_tenth_of_the_first_ones_time_at_most() {
     let place = Place::new();
     let (q, a, b) = (place.text("q"), place.text("a"), place.text("b"));
-    let first = done(&["quantize", &model(), "--method", "gptq", "-o", &q]) + done(&["export", &q, "-o", &a]);
-    let second = done(&["export", &q, "--dtype", "f32", "-o", &b]);
+    let seconds = |commands: &[&[&str]]| {
+        let started = Instant::now();
+        commands.iter().for_each(|arguments| drop(done(arguments)));
+        started.elapsed().as_secs_f64()
+    };
+    let first = seconds(&[&["quantize", &model(), "--method", "gptq", "-o", &q], &["export", &q, "-o", &a]]);
+    let second = seconds(&[&["export", &q, "--dtype", "f32", "-o", &b]]);
     println!("first {first:.2} s, second {second:.2} s: {:.1} %", 100.0 * second / first);
     assert!(second < 0.1 * first, "{second} of {first} s");
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde::Serialize;
@@ -13,10 +14,11 @@ use crate::artifact::source;
 use crate::commands::{CommandError, quantize};
 use crate::compress;
 use crate::host::FileError;
+use crate::host::hidden::Hidden;
 use crate::record::Target;
 
-/// Chosen numbers while they are written for one target after the other, in the folder of the targets.
-const NUMBERS: &str = ".quantized";
+/// Of the hidden folder beside the output that has the numbers while they are written for one target after the other.
+const KIND: &str = "numbers";
 
 /// The artifacts that were written, in the order in which they were asked for.
 #[derive(Debug, Serialize)]
@@ -29,36 +31,53 @@ pub struct TargetsReport {
 /// # Errors
 /// As [`run`]; what was written for the targets before stays.
 pub fn run_each(request: &Request, targets: &[Target], options: &Options) -> Result<TargetsReport, CommandError> {
-    let folder = &options.output;
-    fs::create_dir_all(folder).map_err(FileError::at(folder, "cannot be made"))?;
-    let numbers = folder.join(NUMBERS);
-    let artifacts = all(request, targets, options, &numbers);
-    if numbers.exists() {
-        fs::remove_dir_all(&numbers).map_err(FileError::at(&numbers, "cannot be removed"))?;
+    if QuantizedCheckpoint::is_in(Path::new(&request.model)) {
+        return of_numbers(request, targets, options);
     }
+    refuse_unfit(request, targets)?;
+    let hidden = hold_numbers(request, options)?;
+    let numbers = hidden.path().join("model");
+    let quantized = quantize::run(request, &Options { output: numbers.clone(), overwrite: true, ..options.clone() });
+    // What says how numbers are chosen is said already.
+    let calibration = compress::Options { cancel: options.calibration.cancel.clone(), ..compress::Options::default() };
+    let options = &Options { calibration, ..options.clone() };
+    let artifacts = quantized.and_then(|_| of_numbers(&chosen(request, &numbers), targets, options));
+    match &artifacts {
+        // The same command goes on at the next layer.
+        Err(error) if error.is_interrupted() => {}
+        _ => hidden.clear(),
+    }
+    artifacts
+}
+
+/// The place of the numbers that this request chooses: what an interrupted command has finished lies there.
+fn hold_numbers(request: &Request, options: &Options) -> Result<Hidden, CommandError> {
+    let asked = serde_json::json!([request.model, request.recipe()?, request.activation.name()]);
+    let key = blake3::hash(asked.to_string().as_bytes());
+    let output = &options.output;
+    let held = Hidden::open(output, KIND, &key).map_err(FileError::of("output", output, "no folder can be made beside it"))?;
+    let busy = || io::Error::new(io::ErrorKind::ResourceBusy, "another process writes the same targets; wait for it");
+    held.ok_or_else(|| FileError::of("output", output, "cannot be written")(busy()).into())
+}
+
+/// The same request of the model whose numbers are chosen.
+fn chosen(request: &Request, numbers: &Path) -> Request {
+    let (model, recipe) = (numbers.display().to_string(), RecipeChoice::Flags(RecipeFlags::default()));
+    Request { model, recipe, overrides: Vec::new(), calibration: None, ..request.clone() }
+}
+
+fn of_numbers(request: &Request, targets: &[Target], options: &Options) -> Result<TargetsReport, CommandError> {
+    let folder = &options.output;
+    fs::create_dir_all(folder).map_err(FileError::of("output", folder, "cannot be made"))?;
+    let artifact = |&target: &Target| {
+        let options = Options { output: folder.join(target.name()), ..options.clone() };
+        run(&Request { target, ..request.clone() }, &options)
+    };
+    let artifacts: Result<_, CommandError> = targets.iter().map(artifact).collect();
     if artifacts.is_err() {
         let _ = fs::remove_dir(folder); // of a refused request nothing is left; a folder that has something stays
     }
     Ok(TargetsReport { artifacts: artifacts? })
-}
-
-fn all(request: &Request, targets: &[Target], options: &Options, numbers: &Path) -> Result<Vec<ExportReport>, CommandError> {
-    let of_numbers = match QuantizedCheckpoint::is_in(Path::new(&request.model)) {
-        true => request.clone(),
-        false => {
-            refuse_unfit(request, targets)?;
-            quantize::run(request, &Options { output: numbers.to_owned(), overwrite: true, ..options.clone() })?;
-            let (model, recipe) = (numbers.display().to_string(), RecipeChoice::Flags(RecipeFlags::default()));
-            Request { model, recipe, overrides: Vec::new(), calibration: None, ..request.clone() }
-        }
-    };
-    let calibration = compress::Options { cancel: options.calibration.cancel.clone(), ..compress::Options::default() };
-    let artifact = |&target: &Target| {
-        let output = options.output.join(target.name());
-        let options = Options { output, overwrite: options.overwrite, calibration: calibration.clone() };
-        run(&Request { target, ..of_numbers.clone() }, &options)
-    };
-    targets.iter().map(artifact).collect()
 }
 
 /// What a target cannot hold is refused before anything is calibrated.

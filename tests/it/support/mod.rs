@@ -3,6 +3,7 @@
 pub mod edited;
 pub mod made_up;
 pub mod plain_llama;
+pub mod program;
 pub mod python;
 pub mod random;
 pub mod small;

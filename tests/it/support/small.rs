@@ -33,7 +33,12 @@ fn fixture(name: &str) -> Value {
     serde_json::from_slice(&text).expect("the fixture is JSON")
 }
 
-/// A calibration set in `folder`, of made-up tokens: as few as suffice for the widest input of the embedded model. Where a test asks
+/// Sequences of [`set_of_tokens`], and tokens of each.
+pub const SEQUENCES: usize = 9;
+/// As [`SEQUENCES`].
+pub const LENGTH: usize = 128;
+
+/// A calibration set `set.json` in `folder`, of made-up tokens: as few as suffice for the widest input of the embedded model. Where a test asks
 /// whether two ways give the same, it need be no better.
 pub fn set_of_tokens(folder: &Path) -> PathBuf {
     let mut state = 1u64;
@@ -41,8 +46,8 @@ pub fn set_of_tokens(folder: &Path) -> PathBuf {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         300 + (state >> 33) % 3000
     };
-    let sequences: Vec<Vec<u64>> = (0..9).map(|_| (0..128).map(|_| id()).collect()).collect();
+    let sequences: Vec<Vec<u64>> = (0..SEQUENCES).map(|_| (0..LENGTH).map(|_| id()).collect()).collect();
     let path = folder.join("set.json");
-    std::fs::write(&path, serde_json::json!(sequences).to_string()).expect("the place is the test's");
+    fs::write(&path, json!(sequences).to_string()).expect("the place is the test's");
     path
 }

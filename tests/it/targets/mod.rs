@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use qonnx::record::Manifest;
 use serde_json::Value;
 
+use crate::support::program::{done, model, qonnx, refused};
 use crate::support::python::python;
 use crate::support::{tiny, tools};
 
@@ -31,29 +32,6 @@ const HELD: [(&[&str], &[&str]); 14] = [
 ];
 
 const CHECKPOINTS: [&str; 4] = ["compressed-tensors", "gptq", "mlx", "bitsandbytes"];
-
-fn qonnx(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_qonnx")).args(arguments).output().expect("qonnx starts")
-}
-
-#[track_caller]
-fn done(arguments: &[&str]) -> String {
-    let output = qonnx(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Exit code 2, and what is said.
-#[track_caller]
-fn refused(arguments: &[&str]) -> String {
-    let output = qonnx(arguments);
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn model() -> String {
-    tiny::model().display().to_string()
-}
 
 struct Place(tempfile::TempDir);
 

@@ -11,6 +11,11 @@ pub const LOGITS: &str = "logits";
 pub const SEQLENS_K: &str = "seqlens_k";
 /// Computed from the mask, int32 scalar: positions of the longest row, past and new.
 pub const TOTAL_SEQUENCE_LENGTH: &str = "total_sequence_length";
+/// Cosines of the rotary angles, `[max_context, head_dim / 2]`: a row for each position that there is.
+pub const ROTARY_COS: &str = "model.rotary_emb.cos";
+/// Sines, as [`ROTARY_COS`].
+pub const ROTARY_SIN: &str = "model.rotary_emb.sin";
+
 /// The output of the final norm, `[batch_size, sequence_length, hidden_size]`.
 pub const FINAL_HIDDEN: &str = "model.norm.output";
 
