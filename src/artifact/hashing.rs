@@ -55,6 +55,13 @@ pub fn of_checkpoint(checkpoint: &Checkpoint, cancel: &CancelToken) -> Result<Ve
     checkpoint.index().files().iter().enumerate().map(hash).collect()
 }
 
+/// A file of a folder, as manifests have it.
+pub fn record(folder: &Path, file: &str) -> Result<FileRecord, ArtifactError> {
+    let path = folder.join(file);
+    let bytes = path.metadata().map_err(FileError::at(&path, "cannot be read"))?.len();
+    Ok(FileRecord { file: file.to_owned(), bytes, blake3: of_file(&path)? })
+}
+
 /// BLAKE3 of a file at rest.
 pub fn of_file(path: &Path) -> Result<String, ArtifactError> {
     let mut hash = Hash::new(&CancelToken::NEVER);

@@ -116,17 +116,15 @@ fn write_scales(
         }
         (StoredScales::Nested { .. }, None) => unreachable!("a tensor whose scheme nests its scales has nested scales"),
         (StoredScales::Plain { name, dtype }, _) => {
-            let (scales, element) = (plain_bytes(&quantized.scales, *dtype), dtype.bytes_of(1));
-            let (out_features, groups) = (quantized.out_features, quantized.groups());
-            match codes {
-                StoredCodes::MatMulNBits { block_size, first_row, .. } => {
-                    let blocks = blocks_of(stored, &quantized.scheme, *block_size);
-                    let scales = plain_bytes(&by_block(&quantized.scales, groups, blocks), *dtype);
-                    data.write_part(name, first_row * blocks.per_row() * element, &scales)?;
-                }
-                _ if by_group(codes) => data.write(name, &transpose_bytes(scales, out_features, groups, element))?,
-                _ => data.write(name, &scales)?,
+            let (out_features, groups, element) = (quantized.out_features, quantized.groups(), dtype.bytes_of(1));
+            if let StoredCodes::MatMulNBits { block_size, first_row, .. } = codes {
+                let blocks = blocks_of(stored, &quantized.scheme, *block_size);
+                let scales = plain_bytes(&by_block(&quantized.scales, groups, blocks), *dtype);
+                data.write_part(name, first_row * blocks.per_row() * element, &scales)?;
+                return Ok(());
             }
+            let scales = plain_bytes(&quantized.scales, *dtype);
+            data.write(name, &if by_group(codes) { transpose_bytes(scales, out_features, groups, element) } else { scales })?;
         }
     }
     Ok(())
@@ -190,8 +188,8 @@ pub fn read<'a, E: From<ArtifactError>>(
                 _ => {
                     let points = points.map(|points| pack::unpack_dequantize_linear(points, out_features, groups, dtype));
                     let scales = scales.to_vec();
-                    let transposed = by_group(codes).then(|| transpose_bytes(scales.clone(), groups, out_features, element));
-                    (numbers(&transposed.unwrap_or(scales)), points)
+                    let scales = if by_group(codes) { transpose_bytes(scales, groups, out_features, element) } else { scales };
+                    (numbers(&scales), points)
                 }
             };
             QuantizedTensor::new(*scheme, out_features, in_features, Codes { codes: unpacked, scales, zero_points })

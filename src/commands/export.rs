@@ -218,12 +218,7 @@ where
     write::record(&mut manifest.weights, weights);
     manifest.inputs = hashed.map_or_else(|| hashing::of_checkpoint(checkpoint, cancel), Ok)?;
     let (shards, index) = sink.finish();
-    let shard = |file: &String| -> Result<FileRecord, CommandError> {
-        let path = folder.join(file);
-        let bytes = fs::metadata(&path).map_err(FileError::at(&path, "cannot be read"))?.len();
-        Ok(FileRecord { file: file.clone(), bytes, blake3: hashing::of_file(&path)? })
-    };
-    let shards = shards.iter().map(shard).collect::<Result<Vec<_>, _>>()?;
+    let shards = shards.iter().map(|file| hashing::record(folder, file)).collect::<Result<Vec<_>, _>>()?;
     let others: Vec<_> = std::iter::once(index).chain(files::of_artifact(plan, checkpoint.dir())).collect();
     let others = files::write(&others, &plan.copied, folder)?;
     manifest.outputs = shards.into_iter().chain(others).collect();

@@ -227,18 +227,7 @@ fn attended(types: &[Type], a: &GroupQueryAttention, present_axis: Dim) -> Resul
     if !head_dim.is_multiple_of(16) {
         return Err(attribute_cause("head_dim", "a multiple of 16, for in-operator rotary positions", head_dim));
     }
-    let key_shape = Shape(vec![batch.clone(), sequence.clone(), Dim::Known(a.kv_num_heads * head_dim)]);
-    for (operand, ty) in ["key", "value"].into_iter().zip(key_value) {
-        same_dtype(operand, ty, query)?;
-        expect_shape(operand, ty, &key_shape)?;
-    }
-    for (operand, ty) in ["past_key", "past_value"].into_iter().zip(past) {
-        same_dtype(operand, ty, query)?;
-        match ty.shape.0.as_slice() {
-            [b, heads, _, dim] if b == batch && *heads == a.kv_num_heads.into() && *dim == head_dim.into() => {}
-            _ => return Err(shape_cause(operand, format!("[{batch}, {}, past, {head_dim}]", a.kv_num_heads), ty)),
-        }
-    }
+    expect_keys_and_values(query, key_value, past, [a.kv_num_heads, head_dim])?;
     expect_dtype("seqlens_k", seqlens_k, DType::I32)?;
     expect_shape("seqlens_k", seqlens_k, &Shape(vec![batch.clone()]))?;
     expect_dtype("total_sequence_length", total, DType::I32)?;
@@ -253,4 +242,27 @@ fn attended(types: &[Type], a: &GroupQueryAttention, present_axis: Dim) -> Resul
     let present = Type::new(query.dtype, [batch.clone(), a.kv_num_heads.into(), present_axis, head_dim.into()]);
     let attended = Type::new(query.dtype, [batch.clone(), sequence.clone(), (a.num_heads * head_dim).into()]);
     Ok([Some(attended), Some(present.clone()), Some(present)])
+}
+
+/// Keys and values of new tokens, and those before them, are as many heads of the width as the query's batch has tokens for.
+pub(super) fn expect_keys_and_values(
+    query: &Type,
+    key_value: &[Type],
+    past: &[Type],
+    [kv_num_heads, head_dim]: [usize; 2],
+) -> Result<(), GraphCause> {
+    let [batch, sequence, _] = query.shape.0.as_slice() else { unreachable!("the query's shape is checked first") };
+    let key_shape = Shape(vec![batch.clone(), sequence.clone(), Dim::Known(kv_num_heads * head_dim)]);
+    for (operand, ty) in ["key", "value"].into_iter().zip(key_value) {
+        same_dtype(operand, ty, query)?;
+        expect_shape(operand, ty, &key_shape)?;
+    }
+    for (operand, ty) in ["past_key", "past_value"].into_iter().zip(past) {
+        same_dtype(operand, ty, query)?;
+        match ty.shape.0.as_slice() {
+            [b, heads, _, dim] if b == batch && *heads == kv_num_heads.into() && *dim == head_dim.into() => {}
+            _ => return Err(shape_cause(operand, format!("[{batch}, {kv_num_heads}, past, {head_dim}]"), ty)),
+        }
+    }
+    Ok(())
 }

@@ -23,11 +23,6 @@ impl<'g> Ops<'g> {
         self.graph
     }
 
-    /// The module that nodes and values are named after.
-    pub(super) fn path(&self) -> &'g str {
-        self.path
-    }
-
     /// Size of the last axis; zero once the graph has failed, when nothing depends on it.
     #[track_caller]
     pub fn last_dim(&self, x: Value) -> usize {

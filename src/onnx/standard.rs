@@ -2,6 +2,7 @@
 
 use std::panic::Location;
 
+use super::contrib::expect_keys_and_values;
 use super::graph::{GraphCause, NewNode};
 use super::ir::{Attribute, Dim, Domain, Shape, Type, Value};
 use super::ops::{
@@ -70,7 +71,7 @@ impl Ops<'_> {
         let heads = |name, count: usize| (name, Attribute::Int(count as i64));
         let attributes = vec![heads("q_num_heads", a.num_heads), heads("kv_num_heads", a.kv_num_heads)];
         let op = NewNode { op_type: "Attention", domain: Domain::Onnx, inputs, attributes };
-        self.graph().insert(self.path(), op, Location::caller(), |types| attended(types, &a))
+        self.graph.insert(self.path, op, Location::caller(), |types| attended(types, &a))
     }
 
     /// `a < b`. ONNX Less-13: shapes broadcast → bool.
@@ -157,7 +158,7 @@ fn compared(types: &[Type]) -> Result<Type, GraphCause> {
 }
 
 fn attended(types: &[Type], a: &Attention) -> Result<[Option<Type>; 3], GraphCause> {
-    let [query, key, value, bias, past @ ..] = types else { unreachable!("six operands were given") };
+    let ([query, key_value @ ..], [bias, past @ ..]) = types.split_at(3) else { unreachable!("six operands were given") };
     let [batch, sequence, Dim::Known(width)] = query.shape.0.as_slice() else {
         return Err(shape_cause("query", "[batch, sequence, a known size]".to_owned(), query));
     };
@@ -169,18 +170,7 @@ fn attended(types: &[Type], a: &Attention) -> Result<[Option<Type>; 3], GraphCau
         return Err(attribute_cause("q_num_heads", "a multiple of kv_num_heads and a divisor of query's width", a.num_heads));
     }
     let head_dim = width / a.num_heads;
-    let key_shape = Shape(vec![batch.clone(), sequence.clone(), Dim::Known(a.kv_num_heads * head_dim)]);
-    for (operand, ty) in [("key", key), ("value", value)] {
-        same_dtype(operand, ty, query)?;
-        expect_shape(operand, ty, &key_shape)?;
-    }
-    for (operand, ty) in ["past_key", "past_value"].into_iter().zip(past) {
-        same_dtype(operand, ty, query)?;
-        match ty.shape.0.as_slice() {
-            [b, heads, _, dim] if b == batch && *heads == a.kv_num_heads.into() && *dim == head_dim.into() => {}
-            _ => return Err(shape_cause(operand, format!("[{batch}, {}, past, {head_dim}]", a.kv_num_heads), ty)),
-        }
-    }
+    expect_keys_and_values(query, key_value, past, [a.kv_num_heads, head_dim])?;
     same_dtype("bias", bias, query)?;
     let total = match bias.shape.0.as_slice() {
         [b, Dim::Known(1), s, total] if b == batch && s == sequence => total.clone(),

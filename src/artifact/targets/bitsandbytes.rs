@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::form::{CheckpointForm, Matrices, Matrix, Part};
 use crate::artifact::packing::{f32_bytes, f32s};
 use crate::checkpoint::StoredNumber;
-use crate::onnx::bnb4::NESTED_BLOCK;
+use crate::onnx::bnb4::{NESTED_BLOCK, pack_high_first, unpack_high_first};
 use crate::quant::{Codebook, Codes, Format, Granularity, NestedScales, QuantizedTensor, ScaleStorage};
 use crate::tensor::DType;
 
@@ -72,7 +72,7 @@ impl CheckpointForm for Bitsandbytes {
 
     fn pack(&self, matrix: &Matrix<'_>, tensor: &QuantizedTensor, activation: DType) -> Result<Vec<Vec<u8>>, String> {
         let codebook = codebook(matrix).ok_or("is no codebook's")?;
-        let codes = tensor.codes.as_chunks::<2>().0.iter().map(|[first, second]| first << 4 | second).collect();
+        let codes = pack_high_first(&tensor.codes);
         let mut state = json!({
             "quant_type": codebook.name(), "blocksize": matrix.group_size(), "shape": [matrix.out_features, matrix.in_features],
             "dtype": if activation == DType::F32 { "float32" } else { "float16" },
@@ -95,7 +95,7 @@ impl CheckpointForm for Bitsandbytes {
 
     fn unpack(&self, matrix: &Matrix<'_>, parts: &[&[u8]]) -> Option<QuantizedTensor> {
         let (&[codes, absmax, _, state], nested) = parts.split_first_chunk::<4>()?;
-        let codes: Vec<u8> = codes.iter().flat_map(|byte| [byte >> 4, byte & 15]).collect();
+        let codes = unpack_high_first(codes);
         let (out_features, in_features) = (matrix.out_features, matrix.in_features);
         if let &[of_absmax, _] = nested {
             let state: Value = serde_json::from_slice(state).ok()?;

@@ -37,7 +37,9 @@ pub fn graph_form(target: Target) -> GraphForm {
     match target {
         Target::Portable => GraphForm::Portable,
         Target::MatMulNBits => GraphForm::MatMulNBits,
-        _ => GraphForm::QuantizeDequantize,
+        Target::Ort | Target::CompressedTensors | Target::Gptq | Target::Mlx | Target::Bitsandbytes => {
+            GraphForm::QuantizeDequantize
+        }
     }
 }
 
