@@ -376,6 +376,11 @@ pub fn run() -> anyhow::Result<ExitCode> {
     }
     match cli.command {
         Command::Plan(args) => {
+            let targets = args.form.targets();
+            if targets.len() > 1 {
+                let targets = targets.iter().map(|target| target.name()).collect::<Vec<_>>().join(",");
+                return Err(UsageError::PlanOfSeveral { targets }.into());
+            }
             let report = plan::run(&args.model.request(&args.form), plan::Load { batch: args.batch, context: args.context })?;
             let accepted = report.refusals.is_empty();
             emit(&report, args.json)?;

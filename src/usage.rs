@@ -87,6 +87,8 @@ pub enum UsageError {
     DataSetEmpty { id: String },
     #[error("data set {id}: {file} is of another form than the files before it; give one of them with --data")]
     DataSetMixed { id: String, file: String },
+    #[error("--target {targets}: a plan is of one artifact; name one")]
+    PlanOfSeveral { targets: String },
     #[error("output {path}: exists already; give another folder, or --overwrite to replace an artifact")]
     OutputExists { path: String },
     #[error("output {path}: the path is not UTF-8, and ONNX Runtime would open nothing there; give another folder")]

@@ -344,6 +344,14 @@ fn refuse_unheld(
     rotated_head: bool,
 ) -> Result<(), ArtifactError> {
     let Some(form) = targets::checkpoint_form(request.target) else { return Ok(()) };
+    if request.recipe()?.budget.is_some() {
+        // What its search finds may be any width, and what it begins with is f16.
+        let target = request.target.name();
+        return Err(ArtifactError::Refused(vec![format!(
+            "--target {target}: a budget (--target-bpw, --target-size) may choose widths that it does not hold; choose them by `qonnx \
+             quantize`, and export what that writes"
+        )]));
+    }
     let mut sentences = targets::refusals((request.target, form), weights, recipes, rotated_head);
     if request.max_context.is_some() {
         let target = request.target.name();

@@ -122,9 +122,9 @@ impl Source {
         Ok(found)
     }
 
-    /// The text of a file beside the weights; `None` where there is none, or no text.
+    /// The text of a file beside the weights without a byte order mark; `None` where there is none, or no text.
     pub fn text(&self, file: &str) -> Result<Option<String>, ArtifactError> {
-        Ok(self.read(file)?.and_then(|bytes| String::from_utf8(bytes).ok()))
+        Ok(self.read(file)?.and_then(|bytes| read::decode(bytes).ok()))
     }
 
     /// The same files under the name of the model that they were made of.

@@ -1,5 +1,7 @@
 //! Why a command cannot do what it was asked.
 
+use std::path::PathBuf;
+
 use crate::artifact::ArtifactError;
 use crate::calib::SetError;
 use crate::checkpoint::CheckpointError;
@@ -43,6 +45,9 @@ pub enum CommandError {
     /// The caller's token was cancelled, or the user asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+    /// As [`CommandError::Interrupted`], when the numbers for several targets were chosen.
+    #[error("interrupted; the numbers are chosen and kept in {}, the same command goes on with them", folder.display())]
+    NumbersKept { folder: PathBuf },
     /// What was asked for cannot be meant.
     #[error(transparent)]
     Usage(#[from] UsageError),
@@ -96,7 +101,8 @@ impl CommandError {
             CommandError::Model { .. }
             | CommandError::Initializer { .. }
             | CommandError::File(_)
-            | CommandError::Interrupted(_) => Fault::Failed,
+            | CommandError::Interrupted(_)
+            | CommandError::NumbersKept { .. } => Fault::Failed,
             CommandError::Artifact(error) => error.fault(),
             CommandError::Compress(error) => error.fault(),
             CommandError::Checkpoint(error) => error.fault(),
@@ -123,6 +129,7 @@ impl CommandError {
             error => matches!(
                 error,
                 CommandError::Interrupted(_)
+                    | CommandError::NumbersKept { .. }
                     | CommandError::Runtime(RuntimeError::Interrupted(_))
                     | CommandError::Generate(GenerateError::Interrupted(_))
                     | CommandError::Eval(EvalError::Model(GenerateError::Interrupted(_)))

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A row turns around by as many places as it has pads in front, and what the LM head reads turns back: nothing else of the model knows
-//! of pads on the left. Rows without them, and single new tokens, stay as they are.
+//! of pads on the left. Rows without them, and single new tokens, stay as they are. Pads among tokens that follow a cache are none of
+//! this: GroupQueryAttention counts the cache from a row's length and would write over it.
 
 use super::module::Module;
 use crate::contract::names;

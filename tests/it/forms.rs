@@ -1,12 +1,14 @@
 //! One model for several targets: the same integers everywhere, and whatever a target's form is, the same logits.
 
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use qonnx::record::Manifest;
 use serde_json::Value;
 
 use crate::support::program::{done, model, refused};
-use crate::support::tools;
+use crate::support::{small, tools};
 
 const TARGETS: [&str; 3] = ["ort", "portable", "matmulnbits"];
 /// Flags of one of each kind of numbers that all three hold.
@@ -164,6 +166,69 @@ fn what_lies_where_targets_go_stays() {
     let said = refused(&["export", &q, "--target", "ort,portable", "--save-stats", "stats", "-o", &other]);
     assert!(said.contains("is quantized already") && said.contains("--save-stats"), "{said}");
     assert!(!place.path().join("other").exists());
+}
+
+/// What lies beside `out` and is hidden.
+fn hidden(place: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(place).expect("the place is ours").map(|entry| entry.expect("readable").path());
+    entries.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".out."))).collect()
+}
+
+#[test]
+fn what_is_in_the_way_is_refused_before_any_work() {
+    let place = tempfile::tempdir().expect("a temporary folder can be made");
+    let at = |name: &str| place.path().join(name).display().to_string();
+    let asked = |output: &str| refused(&["export", &model(), "--method", "gptq", "--target", "ort,portable", "-o", output]);
+    std::fs::write(place.path().join("file"), "mine").expect("the place is ours");
+    assert!(asked(&at("file")).contains("exists and is not a folder for several targets"));
+    assert!(asked(&at("nowhere/out")).contains("its parent folder does not exist"));
+    std::fs::create_dir_all(place.path().join("out/portable")).expect("the place is ours");
+    let started = Instant::now();
+    assert!(asked(&at("out")).contains("out/portable: exists already"));
+    assert!(started.elapsed() < Duration::from_secs(4), "it calibrates first");
+    assert!(!place.path().join("out/ort").exists() && hidden(place.path()).is_empty());
+    let stats = at("out/ort");
+    let said =
+        refused(&["export", &model(), "--method", "gptq", "--target", "ort,mlx", "-o", &at("out"), "--save-stats", &stats]);
+    assert!(said.contains("lies in the artifact's own folder"), "{said}");
+    let said = refused(&["export", &model(), "--target-bpw", "3.5", "--target", "ort,gptq", "-o", &at("new")]);
+    assert!(said.contains("--target gptq: a budget"), "{said}");
+    let said = refused(&["plan", &model(), "--bits", "5", "--target", "ort,gptq"]);
+    assert!(said.contains("--target ort,gptq: a plan is of one artifact"), "{said}");
+}
+
+#[test]
+fn numbers_that_are_chosen_outlive_an_interruption() {
+    let place = tempfile::tempdir().expect("a temporary folder can be made");
+    let (output, set) = (place.path().join("out"), small::set_of_tokens(place.path()));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qonnx"));
+    command.args(["export", &model(), "--method", "gptq", "--target", "ort,portable,matmulnbits", "--calibration"]);
+    command.arg(set).arg("-o").arg(&output).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let running = command.spawn().expect("qonnx starts");
+    let is_chosen = || hidden(place.path()).iter().any(|folder| folder.join("model/quantized.json").exists());
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !is_chosen() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let stopped = Command::new("kill").args(["-INT", &running.id().to_string()]).status().expect("kill is there");
+    assert!(stopped.success());
+    let ended = running.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("the numbers are chosen and kept in"), "{said}");
+    let chosen = hidden(place.path()).remove(0).join("model/quantized.json");
+    let first = std::fs::metadata(&chosen).and_then(|file| file.modified()).expect("it is kept");
+    command.arg("--overwrite");
+    let again = command.spawn().expect("qonnx starts");
+    let mut seen = first;
+    while output.read_dir().map_or(0, Iterator::count) < 3 && Instant::now() < deadline {
+        seen = std::fs::metadata(&chosen).and_then(|file| file.modified()).unwrap_or(seen);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let ended = again.wait_with_output().expect("it ends");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert_eq!(seen, first, "the numbers were chosen again");
+    assert!(hidden(place.path()).is_empty(), "nothing is left beside the artifacts");
 }
 
 #[test]

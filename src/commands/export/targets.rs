@@ -7,15 +7,19 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{ExportReport, Options, run};
+use super::{ExportReport, Options, refuse_statistics_in, run};
 use crate::artifact::plan::{self, Facts, RecipeChoice, RecipeFlags, Request};
 use crate::artifact::quantized::QuantizedCheckpoint;
-use crate::artifact::source;
+use crate::artifact::{hashing, source};
+use crate::checkpoint::Checkpoint;
+use crate::commands::output_folder::{Kind, OutputFolder};
 use crate::commands::{CommandError, quantize};
 use crate::compress;
 use crate::host::FileError;
-use crate::host::hidden::Hidden;
+use crate::host::hidden::{Hidden, parent};
+use crate::host::interrupt::CancelToken;
 use crate::record::Target;
+use crate::usage::UsageError;
 
 /// Of the hidden folder beside the output that has the numbers while they are written for one target after the other.
 const KIND: &str = "numbers";
@@ -29,30 +33,64 @@ pub struct TargetsReport {
 /// `qonnx export --target A,B`: an artifact for each, in folders of their names below `options.output`. All hold the same integers.
 ///
 /// # Errors
-/// As [`run`]; what was written for the targets before stays.
+/// As [`run`]; what was written for the targets before stays, and the numbers where they are chosen.
 pub fn run_each(request: &Request, targets: &[Target], options: &Options) -> Result<TargetsReport, CommandError> {
+    refuse_outputs(targets, options)?;
     if QuantizedCheckpoint::is_in(Path::new(&request.model)) {
         return of_numbers(request, targets, options);
     }
     refuse_unfit(request, targets)?;
     let hidden = hold_numbers(request, options)?;
     let numbers = hidden.path().join("model");
-    let quantized = quantize::run(request, &Options { output: numbers.clone(), overwrite: true, ..options.clone() });
+    let chosen = match is_finished(&numbers, request, &options.calibration.cancel) {
+        Ok(true) => Ok(()),
+        Ok(false) => quantize::run(request, &Options { output: numbers.clone(), overwrite: true, ..options.clone() }).map(drop),
+        Err(error) => Err(error),
+    };
     // What says how numbers are chosen is said already.
     let calibration = compress::Options { cancel: options.calibration.cancel.clone(), ..compress::Options::default() };
     let options = &Options { calibration, ..options.clone() };
-    let artifacts = quantized.and_then(|_| of_numbers(&chosen(request, &numbers), targets, options));
-    match &artifacts {
-        // The same command goes on at the next layer.
-        Err(error) if error.is_interrupted() => {}
-        _ => hidden.clear(),
+    let artifacts = chosen.and_then(|()| of_numbers(&request_of(request, &numbers), targets, options));
+    match artifacts {
+        Ok(artifacts) => {
+            hidden.clear();
+            Hidden::abandoned(&options.output, KIND).into_iter().for_each(Hidden::clear);
+            Ok(artifacts)
+        }
+        Err(error) if error.is_interrupted() && QuantizedCheckpoint::is_in(&numbers) => {
+            Err(CommandError::NumbersKept { folder: numbers })
+        }
+        Err(error) => {
+            let _ = fs::remove_dir(hidden.path()); // finished layers stay, an empty folder goes
+            Err(error)
+        }
     }
-    artifacts
 }
 
-/// The place of the numbers that this request chooses: what an interrupted command has finished lies there.
+/// What is in the way of any artifact is refused before any work.
+fn refuse_outputs(targets: &[Target], options: &Options) -> Result<(), CommandError> {
+    let folder = &options.output;
+    let shown = || folder.display().to_string();
+    if folder.exists() && !folder.is_dir() {
+        return Err(UsageError::OutputForeign { path: shown(), kind: "a folder for several targets" }.into());
+    }
+    if !folder.exists() && !parent(folder).is_dir() {
+        return Err(UsageError::ParentMissing { path: shown() }.into());
+    }
+    for target in targets {
+        let output = folder.join(target.name());
+        if folder.is_dir() {
+            OutputFolder::resolve(&output, options.overwrite, Kind::Artifact)?;
+        }
+        refuse_statistics_in(&output, &options.calibration)?;
+    }
+    Ok(())
+}
+
+/// The place of the numbers that this request chooses: what a command that was stopped has finished lies there.
 fn hold_numbers(request: &Request, options: &Options) -> Result<Hidden, CommandError> {
-    let asked = serde_json::json!([request.model, request.recipe()?, request.activation.name()]);
+    let how = [request.activation.name(), options.calibration.provider.name(), env!("CARGO_PKG_VERSION")];
+    let asked = serde_json::json!([request.model, request.recipe()?, how]);
     let key = blake3::hash(asked.to_string().as_bytes());
     let output = &options.output;
     let held = Hidden::open(output, KIND, &key).map_err(FileError::of("output", output, "no folder can be made beside it"))?;
@@ -60,8 +98,16 @@ fn hold_numbers(request: &Request, options: &Options) -> Result<Hidden, CommandE
     held.ok_or_else(|| FileError::of("output", output, "cannot be written")(busy()).into())
 }
 
+/// Whether a command that was stopped has chosen the numbers of this very model.
+fn is_finished(numbers: &Path, request: &Request, cancel: &CancelToken) -> Result<bool, CommandError> {
+    let Ok(kept) = QuantizedCheckpoint::open(numbers) else { return Ok(false) };
+    let source = source::resolve(&request.model)?;
+    let inputs = hashing::of_checkpoint(&Checkpoint::open(&source.dir)?, cancel)?;
+    Ok(kept.manifest.inputs == inputs && kept.manifest.companions == source.companions()?)
+}
+
 /// The same request of the model whose numbers are chosen.
-fn chosen(request: &Request, numbers: &Path) -> Request {
+fn request_of(request: &Request, numbers: &Path) -> Request {
     let (model, recipe) = (numbers.display().to_string(), RecipeChoice::Flags(RecipeFlags::default()));
     Request { model, recipe, overrides: Vec::new(), calibration: None, ..request.clone() }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Check;
+use super::{Check, sizes};
 use crate::commands::CommandError;
 use crate::companions::Companions;
 use crate::generate::{Generate, GenerateOptions, Score};
@@ -45,6 +45,11 @@ fn compare(artifact: &Path, manifest: &Manifest, options: &EngineOptions) -> Res
         engine.logits(&text, &mut |_, rows| logits.extend(rows.rows().into_iter().map(|row| row.to_vec())))?;
         Ok((completion.ids, logits.split_off(prompt.len() - 1)))
     };
+    if manifest.target == Target::MatMulNBits {
+        // Nothing dequantizes these weights before a session is made, so there is nothing to compare with.
+        let (tokens, _) = ids(WeightKernels::Fused)?;
+        return Ok((true, format!("{} tokens; MatMulNBits has no dequantized form to compare with", tokens.len())));
+    }
     let (fused, _) = ids(WeightKernels::Fused)?;
     let (reference, logits) = ids(WeightKernels::Dequantized)?;
     let Some(first) = fused.iter().zip(&reference).position(|(a, b)| a != b) else {
@@ -65,6 +70,10 @@ fn by_its_own_graph(artifact: &Path, manifest: &Manifest, options: &EngineOption
     let (mut graph, mut ids, mut logits) = (OwnGraph::load(artifact, options)?, Vec::new(), Vec::new());
     while ids.len() < count && !text.is_empty() {
         let last = graph.read(&text)?.pop().unwrap_or_default();
+        if last.iter().any(|logit| !logit.is_finite()) {
+            let (position, activations) = (ids.len(), sizes::activation(manifest));
+            return Err(RuntimeError::NotANumber { prompt: 0, position, activations }.into());
+        }
         let best = last.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(id, _)| id as u32);
         text = vec![best];
         ids.push(best);

@@ -255,3 +255,27 @@ fn what_has_changed_is_found_and_what_cannot_run_says_so() {
     let said = refused(&["export", &model(), "--bits", "4", "--target", "mlx", "-o", &out, "--overwrite"]);
     assert!(said.contains("holds notes"), "{said}");
 }
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_config() {
+    let place = Place::new();
+    let marked = place.path("model");
+    fs::create_dir(&marked).unwrap();
+    for entry in fs::read_dir(tiny::model()).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, marked.join(path.file_name().unwrap())).unwrap();
+    }
+    for file in ["config.json", "generation_config.json"] {
+        let text = fs::read(tiny::model().join(file)).unwrap();
+        fs::write(marked.join(file), [b"\xef\xbb\xbf", text.as_slice()].concat()).unwrap();
+    }
+    let (plain, out, ort) = (place.text("plain"), place.text("gptq"), place.text("ort"));
+    done(&["export", &place.text("model"), "--bits", "4", "--target", "gptq", "-o", &out]);
+    done(&["export", &model(), "--bits", "4", "--target", "gptq", "-o", &plain]);
+    done(&["verify", &out]);
+    let read = |folder: &str, file: &str| fs::read(Path::new(folder).join(file)).unwrap();
+    assert_eq!(read(&out, "config.json"), read(&plain, "config.json"));
+    done(&["export", &place.text("model"), "--bits", "4", "-o", &ort]);
+    let genai: Value = serde_json::from_slice(&read(&ort, "genai_config.json")).unwrap();
+    assert_eq!(genai["model"]["eos_token_id"], 1);
+}
