@@ -111,6 +111,8 @@ enum TargetArg {
     Mlx,
     /// transformers: a bitsandbytes checkpoint of NF4 or FP4.
     Bitsandbytes,
+    /// llama.cpp: a GGUF file of Q4_0, Q5_0 and Q8_0 blocks with the tokenizer in it; symmetric codes in groups of 32 or a multiple.
+    Gguf,
 }
 
 impl ArtifactForm {
@@ -138,6 +140,7 @@ impl TargetArg {
             TargetArg::Gptq => Target::Gptq,
             TargetArg::Mlx => Target::Mlx,
             TargetArg::Bitsandbytes => Target::Bitsandbytes,
+            TargetArg::Gguf => Target::Gguf,
         }
     }
 }

@@ -28,10 +28,13 @@ pub enum Target {
     /// transformers, through bitsandbytes.
     #[serde(rename = "bitsandbytes")]
     Bitsandbytes,
+    /// llama.cpp, and what is built on it.
+    #[serde(rename = "gguf")]
+    Gguf,
 }
 
 impl Target {
-    pub const ALL: [Target; 7] = [
+    pub const ALL: [Target; 8] = [
         Target::Ort,
         Target::Portable,
         Target::MatMulNBits,
@@ -39,6 +42,7 @@ impl Target {
         Target::Gptq,
         Target::Mlx,
         Target::Bitsandbytes,
+        Target::Gguf,
     ];
 
     /// As on the command line and in the manifest.
@@ -51,6 +55,7 @@ impl Target {
             Target::Gptq => "gptq",
             Target::Mlx => "mlx",
             Target::Bitsandbytes => "bitsandbytes",
+            Target::Gguf => "gguf",
         }
     }
 
