@@ -231,6 +231,7 @@ impl ModelArgs {
                 ScaleArg::Absmax => ScaleName::Absmax,
                 ScaleArg::SignedMax => ScaleName::SignedMax,
                 ScaleArg::LeastSquares => ScaleName::LeastSquares,
+                ScaleArg::LeastSquaresPositive => ScaleName::LeastSquaresPositive,
             }),
             embedding: self.embedding,
             gptq: GptqFlags {

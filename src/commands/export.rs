@@ -238,6 +238,9 @@ fn write_gguf<'c, P: PreparedWeights<'c>>(
 where
     CommandError: From<P::Error>,
 {
+    if let Some(texts) = gguf.unlike {
+        tracing::warn!("llama.cpp cuts some texts into other tokens than tokenizer.json does: {texts}");
+    }
     let sink = GgufSink::new(folder, gguf, form, plan.activation)?;
     let weights = write::weights(&plan.graph.weights, checkpoint, prepared, &sink, cancel)?;
     sink.finish()?;

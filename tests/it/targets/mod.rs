@@ -147,6 +147,46 @@ fn llama_cpp_reads_gguf() {
     }
 }
 
+/// Each way to cut texts that GGUF has a name for: llama.cpp makes the tokens that the tokenizer makes, but for what export warns of.
+#[test]
+fn llama_cpp_cuts_texts_as_the_tokenizer_does() {
+    let variable = "QONNX_RUNTIME_READERS";
+    if !tools::has(variable) {
+        return;
+    }
+    let place = Place::new();
+    let folder = tiny::root().join("tests/it/targets");
+    let (script, text) = (folder.join("ways_to_cut.py"), folder.join("texts.txt").display().to_string());
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(std::env::var_os(variable).expect("it is set"));
+        let output = command.arg(&script).args(arguments).output().expect("Python starts");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    run(&["make", &model(), &text, &place.text("ways")]);
+    for (way, unlike) in [
+        ("llama-bpe", &[][..]),
+        ("smaug-bpe", &[]),
+        ("qwen2", &[]),
+        ("gpt-2", &[]),
+        ("smollm", &[]),
+        ("pieces", &[]),
+        ("tekken", &["Grüße aus München"]),
+        ("metaspace", &["    Indented by four", "<|im_start|>user\nWho?", " leading", " "]),
+    ] {
+        let (model, out) = (place.text(&format!("ways/{way}")), place.text(way));
+        let output = qonnx(&["export", &model, "--bits", "4", "--target", "gguf", "-o", &out]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{way}: {said}");
+        assert_eq!(said.contains("llama.cpp cuts some texts into other tokens"), !unlike.is_empty(), "{way}: {said}");
+        done(&["verify", &out]);
+        let found: Value = serde_json::from_slice(&run(&["check", &text, &model, &out])).expect("a line of JSON");
+        let other: Vec<&str> = found["other"].as_array().unwrap().iter().map(|part| part[0].as_str().unwrap()).collect();
+        assert_eq!(found["paragraphs"], 12);
+        assert!(other.len() == unlike.len() && other.iter().zip(unlike).all(|(a, b)| a.starts_with(b)), "{way}: {other:?}");
+    }
+}
+
 /// What is recorded is what lies there, and what has changed is found: a weight, the tokenizer, a rotary factor.
 #[test]
 fn a_gguf_file_is_whole() {
@@ -274,11 +314,12 @@ fn the_way_does_not_matter() {
             assert!(fs::read(a.join(&name)).unwrap() == fs::read(b.join(&name)).unwrap(), "{target}: {name}");
         }
         done(&["export", &q, "--target", target, "-o", &later, "--overwrite"]);
-        // Codes, scales and zero points are those of the graph, too.
+        // Codes, scales and zero points are those of the graph, too. llama.cpp wants vectors in f32.
         done(&["export", &q, "-o", &place.text("ort")]);
         let digests = |name: &str| {
             let weights = Manifest::load(&place.path(name)).unwrap().weights;
-            weights.into_iter().map(|weight| (weight.name, weight.digest)).collect::<Vec<_>>()
+            let matrices = weights.into_iter().filter(|weight| weight.shape.len() == 2);
+            matrices.map(|weight| (weight.name, weight.digest)).collect::<Vec<_>>()
         };
         assert_eq!(digests("ort"), digests("later"));
     }

@@ -22,6 +22,8 @@ pub struct Gguf {
     places: Vec<(String, Place)>,
     /// `rope_freqs.weight`, f32 `[head_dim / 2]`, and where it lies; frequencies that are stretched one by one alone have it.
     pub rope_factors: Option<(u64, Vec<f32>)>,
+    /// Which texts llama.cpp cuts otherwise than the tokenizer, though it knows it.
+    pub unlike: Option<&'static str>,
 }
 
 /// Where a weight lies, and in what order its rows do.
@@ -51,7 +53,7 @@ impl Gguf {
                 architecture.max_position_embeddings
             )));
         }
-        let vocabulary = vocabulary::entries(dir, architecture.vocab_size)?.map_err(refused)?;
+        let vocabulary = vocabulary::read(dir, architecture.vocab_size)?.map_err(refused)?;
         let mut tensors = Vec::new();
         let factors = rope_factors(architecture);
         tensors.extend(factors.as_ref().map(|factors| Tensor {
@@ -65,7 +67,7 @@ impl Gguf {
             })?;
             tensors.push(Tensor { name, kind: kind(stored), shape: stored.shape.clone() });
         }
-        let entries = settings(name, architecture, dialect, file_type(&tensors)).into_iter().chain(vocabulary);
+        let entries = settings(name, architecture, dialect, file_type(&tensors)).into_iter().chain(vocabulary.said);
         let layout = Layout::of(&entries.collect::<Vec<_>>(), &tensors);
         let start = |tensor: &str| layout.start(tensor).expect("it is laid out");
         let place = |stored: &StoredWeight| {
@@ -74,7 +76,12 @@ impl Gguf {
             (stored.weight.clone(), Place { start: start(&name), interleaved })
         };
         let places = weights.iter().map(place).collect();
-        Ok(Gguf { rope_factors: factors.map(|factors| (start(ROPE_FACTORS), factors)), places, layout })
+        Ok(Gguf {
+            rope_factors: factors.map(|factors| (start(ROPE_FACTORS), factors)),
+            places,
+            layout,
+            unlike: vocabulary.unlike,
+        })
     }
 
     /// Everything before the tensors.

@@ -15,7 +15,7 @@ use super::file::{Entry, Said};
 use crate::artifact::ArtifactError;
 use crate::companions::{Companions, SpecialTokens, Tokenizer};
 use crate::contract::{CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE};
-use crate::host::{FileError, read};
+use crate::host::{FileError, read as files};
 
 /// `enum llama_token_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,14 @@ enum Algorithm {
     /// Merges of bytes in pieces that a pattern of this name cuts.
     Bytes { pre: &'static str },
     /// SentencePiece's merges, of the pair with the best score.
-    Pieces { space_before: bool },
+    Pieces { space_before: bool, unlike: Option<&'static str> },
+}
+
+/// What a file says of a tokenizer.
+pub struct Vocabulary {
+    pub said: Vec<Said>,
+    /// Which texts llama.cpp cuts otherwise, though it knows the tokenizer.
+    pub unlike: Option<&'static str>,
 }
 
 /// The word boundary of SentencePiece.
@@ -50,13 +57,17 @@ const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}
 const PATTERNS: [(&str, bool, &str); 4] =
     [(LLAMA_3, true, "llama-bpe"), (LLAMA_3, false, "smaug-bpe"), (QWEN_2, false, "qwen2"), (TEKKEN, true, "tekken")];
 
+/// Where llama.cpp's own form of a tokenizer is not the tokenizer, measured with its build 11549.
+const TEKKEN_UNLIKE: &str = "letters with combining marks (Hindi, Thai), whose marks its pattern cuts off";
+const METASPACE_UNLIKE: &str = "texts that begin with a space, or follow a special token, before which it puts one more";
+
 /// What a file says of the tokenizer in `dir`, whose model has rows for `vocab_size` tokens; else why llama.cpp has none like it.
 ///
 /// # Errors
 /// A file cannot be read.
-pub fn entries(dir: &Path, vocab_size: usize) -> Result<Result<Vec<Said>, String>, ArtifactError> {
+pub fn read(dir: &Path, vocab_size: usize) -> Result<Result<Vocabulary, String>, ArtifactError> {
     let companions = Companions::read(dir)?;
-    let file = json_of(dir, TOKENIZER_FILE, read::TOKENIZER)?;
+    let file = json_of(dir, TOKENIZER_FILE, files::TOKENIZER)?;
     let template = template(dir)?;
     let named = SpecialTokens::by_name(dir)?;
     let id = |name: &str| named.get(name).and_then(|token| companions.tokenizer.id_of(token));
@@ -73,10 +84,19 @@ pub fn entries(dir: &Path, vocab_size: usize) -> Result<Result<Vec<Said>, String
             ("padding_token_id", id("pad_token")),
         ];
         said.extend(ids.into_iter().filter_map(|(key, id)| Some((ggml(key), Entry::U32(id?)))));
-        Ok(said)
+        said.extend(template.map(|text| ("tokenizer.chat_template".to_owned(), Entry::Text(text))));
+        Ok(Vocabulary { said, unlike: algorithm.unlike() })
     });
-    let template = template.map(|text| ("tokenizer.chat_template".to_owned(), Entry::Text(text)));
-    Ok(said.map(|said| said.into_iter().chain(template).collect()))
+    Ok(said)
+}
+
+impl Algorithm {
+    fn unlike(self) -> Option<&'static str> {
+        match self {
+            Algorithm::Bytes { pre } => (pre == "tekken").then_some(TEKKEN_UNLIKE),
+            Algorithm::Pieces { unlike, .. } => unlike,
+        }
+    }
 }
 
 fn ggml(key: &str) -> String {
@@ -137,17 +157,20 @@ fn pieces(file: &Value) -> Result<Algorithm, String> {
     let (normalizers, pre) = (sequence(&file["normalizer"], "normalizers"), sequence(&file["pre_tokenizer"], "pretokenizers"));
     let is_prepend = |part: &Value| part["type"] == "Prepend" && part["prepend"] == SPACE;
     let is_replace = |part: &Value| part["type"] == "Replace" && part["pattern"]["String"] == " " && part["content"] == SPACE;
-    let space_before = match (normalizers.as_slice(), pre.as_slice()) {
-        ([prepend, replace], []) if is_prepend(prepend) && is_replace(replace) => true,
-        ([replace], []) if is_replace(replace) => false,
+    let (space_before, unlike) = match (normalizers.as_slice(), pre.as_slice()) {
+        ([prepend, replace], []) if is_prepend(prepend) && is_replace(replace) => (true, None),
+        ([replace], []) if is_replace(replace) => (false, None),
         ([], [metaspace])
             if metaspace["type"] == "Metaspace" && metaspace["replacement"] == SPACE && metaspace["split"] == false =>
         {
-            metaspace["prepend_scheme"] != "never"
+            match metaspace["prepend_scheme"].as_str() {
+                Some("never") => (false, None),
+                _ => (true, Some(METASPACE_UNLIKE)),
+            }
         }
         _ => return Err("tokenizer.json treats spaces otherwise than SentencePiece does; choose --target ort".to_owned()),
     };
-    Ok(Algorithm::Pieces { space_before })
+    Ok(Algorithm::Pieces { space_before, unlike })
 }
 
 /// The parts of a normalizer or pre-tokenizer.
@@ -184,7 +207,7 @@ fn tokens(tokenizer: &Tokenizer, file: &Value, algorithm: Algorithm, vocab_size:
             say("pre", Entry::Text(pre.to_owned()));
             say("merges", Entry::Texts(merges.iter().map(|(a, b)| format!("{a} {b}")).collect()));
         }
-        Algorithm::Pieces { space_before } => {
+        Algorithm::Pieces { space_before, .. } => {
             say("model", Entry::Text("llama".to_owned()));
             say("pre", Entry::Text("default".to_owned()));
             say("add_space_prefix", Entry::Bool(space_before));
@@ -242,7 +265,7 @@ fn around(tokenizer: &Tokenizer, bos: Option<u32>) -> Result<Vec<Said>, String> 
 /// What a file says that was read before; null where there is none.
 fn json_of(dir: &Path, file: &str, most: u64) -> Result<Value, ArtifactError> {
     let path = dir.join(file);
-    match read::text(&path, most) {
+    match files::text(&path, most) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Value::Null),
         text => Ok(serde_json::from_str(&text.map_err(FileError::at(&path, "cannot be read"))?).unwrap_or_default()),
     }
@@ -250,10 +273,10 @@ fn json_of(dir: &Path, file: &str, most: u64) -> Result<Value, ArtifactError> {
 
 /// The chat template, from its own file or the tokenizer's settings.
 fn template(dir: &Path) -> Result<Option<String>, ArtifactError> {
-    if let Ok(text) = read::text(&dir.join(CHAT_TEMPLATE_FILE), read::SETTINGS) {
+    if let Ok(text) = files::text(&dir.join(CHAT_TEMPLATE_FILE), files::SETTINGS) {
         return Ok(Some(text));
     }
-    let said = json_of(dir, TOKENIZER_CONFIG_FILE, read::SETTINGS)?;
+    let said = json_of(dir, TOKENIZER_CONFIG_FILE, files::SETTINGS)?;
     let is_default = |template: &&Value| template["name"] == "default";
     let text = match &said["chat_template"] {
         Value::Array(named) => named.iter().find(is_default).map_or(&Value::Null, |template| &template["template"]),
