@@ -102,6 +102,9 @@ enum TargetArg {
     /// Runtimes that fuse nothing (WebGPU, rten): MatMulNBits, q, k and v in one product.
     #[value(name = "matmulnbits")]
     MatMulNBits,
+    /// TensorRT: the portable form in f16 with positive scales, INT4 in groups of 64 or 128 or INT8 per channel.
+    #[value(name = "tensorrt")]
+    TensorRt,
     /// vLLM and transformers: a compressed-tensors checkpoint, `pack-quantized`, of 2, 4 or 8 bits.
     #[value(name = "compressed-tensors")]
     CompressedTensors,
@@ -136,6 +139,7 @@ impl TargetArg {
             TargetArg::Ort => Target::Ort,
             TargetArg::Portable => Target::Portable,
             TargetArg::MatMulNBits => Target::MatMulNBits,
+            TargetArg::TensorRt => Target::TensorRt,
             TargetArg::CompressedTensors => Target::CompressedTensors,
             TargetArg::Gptq => Target::Gptq,
             TargetArg::Mlx => Target::Mlx,
@@ -169,6 +173,8 @@ enum ScaleArg {
     Absmax,
     SignedMax,
     LeastSquares,
+    /// Least squares over positive scales alone, which TensorRT asks for.
+    LeastSquaresPositive,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

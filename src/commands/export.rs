@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Instant;
 
 use super::output_folder::{self, Kind, OutputFolder};
+use crate::artifact::card;
 use crate::artifact::checkpoint_sink::CheckpointSink;
 use crate::artifact::files;
 use crate::artifact::gguf_sink::GgufSink;
@@ -15,6 +16,7 @@ use crate::artifact::onnx_sink::OnnxSink;
 use crate::artifact::plan::{self, Plan, RecipeChoice, RecipeFlags, Request};
 use crate::artifact::prepared::PreparedWeights;
 use crate::artifact::quantized::QuantizedCheckpoint;
+use crate::artifact::targets::tensorrt::PositiveScales;
 use crate::artifact::targets::{CheckpointForm, GGUF_FILE, Gguf, checkpoint_form};
 use crate::artifact::{hashing, source, write};
 use crate::checkpoint::Checkpoint;
@@ -23,13 +25,14 @@ use crate::compress;
 use crate::compress::budget::BudgetPlan;
 use crate::compress::calibrate::Calibrated;
 use crate::compress::chosen::{self, Choice, ChosenWeights};
+use crate::contract::CARD_FILE;
 use crate::host::FileError;
 use crate::host::interrupt::CancelToken;
 use crate::host::memory;
 use crate::host::progress::Observe;
 use crate::model::StoredWeight;
 use crate::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
-use crate::record::{FileRecord, MANIFEST_FILE, Manifest};
+use crate::record::{FileRecord, MANIFEST_FILE, Manifest, Target};
 use crate::tensor::DType;
 use crate::usage::UsageError;
 
@@ -198,6 +201,8 @@ where
         (Some(form), None) => write_checkpoint((plan, form), checkpoint, prepared, hashed, (folder, cancel))?,
         (Some(form), Some(gguf)) => write_gguf((plan, form, gguf), checkpoint, prepared, hashed, (folder, cancel))?,
     };
+    let card = card::card(&manifest, &plan.licence, None);
+    manifest.outputs.push(NamedFile::made(CARD_FILE, card.into_bytes()).write(folder)?);
     manifest.seal();
     NamedFile::made(MANIFEST_FILE, manifest.to_json().into_bytes()).write(folder)?;
     Ok(manifest)
@@ -275,7 +280,13 @@ where
     let (weights, inputs, data_hash, data) = thread::scope(|scope| {
         let inputs = scope.spawn(move || hashed.map_or_else(|| hashing::of_checkpoint(checkpoint, abandoned), Ok));
         let data_hash = scope.spawn(move || hashing::of_growing_file(data_path, data_bytes, &growing, abandoned));
-        let weights = write::weights(&plan.graph.weights, checkpoint, prepared, &sink, cancel);
+        let (weights, sink) = match plan.manifest.target {
+            Target::TensorRt => {
+                let sink = PositiveScales(sink);
+                (write::weights(&plan.graph.weights, checkpoint, prepared, &sink, cancel), sink.0)
+            }
+            _ => (write::weights(&plan.graph.weights, checkpoint, prepared, &sink, cancel), sink),
+        };
         if weights.is_err() {
             abandoned.cancel();
         }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::artifact::targets::GGUF_FILE;
 use crate::checkpoint::INDEX_FILE;
 use crate::commands::CommandError;
 use crate::contract::{CARRIED, COMPANIONS, GENAI_CONFIG_FILE};
@@ -63,7 +64,7 @@ impl Kind {
     /// Whether any folder of the kind may have a file of this name.
     fn may_have(self, name: &str) -> bool {
         let is_weights = match self {
-            Kind::Artifact => [MODEL_FILE, DATA_FILE, GENAI_CONFIG_FILE, INDEX_FILE].contains(&name) || is_shard(name),
+            Kind::Artifact => [MODEL_FILE, DATA_FILE, GENAI_CONFIG_FILE, INDEX_FILE, GGUF_FILE].contains(&name) || is_shard(name),
             Kind::QuantizedCheckpoint => is_shard(name),
         };
         is_weights || CARRIED.contains(&name) || COMPANIONS.iter().any(|companion| companion.file == name)

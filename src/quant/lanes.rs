@@ -79,10 +79,8 @@ pub(super) fn fit_symmetric(tile: &[Lanes], bits: u8, rule: ScaleRule) -> LanePa
             search.finish()
         }
         ScaleRule::LeastSquaresPositive => {
-            let positive = |divisor: f32| LaneParams {
-                scale: lanes(|l| symmetric_scale(max[l], divisor.copysign(max[l]))),
-                zero_point,
-            };
+            let positive =
+                |divisor: f32| LaneParams { scale: lanes(|l| symmetric_scale(max[l], divisor.copysign(max[l]))), zero_point };
             let mut search = Search::start(tile, qmax(bits), positive(half_range));
             search.consider(abs_max());
             for divisor in symmetric_divisors(bits) {

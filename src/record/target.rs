@@ -16,6 +16,9 @@ pub enum Target {
     /// Runtimes that have MatMulNBits and fuse nothing.
     #[serde(rename = "matmulnbits")]
     MatMulNBits,
+    /// TensorRT.
+    #[serde(rename = "tensorrt")]
+    TensorRt,
     /// vLLM and transformers, through compressed-tensors.
     #[serde(rename = "compressed-tensors")]
     CompressedTensors,
@@ -34,10 +37,11 @@ pub enum Target {
 }
 
 impl Target {
-    pub const ALL: [Target; 8] = [
+    pub const ALL: [Target; 9] = [
         Target::Ort,
         Target::Portable,
         Target::MatMulNBits,
+        Target::TensorRt,
         Target::CompressedTensors,
         Target::Gptq,
         Target::Mlx,
@@ -51,6 +55,7 @@ impl Target {
             Target::Ort => "ort",
             Target::Portable => "portable",
             Target::MatMulNBits => "matmulnbits",
+            Target::TensorRt => "tensorrt",
             Target::CompressedTensors => "compressed-tensors",
             Target::Gptq => "gptq",
             Target::Mlx => "mlx",
@@ -61,7 +66,7 @@ impl Target {
 
     /// Whether it is an ONNX graph; a checkpoint otherwise.
     pub fn is_onnx(self) -> bool {
-        matches!(self, Target::Ort | Target::Portable | Target::MatMulNBits)
+        matches!(self, Target::Ort | Target::Portable | Target::MatMulNBits | Target::TensorRt)
     }
 
     /// Whether it is the default, of which manifests say nothing.
