@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use qonnx::commands::{RuntimeChoice, card, compare, doctor, export, generate, inspect, plan, quantize, verify};
+use qonnx::commands::{RuntimeChoice, card, compare, doctor, export, generate, inspect, plan, push, quantize, verify};
 use qonnx::compress;
 use qonnx::host::interrupt::CancelToken;
 use qonnx::host::{interrupt, read, terminal};
@@ -95,6 +95,8 @@ Examples:
     Verify(ArtifactArgs),
     /// Write what records say of an artifact into its model card.
     Card(CardArgs),
+    /// Send an artifact to a repository of the Hugging Face hub, which is made, private, where there is none.
+    Push(PushArgs),
     /// Show which ONNX Runtime, CUDA and GPU were found, and what to do about what is missing.
     Doctor(DoctorArgs),
     /// Print a shell completion script.
@@ -350,6 +352,32 @@ struct CardArgs {
     json: bool,
 }
 
+#[derive(Args)]
+#[command(
+    after_help = "The token is HF_TOKEN's, or what `hf auth login` left. Files that the hub has already are not sent again, so a push that broke
+off goes on where it was; all files appear in one commit.
+
+Examples:
+  qonnx push llama-int4 my-org/llama-int4
+  qonnx push llama-int4 my-org/llama-int4@experiment --message 'INT4, GPTQ'"
+)]
+struct PushArgs {
+    /// The folder of an artifact.
+    artifact: PathBuf,
+    /// The repository, and a branch of it that is there already [default: main].
+    #[arg(value_name = "ORG/NAME[@BRANCH]")]
+    repository: String,
+    /// A repository that is made can be seen by everybody.
+    #[arg(long)]
+    public: bool,
+    /// What the commit is called.
+    #[arg(long, default_value = "Upload with qonnx")]
+    message: String,
+    /// One JSON object on stdout and nothing else there.
+    #[arg(long)]
+    json: bool,
+}
+
 /// What `inspect` and `verify` take.
 #[derive(Args)]
 struct ArtifactArgs {
@@ -445,6 +473,10 @@ pub fn run() -> anyhow::Result<ExitCode> {
             Ok(verdict(passed))
         }
         Command::Card(args) => emit(&card::run(&args.artifact, &args.results)?, args.json),
+        Command::Push(args) => {
+            let options = push::Options { public: args.public, message: args.message };
+            emit(&push::run(&args.artifact, &args.repository, &options)?, args.json)
+        }
         Command::Doctor(args) => {
             let report = doctor::run();
             let healthy = report.healthy();

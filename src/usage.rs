@@ -36,6 +36,8 @@ pub enum UsageError {
         "{results}: no record is of {artifact}, as none of {records} names its data file; give the folder of the sweep or the run that made it"
     )]
     NoRecordOf { artifact: String, results: String, records: usize },
+    #[error("artifact {artifact}: {problem}; export it again, nothing was sent")]
+    PushDamaged { artifact: String, problem: String },
     #[error("{model} was calibrated with activations in f32, as those of this model are beyond f16; export it with --dtype f32")]
     QuantizedForF32 { model: String },
     #[error("--seed is of a rotation; add --rotate, or leave it out")]

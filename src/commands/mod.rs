@@ -11,6 +11,7 @@ pub mod generate;
 pub mod inspect;
 pub mod outputs;
 pub mod plan;
+pub mod push;
 pub mod quantize;
 #[cfg_attr(not(feature = "report"), path = "report/absent.rs")]
 pub mod report;

@@ -59,6 +59,15 @@ pub fn run(artifact: &Path, runtime: &RuntimeChoice) -> Result<VerifyReport, Com
     Ok(VerifyReport { artifact: artifact.to_owned(), checks })
 }
 
+/// What of an artifact's files is not what its manifest says; `None` where all are.
+///
+/// # Errors
+/// The folder cannot be read.
+pub(super) fn damage(artifact: &Path, manifest: &Manifest) -> Result<Option<String>, CommandError> {
+    let check = files::check(artifact, manifest)?;
+    Ok((!check.passed).then_some(check.detail))
+}
+
 fn check(what: &'static str, failures: &[String], passed: String) -> Check {
     match failures {
         [] => Check { what, passed: true, detail: passed },

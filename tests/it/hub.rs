@@ -2,7 +2,9 @@
 
 mod cached;
 mod calibration;
+mod push;
 mod server;
+mod taking;
 mod trust;
 
 use std::cell::RefCell;

@@ -3,6 +3,7 @@
 
 mod answers;
 mod error;
+mod local;
 mod progress;
 mod source;
 
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use crate::features::NotBuilt;
 pub use answers::{DataFiles, ModelHeaders, Selection};
 pub use error::{HubError, TokenState};
+pub use local::{LocalFile, Pushed};
 pub use progress::{Bars, Progress};
 pub use source::{ModelName, RepoName};
 
@@ -40,6 +42,10 @@ impl Hub {
     }
 
     pub fn model_headers(&mut self, _model: &str) -> Result<ModelHeaders, HubError> {
+        match self.0 {}
+    }
+
+    pub fn push(&mut self, _to: &RepoName, _files: &[LocalFile], _message: &str, _private: bool) -> Result<Pushed, HubError> {
         match self.0 {}
     }
 

@@ -54,16 +54,7 @@ pub(super) struct Client<'a> {
 
 impl<'a> Client<'a> {
     pub(super) fn new(config: &'a HubConfig, name: &'a RepoName, kind: RepoType) -> Client<'a> {
-        let agent = Agent::config_builder()
-            .http_status_as_error(false)
-            .user_agent(concat!("qonnx/", env!("CARGO_PKG_VERSION")))
-            .timeout_connect(Some(config.silence))
-            .timeout_recv_response(Some(config.silence))
-            .timeout_per_read(Some(config.silence))
-            .max_redirects(0) // followed here, see `followed`
-            .build()
-            .into();
-        Client { agent, config, name, kind }
+        Client { agent: new_agent(config), config, name, kind }
     }
 
     /// The commit that the revision stands for, and its files.
@@ -213,6 +204,19 @@ impl<'a> Client<'a> {
     }
 }
 
+/// Who makes requests.
+pub(super) fn new_agent(config: &HubConfig) -> Agent {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .user_agent(concat!("qonnx/", env!("CARGO_PKG_VERSION")))
+        .timeout_connect(Some(config.silence))
+        .timeout_recv_response(Some(config.silence))
+        .timeout_per_read(Some(config.silence))
+        .max_redirects(0) // followed here, see `followed`
+        .build()
+        .into()
+}
+
 /// Reads the headers of a file's HEAD.
 fn file_meta(headers: &HeaderMap, url: &str) -> Result<FileMeta, HubError> {
     let missing = |what: &str| HubError::Protocol { url: url.into(), problem: format!("the answer has no usable {what} header") };
@@ -246,7 +250,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The header's value; HTTP has no way to send what a token never holds.
-fn bearer(token: &str) -> Result<String, HubError> {
+pub(super) fn bearer(token: &str) -> Result<String, HubError> {
     let is_sendable = token.bytes().all(|byte| byte.is_ascii_graphic());
     if is_sendable { Ok(format!("Bearer {token}")) } else { Err(HubError::Token) }
 }

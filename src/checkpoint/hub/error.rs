@@ -75,6 +75,14 @@ pub enum HubError {
     PartsMissing { repo: String, missing: String, cache: PathBuf, source: Box<HubError> },
     #[error("{}: cannot be written; check the disk's space and rights, or set HF_HOME to another disk", path.display())]
     Disk { path: PathBuf, source: io::Error },
+    #[error("repository {id}: nothing can be written without a token; set HF_TOKEN to one that may write there")]
+    NoToken { id: String },
+    #[error("repository {id}: the token in use may not write there (HTTP {status}); set HF_TOKEN to one that may")]
+    NoWriting { id: String, status: u16 },
+    #[error("repository {id}: HF_HUB_OFFLINE is set; unset it to push")]
+    OfflinePush { id: String },
+    #[error("{}: cannot be read", path.display())]
+    Local { path: PathBuf, source: io::Error },
     #[error("there is no folder for the cache, as neither HF_HOME nor HOME is set; set HF_HOME")]
     NoCacheFolder,
     #[error("{0}, or give a folder or a file that is here")]
@@ -114,6 +122,8 @@ impl HubError {
             HubError::Ambiguous { .. }
             | HubError::BadRevision { .. }
             | HubError::Token
+            | HubError::NoToken { .. }
+            | HubError::OfflinePush { .. }
             | HubError::NoRepo { .. }
             | HubError::NoRevision { .. }
             | HubError::NoFile { .. }
@@ -122,6 +132,8 @@ impl HubError {
             HubError::Checkpoint(error) => error.fault(),
             HubError::NotBuilt(part) => part.fault(),
             HubError::Gated { .. }
+            | HubError::NoWriting { .. }
+            | HubError::Local { .. }
             | HubError::Refused { .. }
             | HubError::Unreachable { .. }
             | HubError::Server { .. }

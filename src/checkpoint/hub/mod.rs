@@ -10,11 +10,13 @@ mod contents;
 mod dataset;
 mod download;
 mod error;
+mod local;
 mod numbered;
 mod pace;
 mod progress;
 mod remote;
 mod source;
+mod upload;
 
 use std::path::PathBuf;
 
@@ -30,8 +32,10 @@ use client::{Client, Listing};
 pub use config::HubConfig;
 use dataset::files_below;
 pub use error::{HubError, TokenState};
+pub use local::{LocalFile, Pushed};
 pub use progress::{Bars, Progress};
 pub use source::{ModelName, RepoName};
+use upload::Upload;
 
 /// Files beside the weights that the program cannot do without.
 fn needed() -> impl Iterator<Item = &'static str> {
@@ -65,6 +69,20 @@ impl Hub {
             ModelName::Repo(name) => name,
         };
         self.visit(&name, RepoType::Model).model()
+    }
+
+    /// Sends files to a repository, which is made, private unless it is said otherwise, where there is none: all of them in one commit.
+    /// Large ones that the hub has already are not sent again.
+    ///
+    /// # Errors
+    /// There is no token, or none that may write there; the network's; a file cannot be read.
+    pub fn push(&mut self, to: &RepoName, files: &[LocalFile], message: &str, private: bool) -> Result<Pushed, HubError> {
+        if self.config.offline {
+            return Err(HubError::OfflinePush { id: to.id.clone() });
+        }
+        let upload = Upload::new(&self.config, to)?;
+        upload.create(private)?;
+        upload.push(files, message, self.progress.as_mut())
     }
 
     /// The weights' headers and `config.json` of `model`. Where weights are not in the cache, only their headers are moved,

@@ -2,13 +2,15 @@
 //! library would not: hang up in the middle of a body, lie about lengths, ignore ranges.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
+
+use super::taking::{self, Taken};
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -63,6 +65,7 @@ struct State {
 pub struct Server {
     port: u16,
     state: Arc<Mutex<State>>,
+    taken: Arc<Mutex<Taken>>,
 }
 
 impl Server {
@@ -71,15 +74,16 @@ impl Server {
         let port = listener.local_addr().expect("bound").port();
         let files = files.iter().map(|(name, bytes)| (name.to_string(), bytes.clone())).collect();
         let state = Arc::new(Mutex::new(State { files, ..State::default() }));
-        let shared = state.clone();
+        let taken = Arc::new(Mutex::new(Taken::default()));
+        let shared = (state.clone(), taken.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let state = shared.clone();
+                let (state, taken) = shared.clone();
                 // A client that hangs up early is no failure of the server.
-                std::thread::spawn(move || drop(serve(stream, port, &state)));
+                std::thread::spawn(move || drop(serve(stream, port, &state, &taken)));
             }
         });
-        Server { port, state }
+        Server { port, state, taken }
     }
 
     pub fn endpoint(&self) -> String {
@@ -104,6 +108,11 @@ impl Server {
         std::mem::take(&mut self.lock().body_bytes)
     }
 
+    /// What was sent to it.
+    pub fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().expect("no thread panicked")
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no thread panicked")
     }
@@ -119,8 +128,9 @@ pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn read_request(stream: &TcpStream) -> std::io::Result<Request> {
-    let mut lines = BufReader::new(stream).lines();
+fn read_request(stream: &TcpStream) -> std::io::Result<(Request, Vec<u8>)> {
+    let mut reader = BufReader::new(stream);
+    let mut lines = reader.by_ref().lines();
     let first = lines.next().unwrap_or_else(|| Ok(String::new()))?;
     let mut words = first.split(' ').map(str::to_owned);
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -130,16 +140,23 @@ fn read_request(stream: &TcpStream) -> std::io::Result<Request> {
         let Some((name, value)) = line.split_once(':') else { break };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
+    let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
     let host = headers.get("host").and_then(|h| h.split(':').next()).unwrap_or_default().to_owned();
-    Ok(Request { method, path, host, range: headers.remove("range"), authorization: headers.remove("authorization") })
+    let (range, authorization) = (headers.remove("range"), headers.remove("authorization"));
+    Ok((Request { method, path, host, range, authorization }, body))
 }
 
-fn serve(mut stream: TcpStream, port: u16, state: &Mutex<State>) -> std::io::Result<()> {
-    let request = read_request(&stream)?;
+fn serve(mut stream: TcpStream, port: u16, state: &Mutex<State>, taken: &Mutex<Taken>) -> std::io::Result<()> {
+    let (request, body) = read_request(&stream)?;
     let answer = {
         let mut state = state.lock().expect("no thread panicked");
         state.log.push(request.clone());
-        let answer = answer(&request, port, &mut state);
+        let answer = match taking::answer(&request, &body, port, &mut taken.lock().expect("no thread panicked")) {
+            Some(answer) => answer,
+            None => answer(&request, port, &mut state),
+        };
         state.body_bytes += if request.method == "HEAD" { 0 } else { answer.body.len() };
         (answer, state.quirks.drip)
     };
@@ -161,7 +178,7 @@ fn serve(mut stream: TcpStream, port: u16, state: &Mutex<State>) -> std::io::Res
     stream.flush()
 }
 
-struct Answer {
+pub struct Answer {
     status: &'static str,
     headers: Vec<(&'static str, String)>,
     /// What Content-Length says.
@@ -170,11 +187,11 @@ struct Answer {
 }
 
 impl Answer {
-    fn new(status: &'static str, body: Vec<u8>) -> Answer {
+    pub fn new(status: &'static str, body: Vec<u8>) -> Answer {
         Answer { status, headers: Vec::new(), length: body.len(), body }
     }
 
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Answer {
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Answer {
         self.headers.push((name, value.into()));
         self
     }
