@@ -53,6 +53,7 @@ fn the_same_input_gives_the_same_bytes() {
             tiny::export(&tiny::request(&tiny::model(), flags.clone(), DType::F16), &output);
             contents(&output)
         });
+            "README.md",
         let expected = [
             "config.json",
             "genai_config.json",
