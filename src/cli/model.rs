@@ -102,6 +102,9 @@ enum TargetArg {
     /// Runtimes that fuse nothing (WebGPU, rten): MatMulNBits, q, k and v in one product.
     #[value(name = "matmulnbits")]
     MatMulNBits,
+    /// transformers.js, in Node and browsers: the graph of matmulnbits in `onnx/`, called by its width, in files below 2 GB.
+    #[value(name = "transformers.js")]
+    TransformersJs,
     /// vLLM and transformers: a compressed-tensors checkpoint, `pack-quantized`, of 2, 4 or 8 bits.
     #[value(name = "compressed-tensors")]
     CompressedTensors,
@@ -134,6 +137,7 @@ impl TargetArg {
             TargetArg::Ort => Target::Ort,
             TargetArg::Portable => Target::Portable,
             TargetArg::MatMulNBits => Target::MatMulNBits,
+            TargetArg::TransformersJs => Target::TransformersJs,
             TargetArg::CompressedTensors => Target::CompressedTensors,
             TargetArg::Gptq => Target::Gptq,
             TargetArg::Mlx => Target::Mlx,
@@ -204,6 +208,7 @@ impl ModelArgs {
             activation: activation.dtype(),
             max_context: None,
             target: Target::Ort,
+            data_file_bytes: None,
             calibration: self.calibration.clone(),
             model: self.model.clone(),
             recipe: match &self.recipe {

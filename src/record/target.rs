@@ -16,6 +16,9 @@ pub enum Target {
     /// Runtimes that have MatMulNBits and fuse nothing.
     #[serde(rename = "matmulnbits")]
     MatMulNBits,
+    /// transformers.js, in Node and in browsers.
+    #[serde(rename = "transformers.js")]
+    TransformersJs,
     /// vLLM and transformers, through compressed-tensors.
     #[serde(rename = "compressed-tensors")]
     CompressedTensors,
@@ -31,10 +34,11 @@ pub enum Target {
 }
 
 impl Target {
-    pub const ALL: [Target; 7] = [
+    pub const ALL: [Target; 8] = [
         Target::Ort,
         Target::Portable,
         Target::MatMulNBits,
+        Target::TransformersJs,
         Target::CompressedTensors,
         Target::Gptq,
         Target::Mlx,
@@ -47,6 +51,7 @@ impl Target {
             Target::Ort => "ort",
             Target::Portable => "portable",
             Target::MatMulNBits => "matmulnbits",
+            Target::TransformersJs => "transformers.js",
             Target::CompressedTensors => "compressed-tensors",
             Target::Gptq => "gptq",
             Target::Mlx => "mlx",
@@ -56,7 +61,7 @@ impl Target {
 
     /// Whether it is an ONNX graph; a checkpoint otherwise.
     pub fn is_onnx(self) -> bool {
-        matches!(self, Target::Ort | Target::Portable | Target::MatMulNBits)
+        matches!(self, Target::Ort | Target::Portable | Target::MatMulNBits | Target::TransformersJs)
     }
 
     /// Whether it is the default, of which manifests say nothing.

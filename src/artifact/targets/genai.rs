@@ -2,9 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::contract::GENAI_CONFIG_FILE;
+use crate::contract::{GENAI_CONFIG_FILE, GraphFile};
 use crate::model::Architecture;
-use crate::onnx::MODEL_FILE;
 use crate::record::Target;
 use crate::tensor::DType;
 
@@ -26,11 +25,11 @@ pub fn genai_config(
     said: Said<'_>,
     activation: DType,
     max_context: usize,
-    target: Target,
+    (target, graph): (Target, &GraphFile),
 ) -> NamedFile {
     let mut model = json!({
         "context_length": max_context,
-        "decoder": decoder(architecture, activation),
+        "decoder": decoder(architecture, activation, graph),
         "type": architecture.family.model_type(),
         "vocab_size": architecture.vocab_size,
     });
@@ -56,11 +55,11 @@ pub fn genai_config(
     NamedFile::made(GENAI_CONFIG_FILE, (text + "\n").into_bytes())
 }
 
-fn decoder(architecture: &Architecture, activation: DType) -> Value {
+fn decoder(architecture: &Architecture, activation: DType, graph: &GraphFile) -> Value {
     let providers = if activation == DType::F16 { json!([{ "cuda": {} }]) } else { json!([]) };
     json!({
         "session_options": { "log_id": "onnxruntime-genai", "provider_options": providers },
-        "filename": MODEL_FILE,
+        "filename": graph.path(),
         "head_size": architecture.head_dim,
         "hidden_size": architecture.hidden_size,
         "inputs": {
@@ -115,7 +114,7 @@ mod tests {
         whole.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
         let architecture = Architecture::from_value(&whole).unwrap();
         let said = Said { config: whole.as_object().unwrap(), generation: generation.as_object().unwrap() };
-        let file = genai_config(&architecture, said, activation, 512, Target::Ort);
+        let file = genai_config(&architecture, said, activation, 512, (Target::Ort, &GraphFile::default()));
         let crate::artifact::named_file::Content::Made(bytes) = file.content else { panic!("it is made") };
         serde_json::from_slice(&bytes).unwrap()
     }
