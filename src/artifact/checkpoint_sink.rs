@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::dense;
 use super::named_file::NamedFile;
 use super::packing;
 use super::shards::Shards;
@@ -12,9 +13,9 @@ use super::sink::{Bands, Sink};
 use super::targets::{self, CheckpointForm, Matrix};
 use crate::artifact::ArtifactError;
 use crate::checkpoint::{INDEX_FILE, RawTensor, StoredNumber, TensorView, write_tensors_of_torch};
-use crate::model::{StoredForm, StoredWeight};
+use crate::model::StoredWeight;
 use crate::quant::QuantizedTensor;
-use crate::tensor::{self, DType};
+use crate::tensor::DType;
 
 /// Writes weights into a folder as `form` has them.
 pub struct CheckpointSink<'c> {
@@ -41,23 +42,9 @@ impl<'c> CheckpointSink<'c> {
     }
 
     fn put_dense(&self, weight: &StoredWeight, bytes: Cow<'c, [u8]>) -> String {
-        let (name, shape, number) = (weight.weight.clone(), weight.shape.clone(), StoredNumber::Weight(dtype_of(weight)));
+        let (name, shape, number) = (weight.weight.clone(), weight.shape.clone(), StoredNumber::Weight(dense::dtype_of(weight)));
         self.shards.put(vec![RawTensor { name, number, shape, bytes }])
     }
-}
-
-fn dtype_of(weight: &StoredWeight) -> DType {
-    let StoredForm::Dense { dtype, .. } = &weight.form else {
-        unreachable!("weight {}: is planned as quantized", weight.weight);
-    };
-    *dtype
-}
-
-fn encoded(weight: &StoredWeight, values: &[f32]) -> Result<Vec<u8>, ArtifactError> {
-    let dtype = dtype_of(weight);
-    let mut bytes = vec![0; dtype.bytes_of(values.len())];
-    tensor::convert::encode(values, dtype, &mut bytes).map_err(ArtifactError::at(|| format!("weight {}", weight.weight)))?;
-    Ok(bytes)
 }
 
 impl<'c> Sink<'c> for CheckpointSink<'c> {
@@ -73,27 +60,16 @@ impl<'c> Sink<'c> for CheckpointSink<'c> {
     }
 
     fn dense(&self, weight: &StoredWeight, view: TensorView<'c>) -> Result<String, ArtifactError> {
-        let dtype = dtype_of(weight);
-        if view.dtype == dtype {
-            return Ok(self.put_dense(weight, Cow::Borrowed(view.bytes)));
-        }
-        let mut bytes = vec![0; dtype.bytes_of(weight.elements())];
-        tensor::convert::convert(view.dtype, view.bytes, dtype, &mut bytes)
-            .map_err(ArtifactError::at(|| format!("weight {}", weight.weight)))?;
-        Ok(self.put_dense(weight, bytes.into()))
+        Ok(self.put_dense(weight, dense::of_view(weight, view)?))
     }
 
     fn changed(&self, weight: &StoredWeight, values: &[f32]) -> Result<String, ArtifactError> {
-        Ok(self.put_dense(weight, encoded(weight, values)?.into()))
+        Ok(self.put_dense(weight, dense::encoded(weight, values)?.into()))
     }
 
     /// The whole table is held, in the type that it is stored in.
     fn changed_in_bands(&self, weight: &StoredWeight, bands: &mut Bands<'_>) -> Result<String, ArtifactError> {
-        let mut bytes = Vec::with_capacity(dtype_of(weight).bytes_of(weight.elements()));
-        while let Some(rows) = bands()? {
-            bytes.extend(encoded(weight, rows.as_slice().expect("bands are in standard layout"))?);
-        }
-        Ok(self.put_dense(weight, bytes.into()))
+        Ok(self.put_dense(weight, dense::all_bands(weight, bands)?.into()))
     }
 
     fn passed(&self, _: usize) -> Result<(), ArtifactError> {

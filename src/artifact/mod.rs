@@ -2,8 +2,10 @@
 
 pub mod checkpoint_sink;
 pub mod dataset;
+pub mod dense;
 mod error;
 pub mod files;
+pub mod gguf_sink;
 pub mod hashing;
 pub mod named_file;
 pub mod onnx_sink;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::artifact::ArtifactError;
 use crate::artifact::named_file::NamedFile;
 use crate::artifact::source::Source;
-use crate::artifact::targets;
+use crate::artifact::targets::{self, GGUF_FILE, Gguf};
 use crate::calib;
 use crate::checkpoint::{self, INDEX_FILE, Index, Renamed};
 use crate::contract::GraphFile;
@@ -93,6 +93,8 @@ pub struct Plan {
     pub copied: Vec<FileRecord>,
     /// Files that are made for other runtimes, some in place of one that is copied.
     pub made: Vec<NamedFile>,
+    /// The file that llama.cpp reads, where that is the target and the model is here in whole.
+    pub gguf: Option<Gguf>,
     /// How each matrix is stored, by its name in the checkpoint.
     pub recipes: BTreeMap<String, WeightRecipe>,
 }
@@ -126,7 +128,8 @@ pub fn with_facts(
     let survey = disagreements::agreed(&architecture, index)?.map_err(ArtifactError::Refused)?;
     let rotation = ModelRotation::of(&architecture, &recipe)?;
     let form = targets::graph_form(request.target);
-    let dense = Dense { index, activation: request.activation, form, rotation: rotation.as_ref(), facts };
+    let (activation, target) = (request.activation, request.target);
+    let dense = Dense { index, activation, target, rotation: rotation.as_ref(), facts };
     let forms = Forms::resolve(&recipe, &survey.tensors, &dense)?;
     let max_context = max_context(request.max_context, &architecture)?;
     let copied = source.companions()?;
@@ -146,6 +149,9 @@ pub fn with_facts(
             targets::files(source, &architecture, &written, max_context)?
         }
     };
+    let gguf = (request.target == Target::Gguf && source.is_whole())
+        .then(|| Gguf::of(&source.name, &source.dir, &architecture, &graph.weights))
+        .transpose()?;
     let oldest_onnxruntime = oldest_onnxruntime(&graph.model).to_owned();
     let bits = bits_per_weight(&graph.weights, &|weight| stored_bits(request.target, weight));
     graph.model.set_metadata(metadata(source, &recipe, bits, max_context, &oldest_onnxruntime));
@@ -193,6 +199,7 @@ pub fn with_facts(
         activation: request.activation,
         copied,
         made,
+        gguf,
         recipes: forms.recipes,
     })
 }
@@ -267,7 +274,7 @@ impl Forms {
 struct Dense<'a> {
     index: &'a Index,
     activation: DType,
-    form: GraphForm,
+    target: Target,
     /// What is merged into the weights.
     rotation: Option<&'a ModelRotation>,
     facts: &'a Facts,
@@ -278,6 +285,10 @@ impl Dense<'_> {
     /// artifact holds f16. Those that are not the checkpoint's any more have no type of their own: f16, whose eleven bits are
     /// enough for rotated matrices and exact for norms that took AWQ's scales; biases are small.
     fn dtype(&self, name: &str) -> DType {
+        // llama.cpp multiplies and adds by f32 vectors alone.
+        if self.target == Target::Gguf && self.index.get(name).is_some_and(|info| info.shape.len() == 1) {
+            return DType::F32;
+        }
         let is_rotated = self.rotation.is_some_and(|rotation| rotation.touches(name));
         match self.activation {
             DType::F32 if is_rotated || self.facts.dense.contains(name) => {
@@ -289,7 +300,7 @@ impl Dense<'_> {
             }
             DType::F32 => match self.index.get(name).map_or(DType::F32, |info| info.dtype) {
                 // Browsers' ONNX Runtime, rten and tract read no bf16.
-                DType::BF16 if self.form != GraphForm::QuantizeDequantize => DType::F32,
+                DType::BF16 if targets::graph_form(self.target) != GraphForm::QuantizeDequantize => DType::F32,
                 dtype => dtype,
             },
             other => other,
@@ -480,7 +491,10 @@ impl Plan {
                 let graph = (self.graph_file.path().to_owned(), manifest.sizes.model_bytes - data);
                 std::iter::once(graph).chain(chunks).collect()
             }
-            false => vec![(INDEX_FILE.to_owned(), data)],
+            false => match &self.gguf {
+                Some(gguf) => vec![(GGUF_FILE.to_owned(), gguf.bytes())],
+                None => vec![(INDEX_FILE.to_owned(), data)],
+            },
         };
         let made = self.made.iter().map(|file| draft_file(&file.name, file.made_bytes()));
         let is_made = |file: &&FileRecord| self.made.iter().any(|made| made.name == file.file);

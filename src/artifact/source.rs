@@ -64,6 +64,11 @@ impl Source {
         })
     }
 
+    /// Whether everything is in the folder, or only what planning needs.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
     /// Names of the files that lie in the folder; of a repository, those that the cache has.
     pub fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();

@@ -114,6 +114,8 @@ enum TargetArg {
     Mlx,
     /// transformers: a bitsandbytes checkpoint of NF4 or FP4.
     Bitsandbytes,
+    /// llama.cpp: a GGUF file of Q4_0, Q5_0 and Q8_0 blocks with the tokenizer in it; symmetric codes in groups of 32 or a multiple.
+    Gguf,
 }
 
 impl ArtifactForm {
@@ -142,6 +144,7 @@ impl TargetArg {
             TargetArg::Gptq => Target::Gptq,
             TargetArg::Mlx => Target::Mlx,
             TargetArg::Bitsandbytes => Target::Bitsandbytes,
+            TargetArg::Gguf => Target::Gguf,
         }
     }
 }
@@ -170,6 +173,8 @@ enum ScaleArg {
     Absmax,
     SignedMax,
     LeastSquares,
+    /// Least squares over positive scales alone, which TensorRT asks for.
+    LeastSquaresPositive,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -233,6 +238,7 @@ impl ModelArgs {
                 ScaleArg::Absmax => ScaleName::Absmax,
                 ScaleArg::SignedMax => ScaleName::SignedMax,
                 ScaleArg::LeastSquares => ScaleName::LeastSquares,
+                ScaleArg::LeastSquaresPositive => ScaleName::LeastSquaresPositive,
             }),
             embedding: self.embedding,
             gptq: GptqFlags {

@@ -9,12 +9,13 @@ use std::time::Instant;
 use super::output_folder::{self, Kind, OutputFolder};
 use crate::artifact::checkpoint_sink::CheckpointSink;
 use crate::artifact::files;
+use crate::artifact::gguf_sink::GgufSink;
 use crate::artifact::named_file::NamedFile;
 use crate::artifact::onnx_sink::{GrowingFile, OnnxSink};
 use crate::artifact::plan::{self, Plan, RecipeChoice, RecipeFlags, Request};
 use crate::artifact::prepared::PreparedWeights;
 use crate::artifact::quantized::QuantizedCheckpoint;
-use crate::artifact::targets::{CheckpointForm, checkpoint_form, complaint_of_folder};
+use crate::artifact::targets::{CheckpointForm, GGUF_FILE, Gguf, checkpoint_form, complaint_of_folder};
 use crate::artifact::{ArtifactError, hashing, source, write};
 use crate::checkpoint::Checkpoint;
 use crate::commands::CommandError;
@@ -201,9 +202,10 @@ fn write_artifact<'c, P: PreparedWeights<'c>>(
 where
     CommandError: From<P::Error>,
 {
-    let mut manifest = match checkpoint_form(plan.manifest.target) {
-        None => write_graph(plan, checkpoint, prepared, hashed, (folder, cancel))?,
-        Some(form) => write_checkpoint((plan, form), checkpoint, prepared, hashed, (folder, cancel))?,
+    let mut manifest = match (checkpoint_form(plan.manifest.target), &plan.gguf) {
+        (None, _) => write_graph(plan, checkpoint, prepared, hashed, (folder, cancel))?,
+        (Some(form), None) => write_checkpoint((plan, form), checkpoint, prepared, hashed, (folder, cancel))?,
+        (Some(form), Some(gguf)) => write_gguf((plan, form, gguf), checkpoint, prepared, hashed, (folder, cancel))?,
     };
     manifest.seal();
     NamedFile::made(MANIFEST_FILE, manifest.to_json().into_bytes()).write(folder)?;
@@ -231,6 +233,31 @@ where
     let others: Vec<_> = std::iter::once(index).chain(files::of_artifact(plan, checkpoint.dir())).collect();
     let others = files::write(&others, &plan.copied, folder)?;
     manifest.outputs = shards.into_iter().chain(others).collect();
+    Ok(manifest)
+}
+
+/// Writes the file that llama.cpp reads.
+fn write_gguf<'c, P: PreparedWeights<'c>>(
+    (plan, form, gguf): (&Plan, &'static dyn CheckpointForm, &Gguf),
+    checkpoint: &'c Checkpoint,
+    prepared: &P,
+    hashed: Option<Vec<FileRecord>>,
+    (folder, cancel): (&Path, &CancelToken),
+) -> Result<Manifest, CommandError>
+where
+    CommandError: From<P::Error>,
+{
+    if let Some(texts) = gguf.unlike {
+        tracing::warn!("llama.cpp cuts some texts into other tokens than tokenizer.json does: {texts}");
+    }
+    let sink = GgufSink::new(folder, gguf, form, plan.activation)?;
+    let weights = write::weights(&plan.graph.weights, checkpoint, prepared, &sink, cancel)?;
+    sink.finish()?;
+    let mut manifest = plan.manifest.clone();
+    write::record(&mut manifest.weights, weights);
+    manifest.inputs = hashed.map_or_else(|| hashing::of_checkpoint(checkpoint, cancel), Ok)?;
+    let others = files::write(&files::of_artifact(plan, checkpoint.dir()), &plan.copied, folder)?;
+    manifest.outputs = std::iter::once(hashing::record(folder, GGUF_FILE)?).chain(others).collect();
     Ok(manifest)
 }
 

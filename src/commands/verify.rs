@@ -11,11 +11,12 @@ use serde::Serialize;
 use crate::artifact::targets;
 use crate::commands::CommandError;
 use crate::commands::RuntimeChoice;
-use crate::record::Manifest;
+use crate::record::{Manifest, Target};
 use crate::runtime;
 
 mod checkpoint;
 mod files;
+mod gguf;
 mod golden;
 mod sizes;
 mod weights;
@@ -46,6 +47,7 @@ pub fn run(artifact: &Path, runtime: &RuntimeChoice) -> Result<VerifyReport, Com
     // What does not have its recorded bytes is not worth running.
     if checks.iter().all(|check| check.passed) {
         match targets::checkpoint_form(manifest.target) {
+            Some(form) if manifest.target == Target::Gguf => checks.push(gguf::check(artifact, &manifest, form)),
             Some(form) => checks.push(checkpoint::check(artifact, &manifest, form)?),
             None => {
                 runtime::require(options.provider)?;

@@ -156,6 +156,11 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// Ids of tokens that are looked for in a text before anything else is done to it.
+    pub fn added(&self) -> BTreeSet<u32> {
+        self.inner.get_added_tokens_decoder().into_keys().collect()
+    }
+
     /// Whether decoding leaves the token out.
     pub fn is_special(&self, id: u32) -> bool {
         self.special.binary_search_by_key(&id, |(id, _)| *id).is_ok()

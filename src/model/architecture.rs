@@ -12,6 +12,13 @@ pub struct Architecture {
     pub family: Family,
 }
 
+impl Architecture {
+    /// Positions that a token sees in the layer that sees least; `None` where all see all before them.
+    pub fn shortest_window(&self) -> Option<usize> {
+        (0..self.num_hidden_layers).filter_map(|layer| self.family.layers().window(layer)).min()
+    }
+}
+
 impl Deref for Architecture {
     type Target = DecoderConfig;
 

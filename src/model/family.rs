@@ -37,6 +37,11 @@ pub(super) trait Layers: Send + Sync {
         Ok(LayerRotations::PRE_NORM)
     }
 
+    /// Positions that a token of a layer sees, itself included; `None`: all before it.
+    fn window(&self, _layer: usize) -> Option<usize> {
+        None
+    }
+
     /// Linears of whose outputs only products with each other count: clipping one by its own outputs helps nobody.
     fn scores(&self) -> &'static [&'static str] {
         &["self_attn.q_proj", "self_attn.k_proj"]

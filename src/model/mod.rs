@@ -28,7 +28,7 @@ pub use decoder::{DecoderGraph, decoder};
 pub use families::architectures;
 pub use family::Family;
 pub use options::{GraphForm, GraphOptions};
-pub use rope::{RopeTables, most_positions, rope_tables};
+pub use rope::{RopeTables, most_positions, rope_factors, rope_tables};
 pub use rotation::{ModelRotation, ModelRotationError, RotationOptions};
 pub use stages::{
     DecoderStage, DecoderStages, EMBEDDED, FINAL_HIDDEN, HEAD_MATRIX, HEAD_WEIGHT, HeadForm, ROWS, StageInput, StageOperand,

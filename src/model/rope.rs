@@ -36,6 +36,12 @@ pub(super) fn inverse_frequencies(cfg: &DecoderConfig) -> Vec<f64> {
     (0..cfg.head_dim / 2).map(|pair| stretched(plain(pair), cfg.rope_scaling)).collect()
 }
 
+/// What each pair's plain frequency is divided by, fastest first: `[head_dim / 2]`.
+pub fn rope_factors(cfg: &DecoderConfig) -> Vec<f64> {
+    let plain = inverse_frequencies(&DecoderConfig { rope_scaling: RopeScaling::Default, ..cfg.clone() });
+    plain.iter().zip(inverse_frequencies(cfg)).map(|(plain, stretched)| plain / stretched).collect()
+}
+
 fn stretched(frequency: f64, scaling: RopeScaling) -> f64 {
     match scaling {
         RopeScaling::Default => frequency,

@@ -78,6 +78,16 @@ pub(super) fn fit_symmetric(tile: &[Lanes], bits: u8, rule: ScaleRule) -> LanePa
             }
             search.finish()
         }
+        ScaleRule::LeastSquaresPositive => {
+            let positive =
+                |divisor: f32| LaneParams { scale: lanes(|l| symmetric_scale(max[l], divisor.copysign(max[l]))), zero_point };
+            let mut search = Search::start(tile, qmax(bits), positive(half_range));
+            search.consider(abs_max());
+            for divisor in symmetric_divisors(bits) {
+                search.consider(positive(divisor * half_range));
+            }
+            search.finish()
+        }
     };
     LaneParams { scale: lanes(|l| if max[l] == 0.0 { 1.0 } else { params.scale[l] }), zero_point }
 }
@@ -96,7 +106,7 @@ pub(super) fn fit_asymmetric(tile: &[Lanes], bits: u8, rule: ScaleRule) -> LaneP
     };
     let params = match rule {
         ScaleRule::AbsMax | ScaleRule::SignedMax => over(1.0, 1.0),
-        ScaleRule::LeastSquares => {
+        ScaleRule::LeastSquares | ScaleRule::LeastSquaresPositive => {
             let mut search = Search::start(tile, qmax(bits), over(1.0, 1.0));
             for (a, b) in asymmetric_shrinks(bits) {
                 search.consider(over(a, b));

@@ -15,6 +15,9 @@ pub enum ScaleRule {
     /// Least squared error among a few scales, the two rules' above included, improved once by the closed form
     /// `Σwq/Σq²`; symmetric scales of both signs. Never worse than either rule in any group.
     LeastSquares,
+    /// The same among positive scales alone, which TensorRT asks for: where the weight of largest magnitude is positive, it has
+    /// the shorter end of the grid. Never worse than `AbsMax` in any group. Asymmetric: the same as `LeastSquares`.
+    LeastSquaresPositive,
 }
 
 /// What the weights of one group share.
@@ -123,6 +126,11 @@ pub(super) fn fit_symmetric(group: &[f32], bits: u8, rule: ScaleRule) -> Params 
             let others = symmetric_divisors(bits).map(|divisor| params(divisor * half_range));
             least_squares(group, bits, params(-half_range), [params(abs_max)].into_iter().chain(others))
         }
+        ScaleRule::LeastSquaresPositive => {
+            let positive = |divisor: f32| params(divisor.copysign(max));
+            let others = symmetric_divisors(bits).map(|divisor| positive(divisor * half_range));
+            least_squares(group, bits, positive(half_range), [params(abs_max)].into_iter().chain(others))
+        }
     }
 }
 
@@ -137,7 +145,7 @@ pub(super) fn fit_asymmetric(group: &[f32], bits: u8, rule: ScaleRule) -> Params
     }
     match rule {
         ScaleRule::AbsMax | ScaleRule::SignedMax => params((low, high)),
-        ScaleRule::LeastSquares => {
+        ScaleRule::LeastSquares | ScaleRule::LeastSquaresPositive => {
             let others = asymmetric_shrinks(bits).map(|(a, b)| params((low * a, high * b)));
             least_squares(group, bits, params((low, high)), others.into_iter())
         }

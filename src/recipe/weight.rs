@@ -161,6 +161,7 @@ pub enum ScaleName {
     SignedMax,
     #[default]
     LeastSquares,
+    LeastSquaresPositive,
 }
 
 /// How a weight becomes a code: `"rtn"`, `"gptq"` with its defaults, or `{ method = "gptq", damping = 0.05 }`.
@@ -336,6 +337,7 @@ impl WeightRecipe {
                 ScaleName::Absmax => ScaleRule::AbsMax,
                 ScaleName::SignedMax => ScaleRule::SignedMax,
                 ScaleName::LeastSquares => ScaleRule::LeastSquares,
+                ScaleName::LeastSquaresPositive => ScaleRule::LeastSquaresPositive,
             },
             scale_storage: if self.double_quantization { ScaleStorage::Nested } else { ScaleStorage::F16 },
         })

@@ -31,10 +31,13 @@ pub enum Target {
     /// transformers, through bitsandbytes.
     #[serde(rename = "bitsandbytes")]
     Bitsandbytes,
+    /// llama.cpp, and what is built on it.
+    #[serde(rename = "gguf")]
+    Gguf,
 }
 
 impl Target {
-    pub const ALL: [Target; 8] = [
+    pub const ALL: [Target; 9] = [
         Target::Ort,
         Target::Portable,
         Target::MatMulNBits,
@@ -43,6 +46,7 @@ impl Target {
         Target::Gptq,
         Target::Mlx,
         Target::Bitsandbytes,
+        Target::Gguf,
     ];
 
     /// As on the command line and in the manifest.
@@ -56,6 +60,7 @@ impl Target {
             Target::Gptq => "gptq",
             Target::Mlx => "mlx",
             Target::Bitsandbytes => "bitsandbytes",
+            Target::Gguf => "gguf",
         }
     }
 

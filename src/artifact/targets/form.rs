@@ -20,6 +20,11 @@ pub trait CheckpointForm: Sync {
     /// Whether it cannot hold all of these in one model, each of which it can hold.
     fn refuses_together(&self, matrices: &Matrices<'_>) -> Option<String>;
 
+    /// Whether it holds the embedding and the LM head, too, and not only linears of decoder layers.
+    fn holds_tables(&self) -> bool {
+        false
+    }
+
     /// The tensors of a matrix.
     fn parts(&self, matrix: &Matrix<'_>) -> Vec<Part>;
 
@@ -189,7 +194,8 @@ pub fn refusals(
         ));
     }
     let matrices = Matrices::of(weights, DType::F16);
-    let tables = matrices.quantized.iter().filter(|matrix| [EMBEDDING, HEAD].contains(&matrix.module));
+    let is_table = |matrix: &Matrix<'_>| [EMBEDDING, HEAD].contains(&matrix.module);
+    let tables = matrices.quantized.iter().filter(|matrix| is_table(matrix) && !form.holds_tables());
     sentences.extend(tables.map(|table| {
         format!(
             "weight {}.weight: is {}, expected f16, as --target {name} holds linears of decoder layers alone; leave out --embedding, or \
@@ -198,23 +204,23 @@ pub fn refusals(
             table.format()
         )
     }));
-    let linears: Vec<Matrix<'_>> =
-        matrices.quantized.iter().copied().filter(|matrix| ![EMBEDDING, HEAD].contains(&matrix.module)).collect();
-    if linears.is_empty() {
+    let held: Vec<Matrix<'_>> =
+        matrices.quantized.iter().copied().filter(|matrix| !is_table(matrix) || form.holds_tables()).collect();
+    if held.iter().all(is_table) {
         sentences.push(format!("--target {name}: no linear is quantized, so the checkpoint is one already; give fewer --bits"));
     }
-    sentences.extend(of_linears(name, form, &linears));
+    sentences.extend(of_each(name, form, &held));
     if sentences.is_empty() {
-        let together = form.refuses_together(&Matrices { quantized: linears, ..matrices });
+        let together = form.refuses_together(&Matrices { quantized: held, ..matrices });
         sentences.extend(together.map(|sentence| format!("--target {name}: {sentence}")));
     }
     sentences
 }
 
 /// One sentence for each reason, of the first weight that it is of.
-fn of_linears(name: &str, form: &dyn CheckpointForm, linears: &[Matrix<'_>]) -> Vec<String> {
+fn of_each(name: &str, form: &dyn CheckpointForm, matrices: &[Matrix<'_>]) -> Vec<String> {
     let mut reasons: Vec<(String, &str, usize)> = Vec::new();
-    for matrix in linears {
+    for matrix in matrices {
         let uneven = match matrix.scheme.granularity {
             Granularity::PerGroup(size) if !matrix.in_features.is_multiple_of(size) => Some(format!(
                 "has {} input features, expected whole groups of {size}; choose another --group-size",

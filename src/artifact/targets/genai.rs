@@ -29,7 +29,7 @@ pub fn genai_config(
 ) -> NamedFile {
     let mut model = json!({
         "context_length": max_context,
-        "decoder": decoder(architecture, activation, graph),
+        "decoder": decoder(architecture, providers(activation, target), graph),
         "type": architecture.family.model_type(),
         "vocab_size": architecture.vocab_size,
     });
@@ -55,8 +55,13 @@ pub fn genai_config(
     NamedFile::made(GENAI_CONFIG_FILE, (text + "\n").into_bytes())
 }
 
-fn decoder(architecture: &Architecture, activation: DType, graph: &GraphFile) -> Value {
-    let providers = if activation == DType::F16 { json!([{ "cuda": {} }]) } else { json!([]) };
+/// Activations of f16 are for CUDA, but in a browser, where they are for its GPU.
+fn providers(activation: DType, target: Target) -> Value {
+    let is_for_cuda = activation == DType::F16 && target != Target::TransformersJs;
+    if is_for_cuda { json!([{ "cuda": {} }]) } else { json!([]) }
+}
+
+fn decoder(architecture: &Architecture, providers: Value, graph: &GraphFile) -> Value {
     json!({
         "session_options": { "log_id": "onnxruntime-genai", "provider_options": providers },
         "filename": graph.path(),

@@ -16,6 +16,7 @@ mod bitsandbytes;
 mod compressed_tensors;
 mod form;
 mod genai;
+mod gguf;
 mod gptq;
 mod mlx;
 mod rows;
@@ -23,6 +24,7 @@ mod tokenizer_config;
 mod transformers_js;
 
 pub use form::{CheckpointForm, Matrices, Matrix, Part, config, packed, refusals, stored_bits, without_description};
+pub use gguf::{GGUF_FILE, Gguf, Place};
 
 /// How a target's checkpoints hold weights; `None` where it is a graph.
 pub fn checkpoint_form(target: Target) -> Option<&'static dyn CheckpointForm> {
@@ -32,6 +34,7 @@ pub fn checkpoint_form(target: Target) -> Option<&'static dyn CheckpointForm> {
         Target::Gptq => Some(&gptq::Gptq),
         Target::Mlx => Some(&mlx::Mlx),
         Target::Bitsandbytes => Some(&bitsandbytes::Bitsandbytes),
+        Target::Gguf => Some(&gguf::Blocks),
     }
 }
 
@@ -40,7 +43,7 @@ pub fn graph_form(target: Target) -> GraphForm {
     match target {
         Target::Portable => GraphForm::Portable,
         Target::MatMulNBits | Target::TransformersJs => GraphForm::MatMulNBits,
-        Target::Ort | Target::CompressedTensors | Target::Gptq | Target::Mlx | Target::Bitsandbytes => {
+        Target::Ort | Target::CompressedTensors | Target::Gptq | Target::Mlx | Target::Bitsandbytes | Target::Gguf => {
             GraphForm::QuantizeDequantize
         }
     }

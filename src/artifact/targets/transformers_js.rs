@@ -72,11 +72,14 @@ pub fn config(config: &Map<String, Value>, dtype: Dtype, chunks: usize) -> Named
 
 /// What browsers' ONNX Runtime cannot open.
 pub fn refusals(model: &Model, weights: &[StoredWeight], most: u64) -> Vec<String> {
-    let is_packed = |weight: &&StoredWeight| weight.weight == EMBEDDING && matches!(weight.form, StoredForm::Quantized { .. });
+    let is_packed = |weight: &&StoredWeight| match &weight.form {
+        StoredForm::Quantized { scheme, .. } => weight.weight == EMBEDDING && scheme.format.bits() != 8,
+        StoredForm::Dense { .. } => false,
+    };
     let packed = weights.iter().find(is_packed).map(|table| {
         format!(
-            "weight {}: is packed, expected f16, as browsers' ONNX Runtime has no GatherBlockQuantized for --target transformers.js; leave \
-             out --embedding, or export for another target",
+            "weight {}: has fewer than 8 bits, whose rows browsers' ONNX Runtime looks up nowhere (it has no GatherBlockQuantized) for \
+             --target transformers.js; give --embedding int8, or leave it out",
             table.weight
         )
     });

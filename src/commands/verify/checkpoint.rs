@@ -35,7 +35,7 @@ pub fn check(artifact: &Path, manifest: &Manifest, form: &dyn CheckpointForm) ->
 fn failures(artifact: &Path, checkpoint: &Checkpoint, manifest: &Manifest, form: &dyn CheckpointForm) -> Vec<String> {
     let bytes = checkpoint.index().files().iter().map(|file| file.bytes).sum();
     let graph = match made_again(artifact, manifest, form, bytes) {
-        Ok(graph) => graph,
+        Ok((_, graph)) => graph,
         Err(failures) => return failures,
     };
     let disagreements = weights::weights_disagree(&graph, manifest);
@@ -62,7 +62,12 @@ fn failures(artifact: &Path, checkpoint: &Checkpoint, manifest: &Manifest, form:
 }
 
 /// The list of weights, made again from config.json without what it says of how they are stored, which must be what they give.
-fn made_again(artifact: &Path, manifest: &Manifest, form: &dyn CheckpointForm, bytes: u64) -> Result<DecoderGraph, Vec<String>> {
+pub(super) fn made_again(
+    artifact: &Path,
+    manifest: &Manifest,
+    form: &dyn CheckpointForm,
+    bytes: u64,
+) -> Result<(Architecture, DecoderGraph), Vec<String>> {
     let of_config = |error: &dyn std::fmt::Display| vec![format!("config.json: {error}")];
     let text = read::text(&artifact.join(CONFIG_FILE), read::SETTINGS).map_err(|error| of_config(&error))?;
     let there: Map<String, Value> = serde_json::from_str(&text).map_err(|error| of_config(&error))?;
@@ -77,7 +82,7 @@ fn made_again(artifact: &Path, manifest: &Manifest, form: &dyn CheckpointForm, b
         .map_err(|error| vec![format!("the manifest's forms make no model: {error}")])?;
     let expected = targets::config(form, &model, &Matrices::of(&graph.weights, activation));
     match targets::without_description(expected).1 == said {
-        true => Ok(graph),
+        true => Ok((architecture, graph)),
         false => Err(vec!["config.json describes weights otherwise than the manifest".to_owned()]),
     }
 }
@@ -132,14 +137,24 @@ fn digest(
         }
     }
     let bytes: Vec<&[u8]> = tensors.iter().map(AsRef::as_ref).collect();
+    digest_of(&bytes, stored, form, activation)
+}
+
+/// The digest of a weight's numbers, whose parts have these `bytes`, or what is wrong with them.
+pub(super) fn digest_of(
+    bytes: &[&[u8]],
+    stored: &StoredWeight,
+    form: &dyn CheckpointForm,
+    activation: DType,
+) -> Result<String, String> {
     let Some(matrix) = Matrix::of(stored) else {
         let StoredForm::Dense { dtype, .. } = &stored.form else { return Err(format!("{} is no matrix", stored.weight)) };
         let bytes = bytes.first().copied().unwrap_or_default();
         return Ok(digest_of_dense(bytes, &stored.shape, *dtype, Order::OutIn));
     };
-    let tensor = form.unpack(&matrix, &bytes).ok_or_else(|| format!("{} cannot be decoded", stored.weight))?;
+    let tensor = form.unpack(&matrix, bytes).ok_or_else(|| format!("{} cannot be decoded", stored.weight))?;
     let again = targets::packed(form, &matrix, &tensor, activation).map_err(|error| in_full(&error))?;
-    match again.iter().zip(&bytes).find(|((_, again), there)| again != *there) {
+    match again.iter().zip(bytes).find(|((_, again), there)| again != *there) {
         Some(((part, _), _)) => Err(format!("tensor {} does not say what the others do", part.name)),
         None => Ok(packing::digest(&tensor)),
     }

@@ -38,6 +38,10 @@ impl Layers for Mistral {
         MODEL_TYPE
     }
 
+    fn window(&self, layer: usize) -> Option<usize> {
+        self.windows.of(layer)
+    }
+
     fn layer(&self, m: &Module, cfg: &DecoderConfig, stream: ResidualStream, at: Place<'_>) -> (ResidualStream, KvPair) {
         pre_norm_layer(m, cfg, stream, |m, x| self.self_attn(m, cfg, x, at))
     }
@@ -46,7 +50,7 @@ impl Layers for Mistral {
 impl Mistral {
     fn self_attn(&self, m: &Module, cfg: &DecoderConfig, x: Value, at: Place<'_>) -> (Value, KvPair) {
         let qkv = query_key_value(m, cfg, x);
-        let (y, present) = attention(m, cfg, qkv, at, AttentionOptions { window: self.windows.of(at.layer) });
+        let (y, present) = attention(m, cfg, qkv, at, AttentionOptions { window: self.window(at.layer) });
         (output(m, cfg, y), present)
     }
 }

@@ -42,6 +42,10 @@ impl Layers for Qwen3 {
         MODEL_TYPE
     }
 
+    fn window(&self, layer: usize) -> Option<usize> {
+        self.windows.of(layer)
+    }
+
     fn layer(&self, m: &Module, cfg: &DecoderConfig, stream: ResidualStream, at: Place<'_>) -> (ResidualStream, KvPair) {
         pre_norm_layer(m, cfg, stream, |m, x| self.self_attn(m, cfg, x, at))
     }
@@ -52,7 +56,7 @@ impl Qwen3 {
         let [q, k, v] = separate_query_key_value(m, cfg, x);
         let q = m.head_norm("q_norm", q, cfg.head_dim, cfg.rms_norm_eps);
         let k = m.head_norm("k_norm", k, cfg.head_dim, cfg.rms_norm_eps);
-        let window = self.windows.of(at.layer);
+        let window = self.window(at.layer);
         let (y, present) = attention(m, cfg, Qkv::Apart { q, k, v }, at, AttentionOptions { window });
         (output(m, cfg, y), present)
     }

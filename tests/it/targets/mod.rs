@@ -1,6 +1,8 @@
 //! Checkpoints for other programs hold the quantized checkpoint's numbers, decoded here by what those programs' sources say
 //! (`decode.py`), and what they cannot hold is refused by name before any work.
 
+mod transformers_js;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +33,7 @@ const HELD: [(&[&str], &[&str]); 14] = [
     (&["--method", "fp4", "--group-size", "128"], &["bitsandbytes"]),
 ];
 
-const CHECKPOINTS: [&str; 4] = ["compressed-tensors", "gptq", "mlx", "bitsandbytes"];
+const CHECKPOINTS: [&str; 5] = ["compressed-tensors", "gptq", "mlx", "bitsandbytes", "gguf"];
 
 struct Place(tempfile::TempDir);
 
@@ -111,6 +113,160 @@ fn the_formats_readers_read_them() {
     }
 }
 
+/// llama.cpp reads the file: the same tokens, every weight bit for bit (by gguf's own `dequantize`), and what it computes is within what
+/// its kernels lose, which round activations to 8 bits.
+#[test]
+fn llama_cpp_reads_gguf() {
+    let variable = "QONNX_RUNTIME_READERS";
+    if !tools::has(variable) {
+        return;
+    }
+    let text = tiny::root().join("tests/it/targets/texts.txt").display().to_string();
+    for (flags, linears_alone) in [
+        (&["--bits", "4"][..], true),
+        (&["--bits", "4", "--group-size", "128", "--embedding", "int8"], false),
+        (&["--bits", "8"], true),
+        (&["--bits", "6", "--group-size", "64"], true),
+        (&["--bits", "5"], true),
+        (&["--bits", "3"], true),
+        (&["--bits", "2", "--embedding", "int4"], false),
+    ] {
+        let place = Place::new();
+        let (q, folder) = (place.text("q"), place.text("folder"));
+        done(&[&["quantize", &model(), "-o", &q][..], flags].concat());
+        done(&["export", &q, "--target", "gguf", "-o", &folder]);
+        done(&["verify", &folder]);
+        let script = tiny::root().join("results/lab/llama_cpp.py");
+        let mut command = Command::new(std::env::var_os(variable).expect("it is set"));
+        let output = command.arg(script).args([&model(), &q, &text, &folder]).output().expect("Python starts");
+        assert!(output.status.success(), "{flags:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let found: Value = serde_json::from_slice(&output.stdout).expect("a line of JSON");
+        let weights = if linears_alone { 4_718_592 } else { 4_718_592 + 4096 * 256 };
+        assert_eq!((&found["differing"], &found["weights"]), (&0.into(), &weights.into()), "{flags:?}: {found}");
+        assert_eq!(found["same_tokens"], true, "{flags:?}: {found}");
+        let perplexity = found["perplexity"].as_f64().unwrap();
+        assert!((perplexity - 1.0).abs() < 0.005 && found["logits"].as_f64() < Some(0.05), "{flags:?}: {found}");
+    }
+}
+
+/// Each way to cut texts that GGUF has a name for: llama.cpp makes the tokens that the tokenizer makes, but for what export warns of.
+#[test]
+fn llama_cpp_cuts_texts_as_the_tokenizer_does() {
+    let variable = "QONNX_RUNTIME_READERS";
+    if !tools::has(variable) {
+        return;
+    }
+    let place = Place::new();
+    let folder = tiny::root().join("tests/it/targets");
+    let (script, text) = (folder.join("ways_to_cut.py"), folder.join("texts.txt").display().to_string());
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(std::env::var_os(variable).expect("it is set"));
+        let output = command.arg(&script).args(arguments).output().expect("Python starts");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    run(&["make", &model(), &text, &place.text("ways")]);
+    for (way, unlike) in [
+        ("llama-bpe", &[][..]),
+        ("smaug-bpe", &[]),
+        ("qwen2", &[]),
+        ("gpt-2", &[]),
+        ("smollm", &[]),
+        ("pieces", &[]),
+        ("tekken", &["Grüße aus München"]),
+        ("metaspace", &["    Indented by four", "<|im_start|>user\nWho?", " leading", " "]),
+    ] {
+        let (model, out) = (place.text(&format!("ways/{way}")), place.text(way));
+        let output = qonnx(&["export", &model, "--bits", "4", "--target", "gguf", "-o", &out]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{way}: {said}");
+        assert_eq!(said.contains("llama.cpp cuts some texts into other tokens"), !unlike.is_empty(), "{way}: {said}");
+        done(&["verify", &out]);
+        let found: Value = serde_json::from_slice(&run(&["check", &text, &model, &out])).expect("a line of JSON");
+        let other: Vec<&str> = found["other"].as_array().unwrap().iter().map(|part| part[0].as_str().unwrap()).collect();
+        assert_eq!(found["paragraphs"], 12);
+        assert!(other.len() == unlike.len() && other.iter().zip(unlike).all(|(a, b)| a.starts_with(b)), "{way}: {other:?}");
+    }
+}
+
+/// What is recorded is what lies there, and what has changed is found: a weight, the tokenizer, a rotary factor.
+#[test]
+fn a_gguf_file_is_whole() {
+    let place = Place::new();
+    let out = place.text("out");
+    let plan = done(&["plan", &model(), "--bits", "4", "--target", "gguf", "--json"]);
+    let plan: Value = serde_json::from_str(&plan).unwrap();
+    done(&["export", &model(), "--bits", "4", "--target", "gguf", "-o", &out]);
+    let manifest = Manifest::load(&place.path("out")).unwrap();
+    let path = place.path("out").join("model.gguf");
+    let sound = fs::read(&path).unwrap();
+    let recorded: u64 = manifest.weights.iter().map(|weight| weight.bytes).sum();
+    assert!(manifest.sizes.model_bytes == recorded && recorded < sound.len() as u64);
+    let whole: u64 = fs::read_dir(place.path("out")).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    let planned = plan["artifact_bytes"].as_u64().unwrap();
+    assert!(planned.abs_diff(whole) < 10_000, "{planned} planned, {whole} are there");
+    let said = refused(&["generate", &out, "Once"]);
+    assert!(said.contains("is a checkpoint for gguf, which ONNX Runtime cannot run"), "{said}");
+    let find = |text: &[u8]| sound.windows(text.len()).position(|window| window == text).expect("it is there");
+    // The first factor lies at the first aligned byte behind the head, whose last name is of the last tensor.
+    let head = find(b"blk.5.ffn_down.weight");
+    let factor = sound.len() - 1;
+    for (byte, expected) in [
+        (find(b"tokenizer.ggml.tokens") + 60, "the head of model.gguf says otherwise"),
+        (head, "the head of model.gguf says otherwise"),
+        (factor, "weights as computed"),
+    ] {
+        let mut damaged = sound.clone();
+        damaged[byte] ^= 1;
+        fs::write(&path, &damaged).unwrap();
+        let said = String::from_utf8_lossy(&qonnx(&["verify", &out]).stdout).into_owned();
+        assert!(said.contains("model.gguf has another BLAKE3"), "{said}");
+        let mut manifest = Manifest::load(&place.path("out")).unwrap();
+        manifest.outputs.iter_mut().find(|file| file.file == "model.gguf").unwrap().blake3 =
+            blake3::hash(&damaged).to_hex().to_string();
+        manifest.seal();
+        fs::write(place.path("out").join("qonnx.json"), manifest.to_json()).unwrap();
+        let said = String::from_utf8_lossy(&qonnx(&["verify", &out]).stdout).into_owned();
+        assert!(said.contains("FAIL") && said.contains(expected), "{said}");
+    }
+}
+
+/// What llama.cpp would compute otherwise in silence is refused by name.
+#[test]
+fn models_that_llama_cpp_would_misread_are_refused() {
+    let place = Place::new();
+    let copy = place.path("model");
+    fs::create_dir(&copy).unwrap();
+    for entry in fs::read_dir(tiny::model()).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
+    }
+    let tokenizer: Value = serde_json::from_slice(&fs::read(copy.join("tokenizer.json")).unwrap()).unwrap();
+    let changed = |change: &dyn Fn(&mut Value)| {
+        let mut tokenizer = tokenizer.clone();
+        change(&mut tokenizer);
+        fs::write(copy.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        refused(&["export", &place.text("model"), "--bits", "4", "--target", "gguf", "-o", &place.text("out")])
+    };
+    let said = changed(&|t| t["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "\\s+".into());
+    assert!(said.contains("cuts texts as no tokenizer that llama.cpp knows by name"), "{said}");
+    let said = changed(&|t| t["normalizer"] = serde_json::json!({"type": "Lowercase"}));
+    assert!(said.contains("normalizes texts by \"Lowercase\", which llama.cpp does not"), "{said}");
+    let said = changed(&|t| {
+        let twice = t["post_processor"]["processors"][1]["single"][0].clone();
+        t["post_processor"]["processors"][1]["single"].as_array_mut().unwrap().insert(0, twice);
+    });
+    assert!(said.contains("puts other tokens around a text"), "{said}");
+    fs::write(copy.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let mut config: Value = serde_json::from_slice(&fs::read(copy.join("config.json")).unwrap()).unwrap();
+    config["model_type"] = "mistral".into();
+    config["architectures"] = serde_json::json!(["MistralForCausalLM"]);
+    config["sliding_window"] = 512.into();
+    fs::write(copy.join("config.json"), config.to_string()).unwrap();
+    let said = refused(&["export", &place.text("model"), "--bits", "4", "--target", "gguf", "-o", &place.text("out")]);
+    assert!(said.contains("layers see no farther back than 512 positions"), "{said}");
+}
+
 #[test]
 fn linears_of_several_forms_are_named() {
     let (place, mixed) =
@@ -144,6 +300,7 @@ fn the_way_does_not_matter() {
         (&["--method", "gptq"][..], "gptq"),
         (&["--method", "awq"], "compressed-tensors"),
         (&["--method", "nf4"], "bitsandbytes"),
+        (&["--method", "gptq", "--embedding", "int8"], "gguf"),
     ] {
         let place = Place::new();
         let (q, at_once, later) = (place.text("q"), place.text("at-once"), place.text("later"));
@@ -159,11 +316,12 @@ fn the_way_does_not_matter() {
             assert!(fs::read(a.join(&name)).unwrap() == fs::read(b.join(&name)).unwrap(), "{target}: {name}");
         }
         done(&["export", &q, "--target", target, "-o", &later, "--overwrite"]);
-        // Codes, scales and zero points are those of the graph, too.
+        // Codes, scales and zero points are those of the graph, too. llama.cpp wants vectors in f32.
         done(&["export", &q, "-o", &place.text("ort")]);
         let digests = |name: &str| {
             let weights = Manifest::load(&place.path(name)).unwrap().weights;
-            weights.into_iter().map(|weight| (weight.name, weight.digest)).collect::<Vec<_>>()
+            let matrices = weights.into_iter().filter(|weight| weight.shape.len() == 2);
+            matrices.map(|weight| (weight.name, weight.digest)).collect::<Vec<_>>()
         };
         assert_eq!(digests("ort"), digests("later"));
     }
@@ -199,7 +357,7 @@ fn what_a_target_cannot_hold_is_refused_before_any_work() {
     for (targets, flags, said) in [
         (all, &["--bits", "16"][..], "no linear is quantized"),
         (all, &["--method", "llm-int8"], "keeps input features with outliers in f16"),
-        (all, &["--bits", "4", "--embedding", "int8"], "weight model.embed_tokens.weight: is int8, expected f16"),
+        (&all[..4], &["--bits", "4", "--embedding", "int8"], "weight model.embed_tokens.weight: is int8, expected f16"),
         (all, &["--bits", "4", "--rotate"], "the rotation of an LM head that is the embedding's needs a matrix of its own"),
         (all, &["--bits", "4", "--max-context", "128"], "--max-context means nothing"),
         (&["gptq", "compressed-tensors"], &["--bits", "5"], "q_proj.weight and 41 more: is int5, expected"),
@@ -210,6 +368,9 @@ fn what_a_target_cannot_hold_is_refused_before_any_work() {
         (&["mlx"], &["--bits", "4", "--asymmetric"], "is uint4 with zero points"),
         (&["mlx"], &["--bits", "4", "--group-size", "256"], "has groups of 256, expected 32, 64 or 128"),
         (&["mlx"], &["--bits", "8"], "has one scale a row, expected groups"),
+        (&["gguf"], &["--bits", "4", "--asymmetric"], "is uint4 with zero points, of which the minima of Q4_1 would be rounded"),
+        (&["gguf"], &["--bits", "4", "--group-size", "16"], "has a scale for 16 weights, expected a multiple of 32"),
+        (&["gguf"], &["--method", "nf4"], "is nf4, expected integers"),
         (&["bitsandbytes"], &["--bits", "4"], "is int4, expected nf4 or fp4"),
         (&["bitsandbytes"], &["--method", "nf4", "--group-size", "16"], "has groups of 16, expected 32 or more"),
         (&["bitsandbytes"], &["--method", "nf4", "--override", "*.down_proj=fp4"], "is fp4 in groups of 64 beside"),

@@ -44,8 +44,10 @@ function browse(address, profile) {
     { stdio: 'ignore', detached: true });
 }
 
-const profile = fs.mkdtempSync(path.join(os.tmpdir(), 'qonnx-chromium-'));
 let browser;
+const end = () => browser?.pid && process.kill(-browser.pid, 'SIGKILL');
+process.on('SIGTERM', () => { end(); process.exit(1); });
+const profile = fs.mkdtempSync(path.join(os.tmpdir(), 'qonnx-chromium-'));
 const body = await new Promise((resolve, reject) => {
   setTimeout(() => reject(new Error(`Chromium did not answer in ${WAIT_MS / 1000} s`)), WAIT_MS);
   const server = serve(resolve);
@@ -54,7 +56,7 @@ const body = await new Promise((resolve, reject) => {
     browser.on('error', reject);
   });
 }).finally(() => {
-  if (browser?.pid) process.kill(-browser.pid, 'SIGKILL');
+  end();
   fs.rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
 });
 fs.writeSync(1, body);
