@@ -64,14 +64,19 @@ fn every_command_reads_the_folder() {
     let text = |artifact: &str| done(&["generate", artifact, "Once upon a time", "--max-new-tokens", "16"]);
     assert_eq!(text(&artifact), text(&default));
     assert!(done(&["inspect", &artifact]).contains("every quantized weight is fused"));
-    assert!(done(&["compare", &default, &artifact]).contains("transformers.js"));
-    let bench = ["bench", &artifact, "--prompt-tokens", "16", "--new-tokens", "4", "--repeats", "1", "--warmup", "0", "--json"];
+    let bench =
+        ["bench", &artifact, "--prompt", "16", "--batch", "1", "--gen", "4", "--max-repeats", "6", "--threads", "1", "--json"];
     let measured: Value = serde_json::from_str(&done(&bench)).expect("it prints JSON");
     let files = ["onnx/model_q4.onnx", "onnx/model_q4.onnx_data"];
     let bytes: u64 = files.iter().map(|file| fs::metadata(place.path("web").join(file)).unwrap().len()).sum();
     assert_eq!(measured["model_bytes"], bytes, "{measured}");
     let data = tiny::model().join("coqa-mini.json").display().to_string();
-    done(&["eval", &artifact, "--task", "coqa", "--data", &data, "--limit", "1"]);
+    let [a, b] = [("a", &default), ("b", &artifact)].map(|(name, scored)| {
+        let answers = place.text(name);
+        done(&["eval", scored, "--task", "coqa", "--data", &data, "--limit", "2", "--predictions", &answers]);
+        answers
+    });
+    done(&["compare", &a, &b]);
 }
 
 /// What `verify` says of a folder in which something is wrong.
