@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use qonnx::commands::{RuntimeChoice, compare, doctor, export, generate, inspect, plan, quantize, verify};
+use qonnx::commands::{RuntimeChoice, card, compare, doctor, export, generate, inspect, plan, quantize, verify};
 use qonnx::compress;
 use qonnx::host::interrupt::CancelToken;
 use qonnx::host::{interrupt, read, terminal};
@@ -93,6 +93,8 @@ Examples:
   qonnx verify llama-int4
   qonnx verify llama-int4 --ep cuda --json")]
     Verify(ArtifactArgs),
+    /// Write what records say of an artifact into its model card.
+    Card(CardArgs),
     /// Show which ONNX Runtime, CUDA and GPU were found, and what to do about what is missing.
     Doctor(DoctorArgs),
     /// Print a shell completion script.
@@ -330,6 +332,24 @@ struct CompareArgs {
     json: bool,
 }
 
+#[derive(Args)]
+#[command(
+    after_help = "The card is README.md, which every export writes; scores are those of the record whose artifact has the same data.
+
+Examples:
+  qonnx card llama-int4 --results results"
+)]
+struct CardArgs {
+    /// The folder of an artifact.
+    artifact: PathBuf,
+    /// A folder of records, of `qonnx run` or `qonnx sweep`.
+    #[arg(long)]
+    results: PathBuf,
+    /// One JSON object on stdout and nothing else there.
+    #[arg(long)]
+    json: bool,
+}
+
 /// What `inspect` and `verify` take.
 #[derive(Args)]
 struct ArtifactArgs {
@@ -424,6 +444,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
             emit(&report, args.json)?;
             Ok(verdict(passed))
         }
+        Command::Card(args) => emit(&card::run(&args.artifact, &args.results)?, args.json),
         Command::Doctor(args) => {
             let report = doctor::run();
             let healthy = report.healthy();

@@ -20,6 +20,9 @@ pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
 /// What onnxruntime-genai reads first; made for each artifact.
 pub const GENAI_CONFIG_FILE: &str = "genai_config.json";
 
+/// The model card: of a model its own, of which the licence is read; of an artifact the one that is made for it.
+pub const CARD_FILE: &str = "README.md";
+
 /// A folder of further templates, which transformers reads too and no artifact has.
 pub const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
 
@@ -32,8 +35,10 @@ pub struct Companion {
     pub is_needed: bool,
 }
 
-/// Files that nothing here reads and that go along where a model has them: what other tokenizers read, and what its licence asks for.
-pub const CARRIED: [&str; 9] = [
+/// Files that nothing here reads and that go along where a model has them: what other tokenizers read, and what
+/// its licence asks for.
+pub const CARRIED: [&str; 10] = [
+    CARD_FILE,
     "added_tokens.json",
     "merges.txt",
     "tokenizer.model",

@@ -32,6 +32,10 @@ pub enum UsageError {
     QuantizedFiles { dir: String, file: String, there: &'static str },
     #[error("{model} is quantized already, so {flag} means nothing; leave it out, or give the unquantized model")]
     QuantizedAlready { model: String, flag: &'static str },
+    #[error(
+        "{results}: no record is of {artifact}, as none of {records} names its data file; give the folder of the sweep or the run that made it"
+    )]
+    NoRecordOf { artifact: String, results: String, records: usize },
     #[error("{model} was calibrated with activations in f32, as those of this model are beyond f16; export it with --dtype f32")]
     QuantizedForF32 { model: String },
     #[error("--seed is of a rotation; add --rotate, or leave it out")]

@@ -13,6 +13,7 @@ KL(f32 || quantized) in nats a token, mean over the first --kl-windows windows; 
 """
 
 import argparse
+import itertools
 import json
 import math
 import time
@@ -88,6 +89,9 @@ def fit_symmetric(w, bits, rule):
             scale = f16_scale(largest / magnitude())
         elif rule == "signed-max":
             scale = f16_scale(largest / -half)
+        elif rule == "least-squares-positive":
+            divisors = [np.copysign(d, largest) for d in [half] + [magnitude()] + [F(d) * half for d in DIVISORS[bits]]]
+            scale, _ = least_squares(w, bits, ((f16_scale(largest / d), zero_point) for d in divisors))
         else:
             divisors = [-half, magnitude()] + [F(d) * half for d in DIVISORS[bits]]
             scale, _ = least_squares(w, bits, ((f16_scale(largest / d), zero_point) for d in divisors))
@@ -103,7 +107,7 @@ def fit_asymmetric(w, bits, rule):
         scale = f16_scale((b - a) / qmax)
         return scale, np.clip(np.rint(-a / scale), F(0), qmax)
 
-    scale, zero_point = params((1, 1)) if rule != "least-squares" else least_squares(
+    scale, zero_point = params((1, 1)) if not rule.startswith("least-squares") else least_squares(
         w, bits, (params(s) for s in [(1, 1), *SHRINKS[bits]]))
     empty = low == high
     return np.where(empty, F(1), scale), np.where(empty, F(0), zero_point)
@@ -118,7 +122,7 @@ def quantize(weight, bits, group_size, symmetric, rule):
 
 
 def cases():
-    symmetric, asymmetric = ["signed-max", "least-squares", "abs-max"], ["abs-max", "least-squares"]
+    symmetric, asymmetric = ["signed-max", "least-squares", "least-squares-positive", "abs-max"], ["abs-max", "least-squares"]
     for bits, group_size in ((4, 32), (2, 32), (8, 0), (4, 128)):
         yield from ((bits, group_size, True, rule) for rule in symmetric)
         yield from ((bits, group_size, False, rule) for rule in asymmetric)
@@ -222,15 +226,15 @@ def search(args):
 def golden(path):
     rng = np.random.default_rng(20)
     cases = []
-    for bits in (8, 4, 2, 3, 5, 6):
-        for symmetric in (True, False):
-            for rule in ("abs-max", "signed-max", "least-squares"):
-                w = (rng.standard_t(4, (3, 32)) * 0.03).astype(F)
-                codes, scale, zero_point, _ = quantize(w, bits, 16, symmetric, rule)
-                cases.append(dict(
-                    bits=bits, symmetric=symmetric, rule=rule, group_size=16, weight_bits=w.view(np.uint32).ravel().tolist(),
-                    codes=codes.ravel().tolist(), scale_bits=scale.astype(F).view(np.uint32).tolist(),
-                    zero_points=zero_point.astype(int).tolist()))
+    # The rule that came later has numbers of its own, and leaves the others theirs.
+    for rules in (("abs-max", "signed-max", "least-squares"), ("least-squares-positive",)):
+        for bits, symmetric, rule in itertools.product((8, 4, 2, 3, 5, 6), (True, False), rules):
+            w = (rng.standard_t(4, (3, 32)) * 0.03).astype(F)
+            codes, scale, zero_point, _ = quantize(w, bits, 16, symmetric, rule)
+            cases.append(dict(
+                bits=bits, symmetric=symmetric, rule=rule, group_size=16, weight_bits=w.view(np.uint32).ravel().tolist(),
+                codes=codes.ravel().tolist(), scale_bits=scale.astype(F).view(np.uint32).tolist(),
+                zero_points=zero_point.astype(int).tolist()))
     lines = ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases)
     Path(path).write_text("[\n" + lines + "\n]\n")
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::named_file::{Content, NamedFile};
 use super::plan::Plan;
 use crate::artifact::ArtifactError;
+use crate::contract::CARD_FILE;
 use crate::record::FileRecord;
 
 /// What goes wherever the model in `dir` goes.
@@ -15,7 +16,8 @@ pub fn companions(plan: &Plan, dir: &Path) -> Vec<NamedFile> {
 
 /// What an artifact of the model in `dir` has beside its graph: what it carries along, and what is made for other runtimes.
 pub fn of_artifact(plan: &Plan, dir: &Path) -> Vec<NamedFile> {
-    let is_made = |file: &NamedFile| plan.made.iter().any(|made| made.name == file.name);
+    // The card is the last file to be made, of a manifest that knows everything.
+    let is_made = |file: &NamedFile| file.name == CARD_FILE || plan.made.iter().any(|made| made.name == file.name);
     companions(plan, dir).into_iter().filter(|file| !is_made(file)).chain(plan.made.iter().cloned()).collect()
 }
 

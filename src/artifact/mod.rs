@@ -1,5 +1,6 @@
 //! From a checkpoint and a recipe to the files of an artifact: what it will hold (`plan`), and how each weight gets there.
 
+pub mod card;
 pub mod checkpoint_sink;
 pub mod dataset;
 pub mod dense;

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::artifact::ArtifactError;
+use crate::artifact::card::{self, Licence};
 use crate::artifact::named_file::NamedFile;
 use crate::artifact::source::Source;
 use crate::artifact::targets::{self, GGUF_FILE, Gguf};
 use crate::calib;
 use crate::checkpoint::{self, INDEX_FILE, Index, Renamed};
-use crate::contract::GraphFile;
+use crate::contract::{CARD_FILE, GraphFile};
 use crate::host::shown;
 use crate::model::{
     self, Architecture, DecoderConfig, DecoderGraph, ExpectedTensor, GraphForm, GraphOptions, ModelRotation, StoredForm,
@@ -93,6 +94,8 @@ pub struct Plan {
     pub copied: Vec<FileRecord>,
     /// Files that are made for other runtimes, some in place of one that is copied.
     pub made: Vec<NamedFile>,
+    /// What the model's own card says of its licence.
+    pub licence: Licence,
     /// The file that llama.cpp reads, where that is the target and the model is here in whole.
     pub gguf: Option<Gguf>,
     /// How each matrix is stored, by its name in the checkpoint.
@@ -199,6 +202,7 @@ pub fn with_facts(
         activation: request.activation,
         copied,
         made,
+        licence: Licence::of(&source.text(CARD_FILE)?.unwrap_or_default()),
         gguf,
         recipes: forms.recipes,
     })
@@ -374,10 +378,11 @@ fn refuse_unheld(
     recipes: &BTreeMap<String, WeightRecipe>,
     rotated_head: bool,
 ) -> Result<(), ArtifactError> {
-    let Some(form) = targets::checkpoint_form(request.target) else {
+    let form = targets::checkpoint_form(request.target);
+    if form.is_none() && request.target != Target::TensorRt {
         let sentences = targets::refusals_of_graph(request.target, model, weights, most_data_bytes(request));
         return if sentences.is_empty() { Ok(()) } else { Err(ArtifactError::Refused(sentences)) };
-    };
+    }
     if request.recipe()?.budget.is_some() {
         // What its search finds may be any width, and what it begins with is f16.
         let target = request.target.name();
@@ -386,6 +391,10 @@ fn refuse_unheld(
              quantize`, and export what that writes"
         )]));
     }
+    let Some(form) = form else {
+        let sentences = targets::tensorrt::refusals(weights, recipes, request.activation);
+        return if sentences.is_empty() { Ok(()) } else { Err(ArtifactError::Refused(sentences)) };
+    };
     let mut sentences = targets::refusals((request.target, form), weights, recipes, rotated_head);
     if request.max_context.is_some() {
         let target = request.target.name();
@@ -497,7 +506,9 @@ impl Plan {
             },
         };
         let made = self.made.iter().map(|file| draft_file(&file.name, file.made_bytes()));
-        let is_made = |file: &&FileRecord| self.made.iter().any(|made| made.name == file.file);
+        let card = card::card(&self.manifest, &self.licence, None).len() as u64;
+        let made = made.chain([draft_file(CARD_FILE, card)]);
+        let is_made = |file: &&FileRecord| file.file == CARD_FILE || self.made.iter().any(|made| made.name == file.file);
         let copied = self.copied.iter().filter(|file| !is_made(file)).cloned();
         manifest.outputs = outputs.iter().map(|(name, bytes)| draft_file(name, *bytes)).chain(copied).chain(made).collect();
         let files: u64 = manifest.outputs.iter().map(|file| file.bytes).sum();

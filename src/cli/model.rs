@@ -105,6 +105,9 @@ enum TargetArg {
     /// transformers.js, in Node and browsers: the graph of matmulnbits in `onnx/`, called by its width, in files below 2 GB.
     #[value(name = "transformers.js")]
     TransformersJs,
+    /// TensorRT: the portable form in f16 with positive scales, INT4 in groups of 64 or 128 or INT8 per channel.
+    #[value(name = "tensorrt")]
+    TensorRt,
     /// vLLM and transformers: a compressed-tensors checkpoint, `pack-quantized`, of 2, 4 or 8 bits.
     #[value(name = "compressed-tensors")]
     CompressedTensors,
@@ -140,6 +143,7 @@ impl TargetArg {
             TargetArg::Portable => Target::Portable,
             TargetArg::MatMulNBits => Target::MatMulNBits,
             TargetArg::TransformersJs => Target::TransformersJs,
+            TargetArg::TensorRt => Target::TensorRt,
             TargetArg::CompressedTensors => Target::CompressedTensors,
             TargetArg::Gptq => Target::Gptq,
             TargetArg::Mlx => Target::Mlx,

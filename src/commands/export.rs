@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Instant;
 
 use super::output_folder::{self, Kind, OutputFolder};
+use crate::artifact::card;
 use crate::artifact::checkpoint_sink::CheckpointSink;
 use crate::artifact::files;
 use crate::artifact::gguf_sink::GgufSink;
@@ -15,6 +16,7 @@ use crate::artifact::onnx_sink::{GrowingFile, OnnxSink};
 use crate::artifact::plan::{self, Plan, RecipeChoice, RecipeFlags, Request};
 use crate::artifact::prepared::PreparedWeights;
 use crate::artifact::quantized::QuantizedCheckpoint;
+use crate::artifact::targets::tensorrt::PositiveScales;
 use crate::artifact::targets::{CheckpointForm, GGUF_FILE, Gguf, checkpoint_form, complaint_of_folder};
 use crate::artifact::{ArtifactError, hashing, source, write};
 use crate::checkpoint::Checkpoint;
@@ -23,6 +25,7 @@ use crate::compress;
 use crate::compress::budget::BudgetPlan;
 use crate::compress::calibrate::Calibrated;
 use crate::compress::chosen::{self, Choice, ChosenWeights};
+use crate::contract::CARD_FILE;
 use crate::host::FileError;
 use crate::host::interrupt::CancelToken;
 use crate::host::memory;
@@ -207,6 +210,8 @@ where
         (Some(form), None) => write_checkpoint((plan, form), checkpoint, prepared, hashed, (folder, cancel))?,
         (Some(form), Some(gguf)) => write_gguf((plan, form, gguf), checkpoint, prepared, hashed, (folder, cancel))?,
     };
+    let card = card::card(&manifest, &plan.licence, None);
+    manifest.outputs.push(NamedFile::made(CARD_FILE, card.into_bytes()).write(folder)?);
     manifest.seal();
     NamedFile::made(MANIFEST_FILE, manifest.to_json().into_bytes()).write(folder)?;
     Ok(manifest)
@@ -285,7 +290,13 @@ where
         let inputs = scope.spawn(move || hashed.map_or_else(|| hashing::of_checkpoint(checkpoint, abandoned), Ok));
         let hash = |file: Growing| scope.spawn(move || file.record(folder, abandoned));
         let data_records: Vec<_> = growing.into_iter().map(hash).collect();
-        let weights = write::weights(&plan.graph.weights, checkpoint, prepared, &sink, cancel);
+        let (weights, sink) = match plan.manifest.target {
+            Target::TensorRt => {
+                let sink = PositiveScales(sink);
+                (write::weights(&plan.graph.weights, checkpoint, prepared, &sink, cancel), sink.0)
+            }
+            _ => (write::weights(&plan.graph.weights, checkpoint, prepared, &sink, cancel), sink),
+        };
         if weights.is_err() {
             abandoned.cancel();
         }

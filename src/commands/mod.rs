@@ -2,6 +2,7 @@
 //! programs.
 
 pub mod bench;
+pub mod card;
 pub mod compare;
 pub mod doctor;
 pub mod evaluate;

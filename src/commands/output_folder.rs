@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::artifact::targets::GGUF_FILE;
 use crate::checkpoint::INDEX_FILE;
 use crate::commands::CommandError;
 use crate::contract::{CARRIED, COMPANIONS, DATA_FILE, GENAI_CONFIG_FILE, GraphFile, MODEL_FILE, ONNX_FOLDER};
@@ -64,7 +65,7 @@ impl Kind {
     fn may_have(self, name: &str) -> bool {
         let is_weights = match self {
             Kind::Artifact => {
-                [GENAI_CONFIG_FILE, INDEX_FILE].contains(&name)
+                [GENAI_CONFIG_FILE, INDEX_FILE, GGUF_FILE].contains(&name)
                     || GraphFile::at(name).or_else(|| GraphFile::with_data_at(name)).is_some()
                     || is_shard(name)
             }

@@ -17,6 +17,7 @@ mod planes;
 mod products;
 mod proto;
 mod standard;
+pub mod tensorrt;
 mod text;
 
 pub use bnb4::{Bnb4, Bnb4Levels, NestedOperand};

@@ -196,7 +196,8 @@ mod tests {
 
     const WIDTHS: [u8; 6] = [2, 3, 4, 5, 6, 8];
 
-    const RULES: [ScaleRule; 3] = [ScaleRule::AbsMax, ScaleRule::SignedMax, ScaleRule::LeastSquares];
+    const RULES: [ScaleRule; 4] =
+        [ScaleRule::AbsMax, ScaleRule::SignedMax, ScaleRule::LeastSquares, ScaleRule::LeastSquaresPositive];
 
     #[test]
     fn signed_max_meets_the_largest_weight_exactly() {
@@ -395,10 +396,13 @@ mod tests {
         #[test]
         fn least_squares_is_never_worse_in_any_group((in_features, w) in any_matrix(), scheme in any_scheme()) {
             let errors = |scale_rule| group_errors(&w, &rtn(&w, in_features, &Scheme { scale_rule, ..scheme }));
-            let [abs_max, signed_max, least_squares] = RULES.map(errors);
+            let [abs_max, signed_max, least_squares, positive] = RULES.map(errors);
             for ((abs_max, signed_max), least_squares) in abs_max.iter().zip(&signed_max).zip(&least_squares) {
                 prop_assert!(least_squares <= abs_max && least_squares <= signed_max, "{abs_max} {signed_max} {least_squares}");
             }
+            prop_assert!(abs_max.iter().zip(&positive).all(|(abs_max, positive)| positive <= abs_max));
+            let scheme = Scheme { scale_rule: ScaleRule::LeastSquaresPositive, ..scheme };
+            prop_assert!(rtn(&w, in_features, &scheme).scales.iter().all(|&scale| scale > 0.0));
         }
 
         /// A level that is nearest but for what the reciprocal and bitsandbytes' thresholds round, and for the scale's rounding.

@@ -19,6 +19,9 @@ pub enum Target {
     /// transformers.js, in Node and in browsers.
     #[serde(rename = "transformers.js")]
     TransformersJs,
+    /// TensorRT.
+    #[serde(rename = "tensorrt")]
+    TensorRt,
     /// vLLM and transformers, through compressed-tensors.
     #[serde(rename = "compressed-tensors")]
     CompressedTensors,
@@ -37,11 +40,12 @@ pub enum Target {
 }
 
 impl Target {
-    pub const ALL: [Target; 9] = [
+    pub const ALL: [Target; 10] = [
         Target::Ort,
         Target::Portable,
         Target::MatMulNBits,
         Target::TransformersJs,
+        Target::TensorRt,
         Target::CompressedTensors,
         Target::Gptq,
         Target::Mlx,
@@ -56,6 +60,7 @@ impl Target {
             Target::Portable => "portable",
             Target::MatMulNBits => "matmulnbits",
             Target::TransformersJs => "transformers.js",
+            Target::TensorRt => "tensorrt",
             Target::CompressedTensors => "compressed-tensors",
             Target::Gptq => "gptq",
             Target::Mlx => "mlx",
@@ -66,7 +71,7 @@ impl Target {
 
     /// Whether it is an ONNX graph; a checkpoint otherwise.
     pub fn is_onnx(self) -> bool {
-        matches!(self, Target::Ort | Target::Portable | Target::MatMulNBits | Target::TransformersJs)
+        matches!(self, Target::Ort | Target::Portable | Target::MatMulNBits | Target::TransformersJs | Target::TensorRt)
     }
 
     /// Whether it is the default, of which manifests say nothing.

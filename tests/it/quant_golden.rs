@@ -121,6 +121,7 @@ fn scale_rules_are_those_that_were_measured() {
             "abs-max" => ScaleRule::AbsMax,
             "signed-max" => ScaleRule::SignedMax,
             "least-squares" => ScaleRule::LeastSquares,
+            "least-squares-positive" => ScaleRule::LeastSquaresPositive,
             rule => panic!("no rule {rule}"),
         };
         let format = Format::Int { bits: case.bits, symmetric: case.symmetric };

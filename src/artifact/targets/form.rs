@@ -209,7 +209,7 @@ pub fn refusals(
     if held.iter().all(is_table) {
         sentences.push(format!("--target {name}: no linear is quantized, so the checkpoint is one already; give fewer --bits"));
     }
-    sentences.extend(of_each(name, form, &held));
+    sentences.extend(of_each(name, &|matrix| form.refuses(matrix), &held));
     if sentences.is_empty() {
         let together = form.refuses_together(&Matrices { quantized: held, ..matrices });
         sentences.extend(together.map(|sentence| format!("--target {name}: {sentence}")));
@@ -218,7 +218,7 @@ pub fn refusals(
 }
 
 /// One sentence for each reason, of the first weight that it is of.
-fn of_each(name: &str, form: &dyn CheckpointForm, matrices: &[Matrix<'_>]) -> Vec<String> {
+pub(super) fn of_each(name: &str, refuses: &dyn Fn(&Matrix<'_>) -> Option<String>, matrices: &[Matrix<'_>]) -> Vec<String> {
     let mut reasons: Vec<(String, &str, usize)> = Vec::new();
     for matrix in matrices {
         let uneven = match matrix.scheme.granularity {
@@ -228,7 +228,7 @@ fn of_each(name: &str, form: &dyn CheckpointForm, matrices: &[Matrix<'_>]) -> Ve
             )),
             _ => None,
         };
-        let Some(reason) = uneven.or_else(|| form.refuses(matrix)) else { continue };
+        let Some(reason) = uneven.or_else(|| refuses(matrix)) else { continue };
         match reasons.iter_mut().find(|(known, ..)| *known == reason) {
             Some((.., more)) => *more += 1,
             None => reasons.push((reason, matrix.module, 0)),

@@ -3,11 +3,12 @@
 use serde_json::{Map, Value, json};
 
 use crate::contract::{GENAI_CONFIG_FILE, GraphFile};
-use crate::model::Architecture;
+use crate::model::{Architecture, GraphForm};
 use crate::record::Target;
 use crate::tensor::DType;
 
 use super::super::named_file::NamedFile;
+use super::graph_form;
 
 /// What the model's own files say, as JSON objects; empty where there is no such file.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +50,7 @@ pub fn genai_config(
     }
     let mut search = search(said.generation, max_context);
     // Attention of ONNX's own grows the cache; a buffer as long as the context would be masked to its end.
-    search["past_present_share_buffer"] = json!(target != Target::Portable);
+    search["past_present_share_buffer"] = json!(graph_form(target) != GraphForm::Portable);
     let config = json!({ "model": model, "search": search });
     let text = serde_json::to_string_pretty(&config).expect("keys are strings");
     NamedFile::made(GENAI_CONFIG_FILE, (text + "\n").into_bytes())

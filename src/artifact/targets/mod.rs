@@ -20,6 +20,7 @@ mod gguf;
 mod gptq;
 mod mlx;
 mod rows;
+pub mod tensorrt;
 mod tokenizer_config;
 mod transformers_js;
 
@@ -29,7 +30,7 @@ pub use gguf::{GGUF_FILE, Gguf, Place};
 /// How a target's checkpoints hold weights; `None` where it is a graph.
 pub fn checkpoint_form(target: Target) -> Option<&'static dyn CheckpointForm> {
     match target {
-        Target::Ort | Target::Portable | Target::MatMulNBits | Target::TransformersJs => None,
+        Target::Ort | Target::Portable | Target::MatMulNBits | Target::TransformersJs | Target::TensorRt => None,
         Target::CompressedTensors => Some(&compressed_tensors::CompressedTensors),
         Target::Gptq => Some(&gptq::Gptq),
         Target::Mlx => Some(&mlx::Mlx),
@@ -41,7 +42,7 @@ pub fn checkpoint_form(target: Target) -> Option<&'static dyn CheckpointForm> {
 /// What a target's graph is written in. Of a checkpoint, nothing but the weights that the graph names is looked at.
 pub fn graph_form(target: Target) -> GraphForm {
     match target {
-        Target::Portable => GraphForm::Portable,
+        Target::Portable | Target::TensorRt => GraphForm::Portable,
         Target::MatMulNBits | Target::TransformersJs => GraphForm::MatMulNBits,
         Target::Ort | Target::CompressedTensors | Target::Gptq | Target::Mlx | Target::Bitsandbytes | Target::Gguf => {
             GraphForm::QuantizeDequantize

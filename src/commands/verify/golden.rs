@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use super::{Check, sizes};
+use crate::artifact::targets;
 use crate::commands::CommandError;
 use crate::companions::Companions;
 use crate::generate::{Generate, GenerateOptions, Score};
 use crate::host::in_full;
+use crate::model::GraphForm;
 use crate::record::{Manifest, Target};
 use crate::runtime::{Engine, EngineOptions, OwnGraph, RuntimeError, WeightKernels};
 
@@ -26,7 +28,7 @@ type Continued = (Vec<u32>, Vec<Vec<f32>>);
 
 fn compare(artifact: &Path, manifest: &Manifest, options: &EngineOptions) -> Result<(bool, String), CommandError> {
     let ids = |weights| -> Result<Continued, CommandError> {
-        if manifest.target == Target::Portable {
+        if targets::graph_form(manifest.target) == GraphForm::Portable {
             return by_its_own_graph(artifact, manifest, &EngineOptions { weights, ..*options });
         }
         let mut engine = Engine::load(artifact, &EngineOptions { weights, ..*options })?;

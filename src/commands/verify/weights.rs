@@ -22,6 +22,7 @@ use crate::runtime::{self, ArtifactFolder};
 use crate::tensor::DType;
 
 pub(super) const COMPUTED: &str = "weights as computed";
+const TENSORRT: &str = "TensorRT's rules";
 const DEQUANTIZED: &str = "ONNX Runtime's dequantization";
 
 /// Both checks; the second only where the first can be made.
@@ -97,11 +98,15 @@ fn numbers(data: &Data, graph: &DecoderGraph, manifest: &Manifest) -> Vec<Check>
     let finder = WeightFinder::new(&data.model);
     let bar = progress::count(graph.weights.len() as u64, "weights");
     let (mut changed, mut differing, mut compared) = (Vec::new(), Vec::new(), 0);
+    let mut unlike_tensorrt = onnx::tensorrt::violations(&data.model);
     for (stored, record) in graph.weights.iter().zip(&manifest.weights) {
         bar.set_message(record.name.clone());
         let same = data.digest(stored).and_then(|(digest, quantized)| {
             if digest != record.digest {
                 changed.push(record.name.clone());
+            }
+            if quantized.as_ref().is_some_and(|quantized| quantized.scales.iter().any(|scale| *scale <= 0.0)) {
+                unlike_tensorrt.push(format!("{} has scales that are not positive", record.name));
             }
             quantized.map_or(Ok(None), |quantized| data.same_in_onnxruntime(stored, &quantized, activation, &finder))
         });
@@ -115,10 +120,19 @@ fn numbers(data: &Data, graph: &DecoderGraph, manifest: &Manifest) -> Vec<Check>
         bar.inc(1);
     }
     bar.finish_and_clear();
-    vec![
+    let mut checks = vec![
         checked(COMPUTED, &changed, format!("{} weights", graph.weights.len())),
         checked(DEQUANTIZED, &differing, compared_weights(compared, manifest.target)),
-    ]
+    ];
+    if manifest.target == Target::TensorRt {
+        let nodes = data.model.nodes().len();
+        checks.push(checked(
+            TENSORRT,
+            &unlike_tensorrt,
+            format!("{nodes} nodes, positive scales; documented rules, not TensorRT itself"),
+        ));
+    }
+    checks
 }
 
 fn compared_weights(compared: usize, target: Target) -> String {

@@ -1,6 +1,7 @@
 //! Artifacts in the runtimes of other people, each in its own environment (`scripts/runtime-env.sh`) and behind its own driver
 //! (`drivers/`), and the operators that those runtimes take.
 
+mod card;
 mod default_form;
 mod oldest;
 mod portable;

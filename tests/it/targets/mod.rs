@@ -35,6 +35,8 @@ const HELD: [(&[&str], &[&str]); 14] = [
 
 const CHECKPOINTS: [&str; 5] = ["compressed-tensors", "gptq", "mlx", "bitsandbytes", "gguf"];
 
+mod tensorrt;
+
 struct Place(tempfile::TempDir);
 
 impl Place {
