@@ -1,6 +1,9 @@
 //! Names that an artifact, the checkpoint it is made from and their readers share.
 
+mod graph_file;
 pub mod names;
+
+pub use graph_file::{DATA_FILE, GraphFile, MODEL_FILE, ONNX_FOLDER};
 
 /// Sizes and options of the model.
 pub const CONFIG_FILE: &str = "config.json";

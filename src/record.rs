@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::contract::GraphFile;
 use crate::fault::Fault;
 use crate::host::read;
 use crate::recipe::Recipe;
@@ -99,7 +100,7 @@ pub struct Sizes {
     pub bits_per_weight_model: f64,
     /// As [`Self::bits_per_weight_linears`], as a runtime holds them: odd widths take the next of 2, 4, 8 bits there.
     pub memory_bits_per_weight_linears: f64,
-    /// `model.onnx` and its external data; of a checkpoint, its tensors.
+    /// The graph and its external data; of a checkpoint, its tensors.
     pub model_bytes: u64,
 }
 
@@ -250,6 +251,17 @@ impl Manifest {
             Some(schema) if schema != u64::from(MANIFEST_SCHEMA) => Err(RecordError::Schema { dir: shown(), got: schema }),
             _ => serde_json::from_value(value).map_err(damaged),
         }
+    }
+
+    /// The graph among the recorded files; none of a checkpoint.
+    pub fn graph_file(&self) -> Option<GraphFile> {
+        self.outputs.iter().find_map(|file| GraphFile::at(&file.file))
+    }
+
+    /// The records of the files that a graph has its weights in, in their order.
+    pub fn data_files(&self, graph: &GraphFile) -> Vec<&FileRecord> {
+        let record = |chunk| self.outputs.iter().find(|file| file.file == graph.data_path(chunk));
+        (0..).map_while(record).collect()
     }
 
     /// Records the manifest's own hash: it is not changed after this.

@@ -74,6 +74,7 @@ fn library(target: Target) -> &'static str {
     match target {
         Target::Ort | Target::Portable | Target::MatMulNBits | Target::TensorRt => "onnx",
         Target::CompressedTensors | Target::Gptq | Target::Bitsandbytes => "transformers",
+        Target::TransformersJs => "transformers.js",
         Target::Mlx => "mlx",
         Target::Gguf => "gguf",
     }
@@ -158,6 +159,7 @@ fn runtimes(target: Target) -> Vec<&'static str> {
     match target {
         Target::Ort => vec![ORT, GENAI, include_str!("card/optimum.md"), QONNX],
         Target::MatMulNBits => vec![ORT, GENAI, QONNX],
+        Target::TransformersJs => vec![include_str!("card/transformers_js.md"), GENAI, QONNX],
         Target::Portable => vec![include_str!("card/openvino.md"), ORT, GENAI],
         Target::TensorRt => vec![include_str!("card/tensorrt.md"), ORT],
         Target::CompressedTensors => vec![TRANSFORMERS, VLLM],

@@ -11,6 +11,7 @@ use crate::record::FileRecord;
 /// A file of a folder that is made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedFile {
+    /// Below the folder; a folder in it is there already.
     pub name: String,
     pub content: Content,
 }

@@ -1,4 +1,4 @@
-//! The external data file of an ONNX artifact, as a place for weights.
+//! The external data files of an ONNX artifact, as a place for weights.
 
 use std::sync::mpsc::Sender;
 
@@ -17,6 +17,12 @@ use crate::tensor::{self, transpose_bytes};
 /// Writes weights where a graph looks for them.
 pub struct OnnxSink<'d> {
     pub data: DataFile<'d>,
+    /// Each of the files.
+    pub chunks: Vec<GrowingFile>,
+}
+
+/// A data file while it is filled.
+pub struct GrowingFile {
     /// For each number of weights that are written, up to where the file is final.
     pub ends: Vec<u64>,
     /// Who hashes what is final.
@@ -65,8 +71,10 @@ impl<'c> Sink<'c> for OnnxSink<'_> {
     }
 
     fn passed(&self, weights: usize) -> Result<(), ArtifactError> {
-        // The other end is gone only when it has failed, which is reported where it is waited for.
-        let _ = self.grown_to.send(self.ends[weights]);
+        for GrowingFile { ends, grown_to } in &self.chunks {
+            // The other end is gone only when it has failed, which is reported where it is waited for.
+            let _ = grown_to.send(ends[weights]);
+        }
         Ok(())
     }
 }

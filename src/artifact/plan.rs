@@ -9,13 +9,13 @@ use crate::artifact::source::Source;
 use crate::artifact::targets::{self, GGUF_FILE, Gguf};
 use crate::calib;
 use crate::checkpoint::{self, INDEX_FILE, Index, Renamed};
-use crate::contract::CARD_FILE;
+use crate::contract::{CARD_FILE, GraphFile};
 use crate::host::shown;
 use crate::model::{
     self, Architecture, DecoderConfig, DecoderGraph, ExpectedTensor, GraphForm, GraphOptions, ModelRotation, StoredForm,
     StoredWeight, Survey, WeightForm,
 };
-use crate::onnx::{DATA_FILE, GraphCause, GraphError, Layout, MODEL_FILE, oldest_onnxruntime};
+use crate::onnx::{GraphCause, GraphError, Layout, oldest_onnxruntime};
 use crate::quant::{Codebook, Format, ScaleStorage};
 use crate::recipe::{CalibrationRecipe, FormatName, ModuleKind, NamedModule, Override, Recipe, WeightRecipe};
 use crate::record::{FileRecord, MANIFEST_SCHEMA, Manifest, ModelRecord, Sizes, Target, WeightRecord};
@@ -39,6 +39,8 @@ pub struct Request {
     pub activation: DType,
     pub max_context: Option<usize>,
     pub target: Target,
+    /// Most bytes of a data file, where that is less than what the target's readers take.
+    pub data_file_bytes: Option<u64>,
 }
 
 /// A recipe by name, its short form in flags, or the recipe itself.
@@ -80,7 +82,11 @@ pub struct Plan {
     /// What it asks of the checkpoint.
     pub survey: Survey,
     pub graph: DecoderGraph,
-    /// Size of the external data file; of a checkpoint, of its tensors.
+    /// What the graph is called.
+    pub graph_file: GraphFile,
+    /// Most bytes of a data file.
+    most_data_bytes: u64,
+    /// Size of the external data; of a checkpoint, of its tensors.
     pub data_bytes: u64,
     pub manifest: Manifest,
     pub activation: DType,
@@ -134,10 +140,17 @@ pub fn with_facts(
     let options = GraphOptions { activation: request.activation, max_context, rotated_head, form };
     let mut graph =
         model::decoder(&architecture, &options, &|weight| forms.of(weight)).map_err(|error| forms.unstorable(error))?;
-    refuse_unheld(request, &graph.weights, &forms.recipes, rotated_head)?;
+    refuse_unheld(request, &graph, &forms.recipes, rotated_head)?;
+    let graph_file = targets::graph_file(request.target, &graph.weights, request.activation);
+    let most_data_bytes = most_data_bytes(request);
     let made = match targets::checkpoint_form(request.target) {
         Some(form) => targets::files_of_checkpoint(source, form, &graph.weights, request.activation)?,
-        None => targets::files(source, &architecture, request.activation, request.target, max_context)?,
+        None => {
+            let (target, activation) = (request.target, request.activation);
+            let layout = &Layout::in_chunks(&graph.model, graph_file.clone(), most_data_bytes);
+            let written = targets::Written { target, activation, weights: &graph.weights, layout };
+            targets::files(source, &architecture, &written, max_context)?
+        }
     };
     let gguf = (request.target == Target::Gguf && source.is_whole())
         .then(|| Gguf::of(&source.name, &source.dir, &architecture, &graph.weights))
@@ -145,7 +158,7 @@ pub fn with_facts(
     let oldest_onnxruntime = oldest_onnxruntime(&graph.model).to_owned();
     let bits = bits_per_weight(&graph.weights, &|weight| stored_bits(request.target, weight));
     graph.model.set_metadata(metadata(source, &recipe, bits, max_context, &oldest_onnxruntime));
-    let layout = Layout::of(&graph.model);
+    let layout = Layout::in_chunks(&graph.model, graph_file.clone(), most_data_bytes);
     let (model_bytes, data_bytes) = match request.target.is_onnx() {
         true => (layout.total_bytes(), layout.data_bytes()),
         false => {
@@ -182,6 +195,8 @@ pub fn with_facts(
         architecture,
         survey,
         graph,
+        graph_file,
+        most_data_bytes,
         data_bytes,
         manifest,
         activation: request.activation,
@@ -352,16 +367,21 @@ fn draft_file(name: &str, bytes: u64) -> FileRecord {
     FileRecord { file: name.to_owned(), bytes, blake3: "0".repeat(64) }
 }
 
+fn most_data_bytes(request: &Request) -> u64 {
+    targets::most_data_bytes(request.target).min(request.data_file_bytes.unwrap_or(u64::MAX))
+}
+
 /// Refuses what the target cannot hold.
 fn refuse_unheld(
     request: &Request,
-    weights: &[StoredWeight],
+    DecoderGraph { model, weights }: &DecoderGraph,
     recipes: &BTreeMap<String, WeightRecipe>,
     rotated_head: bool,
 ) -> Result<(), ArtifactError> {
     let form = targets::checkpoint_form(request.target);
     if form.is_none() && request.target != Target::TensorRt {
-        return Ok(());
+        let sentences = targets::refusals_of_graph(request.target, model, weights, most_data_bytes(request));
+        return if sentences.is_empty() { Ok(()) } else { Err(ArtifactError::Refused(sentences)) };
     }
     if request.recipe()?.budget.is_some() {
         // What its search finds may be any width, and what it begins with is f16.
@@ -464,15 +484,25 @@ fn metadata(source: &Source, recipe: &Recipe, bits: f64, max_context: usize, old
 }
 
 impl Plan {
+    /// Where the graph's weights go.
+    pub fn layout(&self) -> Layout<'_> {
+        Layout::in_chunks(&self.graph.model, self.graph_file.clone(), self.most_data_bytes)
+    }
+
     /// Bytes of every file of the artifact, its manifest included (to within the digits of the errors it records).
     pub fn artifact_bytes(&self) -> u64 {
         let mut manifest = self.manifest.clone();
         let data = self.data_bytes;
-        let outputs = match manifest.target.is_onnx() {
-            true => vec![(MODEL_FILE, manifest.sizes.model_bytes - data), (DATA_FILE, data)],
+        let outputs: Vec<(String, u64)> = match manifest.target.is_onnx() {
+            true => {
+                let layout = self.layout();
+                let chunks = layout.chunks().iter().enumerate().map(|(chunk, &bytes)| (self.graph_file.data_path(chunk), bytes));
+                let graph = (self.graph_file.path().to_owned(), manifest.sizes.model_bytes - data);
+                std::iter::once(graph).chain(chunks).collect()
+            }
             false => match &self.gguf {
-                Some(gguf) => vec![(GGUF_FILE, gguf.bytes())],
-                None => vec![(INDEX_FILE, data)],
+                Some(gguf) => vec![(GGUF_FILE.to_owned(), gguf.bytes())],
+                None => vec![(INDEX_FILE.to_owned(), data)],
             },
         };
         let made = self.made.iter().map(|file| draft_file(&file.name, file.made_bytes()));

@@ -223,7 +223,7 @@ mod tests {
         let y = graph.rename(graph.at("").matmul(x, w), "y");
         let model = graph.finish(&[y]).unwrap();
         let (folder, layout) = (tempfile::tempdir().unwrap(), Layout::of(&model));
-        let data = DataFile::create(&folder.path().join("data"), &layout).unwrap();
+        let data = DataFile::create(folder.path(), &layout).unwrap();
         let bytes: Vec<u8> = (0..15).flat_map(|i| (i as f32).to_le_bytes()).collect();
         let view = TensorView { dtype: DType::F32, shape: &[5, 3], bytes: &bytes };
         let digest = write_transposed(view, DType::F32, band, "w", &data).unwrap();

@@ -102,6 +102,9 @@ enum TargetArg {
     /// Runtimes that fuse nothing (WebGPU, rten): MatMulNBits, q, k and v in one product.
     #[value(name = "matmulnbits")]
     MatMulNBits,
+    /// transformers.js, in Node and browsers: the graph of matmulnbits in `onnx/`, called by its width, in files below 2 GB.
+    #[value(name = "transformers.js")]
+    TransformersJs,
     /// TensorRT: the portable form in f16 with positive scales, INT4 in groups of 64 or 128 or INT8 per channel.
     #[value(name = "tensorrt")]
     TensorRt,
@@ -139,6 +142,7 @@ impl TargetArg {
             TargetArg::Ort => Target::Ort,
             TargetArg::Portable => Target::Portable,
             TargetArg::MatMulNBits => Target::MatMulNBits,
+            TargetArg::TransformersJs => Target::TransformersJs,
             TargetArg::TensorRt => Target::TensorRt,
             TargetArg::CompressedTensors => Target::CompressedTensors,
             TargetArg::Gptq => Target::Gptq,
@@ -213,6 +217,7 @@ impl ModelArgs {
             activation: activation.dtype(),
             max_context: None,
             target: Target::Ort,
+            data_file_bytes: None,
             calibration: self.calibration.clone(),
             model: self.model.clone(),
             recipe: match &self.recipe {

@@ -10,7 +10,6 @@ use crate::commands::CommandError;
 use crate::commands::RuntimeChoice;
 use crate::commands::outputs::{self, Kind, Output};
 use crate::host::{FileError, in_full, memory, publish};
-use crate::onnx::{DATA_FILE, MODEL_FILE};
 use crate::record::{BenchPoint, BenchRecord, BenchSettings, Manifest, Outcome, PowerRecord, WeightRecord};
 use crate::runtime::{self, ExecutionProvider, GpuMeter, Launch, LoadStage, WeightKernels};
 use crate::usage::UsageError;
@@ -104,7 +103,7 @@ pub fn run(request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<Benc
         record: BenchRecord {
             ep: provider.to_string(),
             threads,
-            model_bytes: model_bytes(artifact)?,
+            model_bytes: model_bytes(artifact, &manifest)?,
             weights_memory_bytes: taken(weights_memory.0, weights_memory.1).filter(|&bytes| bytes > 0),
             idle_session_bytes,
             load_seconds,
@@ -194,7 +193,9 @@ fn bytes_a_step(weights: &[WeightRecord]) -> u64 {
     (read.map(bits).sum::<f64>() / 8.0).round() as u64
 }
 
-fn model_bytes(artifact: &Path) -> Result<u64, runtime::RuntimeError> {
+fn model_bytes(artifact: &Path, manifest: &Manifest) -> Result<u64, runtime::RuntimeError> {
+    let graph = manifest.graph_file().unwrap_or_default();
+    let data = manifest.data_files(&graph).into_iter().map(|file| file.file.as_str());
     let bytes = |file: &str| {
         let path = artifact.join(file);
         match std::fs::metadata(&path) {
@@ -202,7 +203,7 @@ fn model_bytes(artifact: &Path) -> Result<u64, runtime::RuntimeError> {
             Err(source) => Err(runtime::RuntimeError::Read { path, source }),
         }
     };
-    Ok(bytes(MODEL_FILE)? + bytes(DATA_FILE)?)
+    std::iter::once(graph.path()).chain(data).map(bytes).sum()
 }
 
 /// This process's memory, and the GPU's meters where it runs on one.

@@ -9,7 +9,6 @@ use crate::artifact::card::{self, Licence};
 use crate::commands::CommandError;
 use crate::contract::CARD_FILE;
 use crate::host::{FileError, publish, read};
-use crate::onnx::DATA_FILE;
 use crate::record::{FileRecord, MANIFEST_FILE, Manifest, RUN_SUFFIX, RunRecord};
 use crate::usage::UsageError;
 
@@ -53,7 +52,7 @@ fn record_of(artifact: &Path, manifest: &Manifest, results: &Path) -> Result<(Pa
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.retain(|path| path.to_string_lossy().ends_with(RUN_SUFFIX));
     paths.sort();
-    let data = manifest.outputs.iter().find(|file| file.file == DATA_FILE).map(|file| &file.blake3);
+    let data = manifest.graph_file().and_then(|graph| manifest.data_files(&graph).first().map(|file| &file.blake3));
     let is_of = |record: &RunRecord| record.export.as_ref().map(|export| &export.data_blake3) == data;
     let records = paths.len();
     let loaded = paths.into_iter().map(|path| Ok((RunRecord::load(&path)?, path)));

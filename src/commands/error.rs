@@ -29,7 +29,7 @@ pub enum CommandError {
     In { place: String, source: Box<CommandError> },
     /// A file of the artifact is no graph.
     #[error("{file}")]
-    Model { file: &'static str, source: ProtoError },
+    Model { file: String, source: ProtoError },
     /// The artifact has not what its graph needs.
     #[error("initializer {} {problem}", shown(name))]
     Initializer { name: String, problem: String },

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Instant;
 
@@ -12,13 +12,13 @@ use crate::artifact::checkpoint_sink::CheckpointSink;
 use crate::artifact::files;
 use crate::artifact::gguf_sink::GgufSink;
 use crate::artifact::named_file::NamedFile;
-use crate::artifact::onnx_sink::OnnxSink;
+use crate::artifact::onnx_sink::{GrowingFile, OnnxSink};
 use crate::artifact::plan::{self, Plan, RecipeChoice, RecipeFlags, Request};
 use crate::artifact::prepared::PreparedWeights;
 use crate::artifact::quantized::QuantizedCheckpoint;
 use crate::artifact::targets::tensorrt::PositiveScales;
-use crate::artifact::targets::{CheckpointForm, GGUF_FILE, Gguf, checkpoint_form};
-use crate::artifact::{hashing, source, write};
+use crate::artifact::targets::{CheckpointForm, GGUF_FILE, Gguf, checkpoint_form, complaint_of_folder};
+use crate::artifact::{ArtifactError, hashing, source, write};
 use crate::checkpoint::Checkpoint;
 use crate::commands::CommandError;
 use crate::compress;
@@ -31,7 +31,7 @@ use crate::host::interrupt::CancelToken;
 use crate::host::memory;
 use crate::host::progress::Observe;
 use crate::model::StoredWeight;
-use crate::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
+use crate::onnx::{DataFile, Layout};
 use crate::record::{FileRecord, MANIFEST_FILE, Manifest, Target};
 use crate::tensor::DType;
 use crate::usage::UsageError;
@@ -76,6 +76,7 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> Re
     let watch = memory::Watch::start();
     let output = OutputFolder::resolve(&options.output, options.overwrite, Kind::Artifact)?;
     refuse_statistics_in(&output.path, &options.calibration)?;
+    warn_of_name(request.target, &output.path);
     let (plan, budget, artifact_bytes) = match QuantizedCheckpoint::is_in(Path::new(&request.model)) {
         true => of_quantized(request, &options.calibration, &output)?,
         false => of_model(request, &options.calibration, &output, observe)?,
@@ -93,6 +94,14 @@ pub fn watched(request: &Request, options: &Options, observe: Observe<'_>) -> Re
         calibrated: calibrated_kinds(&plan.manifest.weights),
         budget,
     })
+}
+
+/// Says where the target's readers do not find a folder under its name.
+fn warn_of_name(target: Target, output: &Path) {
+    let name = output.file_name().unwrap_or_default().to_string_lossy();
+    if let Some(complaint) = complaint_of_folder(target, &name) {
+        tracing::warn!("output {}: {complaint}", output.display());
+    }
 }
 
 /// What was written: its plan, how widths were chosen, and its bytes.
@@ -271,15 +280,16 @@ fn write_graph<'c, P: PreparedWeights<'c>>(
 where
     CommandError: From<P::Error>,
 {
-    let data_path = folder.join(DATA_FILE);
-    let layout = Layout::of(&plan.graph.model);
-    let (data_bytes, ends) = (layout.data_bytes(), final_ends(&plan.graph.weights, &layout));
-    let (grown_to, growing) = mpsc::channel();
-    let sink = OnnxSink { data: DataFile::create(&data_path, &layout)?, ends, grown_to };
-    let (abandoned, data_path) = (&cancel.child(), &data_path);
-    let (weights, inputs, data_hash, data) = thread::scope(|scope| {
+    let layout = plan.layout();
+    let files = layout.file().folder(folder);
+    fs::create_dir_all(&files).map_err(FileError::at(&files, "cannot be made"))?;
+    let (chunks, growing): (Vec<_>, Vec<_>) = growing_files(plan, &layout).into_iter().unzip();
+    let sink = OnnxSink { data: DataFile::create(folder, &layout)?, chunks };
+    let abandoned = &cancel.child();
+    let (weights, inputs, data_records, data) = thread::scope(|scope| {
         let inputs = scope.spawn(move || hashed.map_or_else(|| hashing::of_checkpoint(checkpoint, abandoned), Ok));
-        let data_hash = scope.spawn(move || hashing::of_growing_file(data_path, data_bytes, &growing, abandoned));
+        let hash = |file: Growing| scope.spawn(move || file.record(folder, abandoned));
+        let data_records: Vec<_> = growing.into_iter().map(hash).collect();
         let (weights, sink) = match plan.manifest.target {
             Target::TensorRt => {
                 let sink = PositiveScales(sink);
@@ -290,32 +300,67 @@ where
         if weights.is_err() {
             abandoned.cancel();
         }
-        let OnnxSink { data, grown_to, .. } = sink;
-        drop(grown_to);
-        (weights, inputs.join().expect("hashing does not panic"), data_hash.join().expect("hashing does not panic"), data)
+        let OnnxSink { data, chunks } = sink;
+        drop(chunks);
+        let data_records: Vec<_> = data_records.into_iter().map(|hash| hash.join().expect("hashing does not panic")).collect();
+        (weights, inputs.join().expect("hashing does not panic"), data_records, data)
     });
     let weights = weights?;
     let mut manifest = plan.manifest.clone();
     write::record(&mut manifest.weights, weights);
     manifest.inputs = inputs?;
-    let model = NamedFile::made(MODEL_FILE, data.finish()?);
+    let model = NamedFile::made(layout.file().path(), data.finish()?);
     let others: Vec<_> = std::iter::once(model).chain(files::of_artifact(plan, checkpoint.dir())).collect();
-    manifest.outputs = files::write(&others, &plan.copied, folder)?;
-    manifest.outputs.insert(1, FileRecord { file: DATA_FILE.to_owned(), bytes: data_bytes, blake3: data_hash? });
+    let mut records = files::write(&others, &plan.copied, folder)?;
+    records.splice(1..1, data_records.into_iter().collect::<Result<Vec<_>, _>>()?);
+    manifest.outputs = records;
     Ok(manifest)
 }
 
-/// For each number of weights that are written, up to where the data file is final.
-fn final_ends(weights: &[StoredWeight], layout: &Layout<'_>) -> Vec<u64> {
-    let mut ends = vec![layout.data_bytes(); weights.len() + 1];
+/// A data file that is hashed while it is filled.
+struct Growing {
+    /// Below the artifact's folder.
+    file: String,
+    bytes: u64,
+    grown_to: Receiver<u64>,
+}
+
+impl Growing {
+    fn record(self, folder: &Path, cancel: &CancelToken) -> Result<FileRecord, ArtifactError> {
+        let Growing { file, bytes, grown_to } = self;
+        let blake3 = hashing::of_growing_file(&folder.join(&file), bytes, &grown_to, cancel)?;
+        Ok(FileRecord { file, bytes, blake3 })
+    }
+}
+
+/// Both ends of each data file.
+fn growing_files(plan: &Plan, layout: &Layout<'_>) -> Vec<(GrowingFile, Growing)> {
+    let both = |(chunk, &bytes): (usize, &u64)| {
+        let (sender, receiver) = mpsc::channel();
+        let writer = GrowingFile { ends: final_ends(&plan.graph.weights, layout, chunk), grown_to: sender };
+        (writer, Growing { file: layout.file().data_path(chunk), bytes, grown_to: receiver })
+    };
+    layout.chunks().iter().enumerate().map(both).collect()
+}
+
+/// For each number of weights that are written, up to where a data file is final.
+fn final_ends(weights: &[StoredWeight], layout: &Layout<'_>, chunk: usize) -> Vec<u64> {
+    let mut ends = vec![layout.chunks()[chunk]; weights.len() + 1];
     for (index, weight) in weights.iter().enumerate().rev() {
-        let first = weight.initializers().filter_map(|name| layout.offset_of(name)).min();
-        ends[index] = ends[index + 1].min(first.unwrap_or(u64::MAX));
+        let places = weight.initializers().filter_map(|name| layout.place_of(name)).filter(|place| place.chunk == chunk);
+        ends[index] = ends[index + 1].min(places.map(|place| place.offset).min().unwrap_or(u64::MAX));
     }
     ends
 }
 
+/// Of all files in it and in the folders in it.
 pub(super) fn folder_bytes(folder: &Path) -> Result<u64, CommandError> {
-    let sizes = fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.metadata()?.len())).sum());
-    Ok(sizes.map_err(FileError::at(folder, "cannot be read"))?)
+    let unread = || FileError::at(folder, "cannot be read");
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder).map_err(unread())? {
+        let entry = entry.map_err(unread())?;
+        let found = entry.metadata().map_err(unread())?;
+        bytes += if found.is_dir() { folder_bytes(&entry.path())? } else { found.len() };
+    }
+    Ok(bytes)
 }

@@ -2,16 +2,16 @@
 //! its name.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::artifact::targets::GGUF_FILE;
 use crate::checkpoint::INDEX_FILE;
 use crate::commands::CommandError;
-use crate::contract::{CARRIED, COMPANIONS, GENAI_CONFIG_FILE};
+use crate::contract::{CARRIED, COMPANIONS, DATA_FILE, GENAI_CONFIG_FILE, GraphFile, MODEL_FILE, ONNX_FOLDER};
 use crate::host::FileError;
 use crate::host::hidden::{Hidden, parent};
 use crate::host::publish::{self, Target};
-use crate::onnx::{DATA_FILE, MODEL_FILE};
 use crate::record::{FileRecord, MANIFEST_FILE, Manifest, QUANTIZED_FILE, QuantizedManifest};
 use crate::usage::UsageError;
 
@@ -64,7 +64,11 @@ impl Kind {
     /// Whether any folder of the kind may have a file of this name.
     fn may_have(self, name: &str) -> bool {
         let is_weights = match self {
-            Kind::Artifact => [MODEL_FILE, DATA_FILE, GENAI_CONFIG_FILE, INDEX_FILE, GGUF_FILE].contains(&name) || is_shard(name),
+            Kind::Artifact => {
+                [GENAI_CONFIG_FILE, INDEX_FILE, GGUF_FILE].contains(&name)
+                    || GraphFile::at(name).or_else(|| GraphFile::with_data_at(name)).is_some()
+                    || is_shard(name)
+            }
             Kind::QuantizedCheckpoint => is_shard(name),
         };
         is_weights || CARRIED.contains(&name) || COMPANIONS.iter().any(|companion| companion.file == name)
@@ -119,18 +123,35 @@ pub fn check_replaced(output: &Path, shown: &str, kind: Kind) -> Result<(), Comm
     }
     // Of one whose manifest is damaged: what any of its kind has.
     let recorded = kind.recorded(output);
-    let entries = fs::read_dir(output).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
-    for entry in entries.map_err(FileError::of(ROLE, Path::new(shown), "cannot be listed"))? {
-        let name = entry.file_name().to_string_lossy().into_owned();
+    let entries = entries(output, kind).map_err(FileError::of(ROLE, Path::new(shown), "cannot be listed"))?;
+    for (name, is_file) in entries {
         let is_weights = kind == Kind::Artifact && [MODEL_FILE, DATA_FILE].contains(&name.as_str());
         let is_ours = name == kind.manifest()
             || is_weights
             || recorded.as_ref().map_or_else(|| kind.may_have(&name), |files| files.contains(&name));
-        if !is_ours || entry.path().is_dir() {
+        if !is_ours || !is_file {
             return Err(UsageError::OutputHolds { path: shown.to_owned(), kind: kind.name(), name }.into());
         }
     }
     Ok(())
+}
+
+/// What lies in the output, each with whether it is a file, or a link to one. Of folders only that of graphs is looked into.
+fn entries(output: &Path, kind: Kind) -> io::Result<Vec<(String, bool)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(output)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if kind == Kind::Artifact && name == ONNX_FOLDER && entry.file_type()?.is_dir() {
+            for graph in fs::read_dir(entry.path())? {
+                let graph = graph?;
+                found.push((format!("{name}/{}", graph.file_name().to_string_lossy()), !graph.path().is_dir()));
+            }
+        } else {
+            found.push((name, !entry.path().is_dir()));
+        }
+    }
+    Ok(found)
 }
 
 /// A hidden folder beside the output, removed unless it is published.

@@ -6,7 +6,6 @@ use std::path::Path;
 use crate::commands::CommandError;
 use crate::host::interrupt::CancelToken;
 use crate::host::{FileError, read};
-use crate::onnx::DATA_FILE;
 use crate::record::Manifest;
 use crate::runtime::{Engine, EngineOptions, ExecutionProvider, Launch, LoadStage, WeightKernels};
 use crate::usage::UsageError;
@@ -48,28 +47,27 @@ impl RuntimeChoice {
     }
 }
 
-/// Refuses an artifact whose data file cannot be read or has not the size that its manifest records: ONNX Runtime says of such
+/// Refuses an artifact of which a data file cannot be read or has not the size that its manifest records: ONNX Runtime says of such
 /// a file only where in its own source that is.
 pub(crate) fn check_data(dir: &Path, manifest: &Manifest) -> Result<(), CommandError> {
     if !manifest.target.is_onnx() {
         let (dir, target) = (dir.display().to_string(), manifest.target.name());
         return Err(UsageError::ArtifactOfOthers { dir, target }.into());
     }
-    let path = dir.join(DATA_FILE);
-    let expected = manifest.outputs.iter().find(|file| file.file == DATA_FILE).map(|file| file.bytes);
-    let got = match read::open(&path).and_then(|file| file.metadata()) {
-        Ok(found) => Some(found.len()),
+    let graph = manifest.graph_file().unwrap_or_default();
+    manifest.data_files(&graph).into_iter().try_for_each(|recorded| check_file(&dir.join(&recorded.file), recorded.bytes))
+}
+
+fn check_file(path: &Path, expected: u64) -> Result<(), CommandError> {
+    let shown = || path.display().to_string();
+    match read::open(path).and_then(|file| file.metadata()) {
+        Ok(found) if found.len() == expected => Ok(()),
+        Ok(found) => Err(UsageError::FileSize { path: shown(), got: found.len(), expected }.into()),
         // A missing file is named by whoever needs it.
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) if read::is_wrong_file(&error) => {
-            return Err(UsageError::DataFileUnfit { path: path.display().to_string(), problem: error.to_string() }.into());
+            Err(UsageError::DataFileUnfit { path: shown(), problem: error.to_string() }.into())
         }
-        Err(error) => return Err(FileError::at(&path, "cannot be read")(error).into()),
-    };
-    if let (Some(got), Some(expected)) = (got, expected)
-        && got != expected
-    {
-        return Err(UsageError::FileSize { path: path.display().to_string(), got, expected }.into());
+        Err(error) => Err(FileError::at(path, "cannot be read")(error).into()),
     }
-    Ok(())
 }

@@ -307,11 +307,15 @@ fn is_full(folder: &Path) -> Result<bool> {
     }
 }
 
-/// Puts a folder's files and the folder on the disk.
+/// Puts a folder's files, the folders in it and itself on the disk.
 fn sync_all(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        sync(&path).map_err(|error| at(&path, error))?;
+        let entry = entry?;
+        let path = entry.path();
+        match entry.file_type()?.is_dir() {
+            true => sync_all(&path)?,
+            false => sync(&path).map_err(|error| at(&path, error))?,
+        }
     }
     sync_names(folder).map_err(|error| at(folder, error))
 }

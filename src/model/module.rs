@@ -176,6 +176,9 @@ impl<'a> Module<'a> {
         let op = self.op();
         let rows = match table {
             Table::Dense(table) => op.gather(table, ids),
+            Table::Packed { codes, scales, shape } if self.build.form == GraphForm::MatMulNBits && shape.bits == 8 => {
+                self.dequantized_rows(codes, scales, shape, ids)
+            }
             Table::Packed { codes, scales, shape } => {
                 let rows = op.gather_block_quantized(QuantizedOperand { codes, scales, zero_points: None }, ids, shape);
                 op.reshape(rows, &[0, 0, shape.in_features]) // [batch, sequence, groups, group_size] before
@@ -185,6 +188,16 @@ impl<'a> Module<'a> {
             notes.embedded.set(Some(rows));
         }
         rows
+    }
+
+    /// Rows of a table of bytes by operators that every runtime has: browsers' ONNX Runtime has no GatherBlockQuantized.
+    #[track_caller]
+    fn dequantized_rows(&self, codes: Value, scales: Value, shape: NBits, ids: Value) -> Value {
+        let (op, activation) = (self.op(), self.build.activation);
+        // Codes are stored with 128 added.
+        let zero = op.cast(self.build.graph.shared_f32(128.0), activation);
+        let codes = op.sub(op.cast(op.gather(codes, ids), activation), zero); // [batch, sequence, groups, group_size]
+        op.reshape(op.mul(codes, op.gather(scales, ids)), &[0, 0, shape.in_features])
     }
 
     /// The tied LM head: `x [batch, sequence, hidden_size]` → `[batch, sequence, vocab_size]`.

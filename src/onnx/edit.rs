@@ -52,16 +52,16 @@ impl Model {
         Ok(value)
     }
 
-    /// Renames the file that external data is in.
+    /// Renames the files that external data is in, each from one name to another.
     ///
     /// # Errors
     /// Some of it is in another file, whose name is returned.
-    pub fn move_external_data(&mut self, from: &str, to: &str) -> Result<(), String> {
+    pub fn move_external_data(&mut self, renamed: &[[String; 2]]) -> Result<(), String> {
         for initializer in &mut self.initializers {
-            match &mut initializer.content {
-                Content::External(range) if range.location == from => range.location = to.to_owned(),
-                Content::External(range) => return Err(shown(&range.location).to_string()),
-                Content::Inline(_) | Content::Declared => {}
+            let Content::External(range) = &mut initializer.content else { continue };
+            match renamed.iter().find(|[from, _]| *from == range.location) {
+                Some([_, to]) => range.location = to.clone(),
+                None => return Err(shown(&range.location).to_string()),
             }
         }
         Ok(())

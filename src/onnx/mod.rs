@@ -24,7 +24,7 @@ pub use bnb4::{Bnb4, Bnb4Levels, NestedOperand};
 pub use contrib::{GroupQueryAttention, NBits};
 pub use cut::{Cutter, Piece};
 pub use edit::EditError;
-pub use external_data::{DATA_FILE, DataError, DataFile, Layout, MODEL_FILE};
+pub use external_data::{DataError, DataFile, DataOffset, Layout};
 pub use extract::{IDENTITY, Reading, WeightFinder, WeightModel};
 pub use graph::{Graph, GraphCause, GraphError};
 pub use ir::{Attribute, Content, Dim, Domain, FileRange, Initializer, Model, Node, Shape, Type, Typed, Value};

@@ -16,6 +16,9 @@ pub enum Target {
     /// Runtimes that have MatMulNBits and fuse nothing.
     #[serde(rename = "matmulnbits")]
     MatMulNBits,
+    /// transformers.js, in Node and in browsers.
+    #[serde(rename = "transformers.js")]
+    TransformersJs,
     /// TensorRT.
     #[serde(rename = "tensorrt")]
     TensorRt,
@@ -37,10 +40,11 @@ pub enum Target {
 }
 
 impl Target {
-    pub const ALL: [Target; 9] = [
+    pub const ALL: [Target; 10] = [
         Target::Ort,
         Target::Portable,
         Target::MatMulNBits,
+        Target::TransformersJs,
         Target::TensorRt,
         Target::CompressedTensors,
         Target::Gptq,
@@ -55,6 +59,7 @@ impl Target {
             Target::Ort => "ort",
             Target::Portable => "portable",
             Target::MatMulNBits => "matmulnbits",
+            Target::TransformersJs => "transformers.js",
             Target::TensorRt => "tensorrt",
             Target::CompressedTensors => "compressed-tensors",
             Target::Gptq => "gptq",
@@ -66,7 +71,7 @@ impl Target {
 
     /// Whether it is an ONNX graph; a checkpoint otherwise.
     pub fn is_onnx(self) -> bool {
-        matches!(self, Target::Ort | Target::Portable | Target::MatMulNBits | Target::TensorRt)
+        matches!(self, Target::Ort | Target::Portable | Target::MatMulNBits | Target::TransformersJs | Target::TensorRt)
     }
 
     /// Whether it is the default, of which manifests say nothing.

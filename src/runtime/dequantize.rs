@@ -1,29 +1,28 @@
 //! ONNX Runtime's own numbers for a quantized weight of an artifact: what any other program will see.
 
-use std::path::Path;
-
 use half::f16;
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Tensor};
 
 use super::data_place::DataPlace;
+use super::folder::ArtifactFolder;
 use super::locate::runtime;
 use super::session::{self, Placement, Products, SessionPlan};
 use super::{ExecutionProvider, Launch, RuntimeError, WeightKernels};
-use crate::onnx::{IDENTITY, MODEL_FILE, Reading, WeightFinder, WeightModel, encode};
+use crate::onnx::{IDENTITY, Reading, WeightFinder, WeightModel, encode};
 use crate::tensor::{DType, transpose};
 
-/// The weights `[out_features, in_features]` whose codes (or low plane of codes) the initializer `codes` of the artifact in `dir`
+/// The weights `[out_features, in_features]` whose codes (or low plane of codes) the initializer `codes` of the artifact
 /// holds, as ONNX Runtime's CPU kernels compute them with the artifact's own nodes: in f32, or rounded to f16 where activations
 /// are f16. `weights` finds them in the artifact's graph.
 ///
 /// # Errors
 /// The initializer holds no codes; ONNX Runtime is missing or refuses the nodes.
-pub fn dequantize(dir: &Path, weights: &WeightFinder<'_>, codes: &str) -> Result<Vec<f32>, RuntimeError> {
+pub fn dequantize(artifact: &ArtifactFolder, weights: &WeightFinder<'_>, codes: &str) -> Result<Vec<f32>, RuntimeError> {
     let provider = ExecutionProvider::Cpu;
-    let layout = |what: String| RuntimeError::Layout { path: dir.join(MODEL_FILE), what };
+    let layout = |what: String| RuntimeError::Layout { path: artifact.graph(), what };
     let WeightModel { mut model, reading } = weights.weight_of(codes).map_err(|error| layout(error.to_string()))?;
-    let data = DataPlace::of(dir)?;
+    let data = DataPlace::of(artifact)?;
     data.point(&mut model).map_err(layout)?;
     let bytes = encode(&model).map_err(|error| layout(error.to_string()))?;
     let plan = SessionPlan {

@@ -87,8 +87,8 @@ impl Engine {
         observe: &mut dyn FnMut(LoadStage),
     ) -> Result<Engine, RuntimeError> {
         let mut artifact = Artifact::read(dir)?;
-        let data = DataPlace::of(dir)?;
-        let graph = specialise(&artifact.graph, &data, options.weights)?;
+        let (data, path) = (DataPlace::of(&artifact.folder)?, artifact.folder.graph());
+        let graph = specialise(&path, &data, options.weights)?;
         let beside = &mut artifact.beside;
         beside.context_length = beside.context_length.min(graph.max_positions);
         let runtime = runtime(options.provider)?;
@@ -101,7 +101,7 @@ impl Engine {
             products: Products::F32,
             launch: options.launch,
         };
-        let what = artifact.graph.display().to_string();
+        let what = path.display().to_string();
         observe(LoadStage::Read);
         let session = session::open(&runtime, &plan, &graph.bytes, &what)?;
         observe(LoadStage::Ready);

@@ -34,7 +34,7 @@ pub enum RuntimeError {
     )]
     NoProvider { provider: ExecutionProvider, library: PathBuf, reason: String },
     #[error("{dir} is not a qonnx artifact: there is no {missing}; make one with `qonnx export MODEL -o DIR`", dir = .dir.display())]
-    NotAnArtifact { dir: PathBuf, missing: &'static str },
+    NotAnArtifact { dir: PathBuf, missing: String },
     #[error("{path} cannot be read", path = .path.display())]
     Read {
         path: PathBuf,

@@ -11,11 +11,12 @@ use ort::value::TensorElementType;
 use serde::{Deserialize, Serialize};
 
 use super::data_place::DataPlace;
+use super::folder::ArtifactFolder;
 use super::locate::runtime;
 use super::own_graph::{pointed, zeros};
 use super::session::{self, Placement, Products, SessionPlan};
 use super::{EngineOptions, Launch, RuntimeError};
-use crate::onnx::{Initializer, MODEL_FILE, Model, Node, Value, decode};
+use crate::onnx::{Initializer, Model, Node, Value, decode};
 
 /// How a weight takes part in its product.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -73,13 +74,14 @@ pub struct Inspection {
 /// # Errors
 /// As [`Engine::load`](super::Engine::load).
 pub fn inspect(dir: &Path, options: &EngineOptions) -> Result<Inspection, RuntimeError> {
-    let path = dir.join(MODEL_FILE);
+    let artifact = ArtifactFolder::of(dir);
+    let path = artifact.graph();
     if !path.is_file() {
-        return Err(RuntimeError::NotAnArtifact { dir: dir.to_owned(), missing: MODEL_FILE });
+        return Err(RuntimeError::NotAnArtifact { dir: dir.to_owned(), missing: artifact.file.path().to_owned() });
     }
     let bytes = std::fs::read(&path).map_err(|source| RuntimeError::Read { path: path.clone(), source })?;
     let model = decode(&bytes).map_err(|error| RuntimeError::Layout { path: path.clone(), what: error.to_string() })?;
-    let profile = profile(dir, &path, &model, options)?;
+    let profile = profile(&DataPlace::of(&artifact)?, &path, &model, options)?;
     Ok(report(&model, &profile))
 }
 
@@ -92,11 +94,10 @@ struct Ran {
 }
 
 /// Runs one token with an empty cache and returns the nodes that ran.
-fn profile(dir: &Path, path: &Path, model: &Model, options: &EngineOptions) -> Result<Vec<Ran>, RuntimeError> {
+fn profile(data: &DataPlace, path: &Path, model: &Model, options: &EngineOptions) -> Result<Vec<Ran>, RuntimeError> {
     let runtime = runtime(options.provider)?;
     let EngineOptions { provider, threads, weights, .. } = *options;
     let (placement, products) = (Placement::CpuMayHelp, Products::F32);
-    let data = DataPlace::of(dir)?;
     let folder = Some(data.folder.as_path());
     let plan = SessionPlan { provider, threads, data: folder, weights, placement, products, launch: Launch::Eager };
     let scratch = tempfile::tempdir().map_err(|source| RuntimeError::Scratch { folder: std::env::temp_dir(), source })?;
@@ -105,7 +106,7 @@ fn profile(dir: &Path, path: &Path, model: &Model, options: &EngineOptions) -> R
         .with_profiling(scratch.path().join("profile"))
         .map_err(RuntimeError::session("profiling"))?;
     let session = match data.is_elsewhere() {
-        true => builder.commit_from_memory(&pointed(path, model.clone(), &data)?),
+        true => builder.commit_from_memory(&pointed(path, model.clone(), data)?),
         false => builder.commit_from_file(path),
     };
     let mut session = session.map_err(RuntimeError::session(&what))?;

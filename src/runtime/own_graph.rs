@@ -10,11 +10,12 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::{DynTensor, DynValue, Tensor, TensorElementType, ValueType};
 
 use super::data_place::DataPlace;
+use super::folder::ArtifactFolder;
 use super::locate::runtime;
 use super::session::{self, Placement, Products, SessionPlan};
 use super::{EngineOptions, Launch, RuntimeError};
 use crate::contract::names::{ATTENTION_MASK, INPUT_IDS, LOGITS};
-use crate::onnx::{MODEL_FILE, Model, decode, encode};
+use crate::onnx::{Model, decode, encode};
 
 /// One row's run through an artifact's own graph.
 pub struct OwnGraph {
@@ -30,11 +31,12 @@ impl OwnGraph {
     /// # Errors
     /// As [`Engine::load`](super::Engine::load).
     pub fn load(dir: &Path, options: &EngineOptions) -> Result<OwnGraph, RuntimeError> {
-        let path = dir.join(MODEL_FILE);
+        let artifact = ArtifactFolder::of(dir);
+        let path = artifact.graph();
         let foreign = |what: String| RuntimeError::Layout { path: path.clone(), what };
         let bytes = std::fs::read(&path).map_err(|source| RuntimeError::Read { path: path.clone(), source })?;
         let model = decode(&bytes).map_err(|error| foreign(error.to_string()))?;
-        let data = DataPlace::of(dir)?;
+        let data = DataPlace::of(&artifact)?;
         let bytes = pointed(&path, model, &data)?;
         let EngineOptions { provider, threads, weights, .. } = *options;
         let (placement, products) = (Placement::CpuMayHelp, Products::F32);

@@ -13,11 +13,12 @@
 use std::path::Path;
 
 use super::data_place::DataPlace;
+use super::folder::ArtifactFolder;
 use super::{RuntimeError, WeightKernels};
 use crate::contract::names::{
     FINAL_HIDDEN, HIDDEN_AS_GIVEN, INPUT_IDS, LOGITS, RIGHT_PADDED_IDS, ROTARY_COS, SEQLENS_K, TOTAL_SEQUENCE_LENGTH,
 };
-use crate::onnx::{EditError, MODEL_FILE, Model, decode, encode};
+use crate::onnx::{EditError, Model, decode, encode};
 
 /// int64 `[rows, n, 1]`: places in each row after which an output is wanted.
 pub(super) const POSITIONS: &str = "positions";
@@ -33,7 +34,7 @@ const TURNED: [[&str; 2]; 2] = [[RIGHT_PADDED_IDS, INPUT_IDS], [HIDDEN_AS_GIVEN,
 
 /// A graph for the decode loop.
 pub(super) struct Specialised {
-    /// `model.onnx`, external data where the artifact has it.
+    /// A graph, external data where the artifact has it.
     pub bytes: Vec<u8>,
     /// Rows of the rotary tables: no position may lie behind them.
     pub max_positions: usize,
@@ -66,7 +67,7 @@ fn made(
 /// data file, under the name that this has in `dir`, also where it is a link: whoever runs the graph looks there. Products are as
 /// [`WeightKernels::FusedFast`] has them.
 pub fn decode_graph(dir: &Path) -> Result<Vec<u8>, RuntimeError> {
-    Ok(made(&dir.join(MODEL_FILE), WeightKernels::FusedFast, |_| Ok(()))?.bytes)
+    Ok(made(&ArtifactFolder::of(dir).graph(), WeightKernels::FusedFast, |_| Ok(()))?.bytes)
 }
 
 fn for_decoding(model: &mut Model, weights: WeightKernels) -> Result<usize, String> {

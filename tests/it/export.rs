@@ -53,8 +53,8 @@ fn the_same_input_gives_the_same_bytes() {
             tiny::export(&tiny::request(&tiny::model(), flags.clone(), DType::F16), &output);
             contents(&output)
         });
-            "README.md",
         let expected = [
+            "README.md",
             "config.json",
             "genai_config.json",
             "generation_config.json",

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
+use qonnx::contract::{DATA_FILE, MODEL_FILE};
 use qonnx::model::{Architecture, DecoderGraph, GraphForm, GraphOptions, Order, StoredForm, WeightForm, decoder};
-use qonnx::onnx::{Content, DATA_FILE, DataError, DataFile, Layout, MODEL_FILE, ProtoError, decode, encode};
+use qonnx::onnx::{Content, DataError, DataFile, Layout, ProtoError, decode, encode};
 use qonnx::quant::{Codebook, Format, Granularity, ScaleRule, ScaleStorage, Scheme};
 use qonnx::tensor::DType;
 
@@ -64,7 +65,7 @@ fn awaited(graph: &DecoderGraph) -> HashMap<String, Vec<u8>> {
 
 fn write(graph: &DecoderGraph, dir: &Path) -> HashMap<String, Vec<u8>> {
     let (layout, contents) = (Layout::of(&graph.model), awaited(graph));
-    let file = DataFile::create(&dir.join(DATA_FILE), &layout).expect("the folder is writable");
+    let file = DataFile::create(dir, &layout).expect("the folder is writable");
     let halves = contents.iter().collect::<Vec<_>>();
     std::thread::scope(|scope| {
         for half in halves.chunks(halves.len().div_ceil(2)) {
@@ -175,8 +176,7 @@ fn a_dense_linear_is_stored_transposed_and_a_tied_table_is_not() {
 fn writing_checks_names_lengths_and_completeness() {
     let (graph, dir) = (build(&config(), &mixed), tempfile::tempdir().expect("a temporary folder"));
     let (layout, contents) = (Layout::of(&graph.model), awaited(&graph));
-    let path = dir.path().join(DATA_FILE);
-    let file = DataFile::create(&path, &layout).expect("the folder is writable");
+    let file = DataFile::create(dir.path(), &layout).expect("the folder is writable");
     let message = |result: Result<(), DataError>| result.expect_err("this must be refused").to_string();
     assert_eq!(
         message(file.write("model.rotary_emb.cos", &[])),
@@ -192,7 +192,7 @@ fn writing_checks_names_lengths_and_completeness() {
     let error = file.finish().expect_err("most are missing").to_string();
     let expected = format!("{} initializers were never written, the first is model.embed_tokens.weight", contents.len() - 2);
     assert_eq!(error, expected);
-    let error = DataFile::create(&dir.path().join("absent/file"), &layout).expect_err("the folder does not exist");
+    let error = DataFile::create(&dir.path().join("absent"), &layout).expect_err("the folder does not exist");
     assert!(matches!(error, DataError::Io { .. }));
     assert!(matches!(encode(&graph.model), Err(ProtoError::Unwritten(name)) if name == "model.embed_tokens.weight"));
 }

@@ -287,7 +287,7 @@ fn a_command_says_whose_fault_it_is_from_whichever_room_the_error_comes() {
 #[test]
 fn a_failed_backend_is_asked_whose_fault_it_was() {
     let dir = PathBuf::from("d");
-    let backend = CommandError::from(GenerateError::from(RuntimeError::NotAnArtifact { dir, missing: "config.json" }));
+    let backend = CommandError::from(GenerateError::from(RuntimeError::NotAnArtifact { dir, missing: "config.json".to_owned() }));
     assert_eq!(backend.fault(), Fault::BadInput);
     assert_eq!(sentences(&backend)[0], "the backend failed");
     assert!(sentences(&backend)[1].starts_with("d is not a qonnx artifact"), "{backend:?}");

@@ -7,13 +7,14 @@ use ndarray::Array2;
 use qonnx::artifact::plan::{Method, RecipeFlags};
 use qonnx::artifact::{ArtifactError, packing, quantize};
 use qonnx::commands::{RuntimeChoice, inspect, verify};
+use qonnx::contract::{DATA_FILE, MODEL_FILE};
 use qonnx::generate::Score;
 use qonnx::host::in_full;
 use qonnx::model::{Architecture, GraphOptions, StoredForm, StoredWeight, WeightForm, decoder};
-use qonnx::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE, Model, WeightFinder, decode};
+use qonnx::onnx::{DataFile, Layout, Model, WeightFinder, decode};
 use qonnx::quant::{Codebook, Format, Granularity, QuantizedTensor, Rtn, ScaleRule, ScaleStorage, Scheme, with_outliers};
 use qonnx::recipe::{FormatName, GranularityName};
-use qonnx::runtime::{Engine, EngineOptions, Execution, ExecutionProvider, Launch, WeightKernels, dequantize};
+use qonnx::runtime::{ArtifactFolder, Engine, EngineOptions, Execution, ExecutionProvider, Launch, WeightKernels, dequantize};
 use qonnx::tensor::DType;
 
 use crate::support::tiny;
@@ -78,7 +79,7 @@ fn write(
     let cfg = Architecture::from_json(config).expect("the configuration is supported");
     let graph = decoder(&cfg, &options(GraphOptions::of(&cfg, DType::F32)), form).unwrap_or_else(|error| panic!("{error}"));
     let layout = Layout::of(&graph.model);
-    let data = DataFile::create(&dir.join(DATA_FILE), &layout).expect("the folder is writable");
+    let data = DataFile::create(dir, &layout).expect("the folder is writable");
     let mut quantized = BTreeMap::new();
     for stored in &graph.weights {
         match &stored.form {
@@ -211,7 +212,8 @@ fn the_artifacts_own_nodes_give_the_weights_bit_for_bit_and_reading_gives_the_co
             let ours = &quantized[&stored.weight];
             assert_eq!(&packing::read(stored, &bytes).unwrap_or_else(|error| panic!("{}", in_full(&error))), ours, "{name}");
             let first = stored.initializers().next().expect("codes");
-            let theirs = dequantize(dir.path(), &WeightFinder::new(&model), first).unwrap_or_else(|error| panic!("{error}"));
+            let theirs = dequantize(&ArtifactFolder::of(dir.path()), &WeightFinder::new(&model), first)
+                .unwrap_or_else(|error| panic!("{error}"));
             let ours = QuantizedTensor { outliers: None, ..ours.clone() }.dequantize();
             assert!(ours.iter().zip(&theirs).all(|(a, b)| a + 0.0 == b + 0.0), "{name}: {}", stored.weight);
         }
@@ -243,7 +245,7 @@ fn what_was_not_planned_is_not_written() {
     let cfg = cfg.expect("the configuration is supported");
     let graph = decoder(&cfg, &GraphOptions::of(&cfg, DType::F32), &form).expect("the scheme fits");
     let layout = Layout::of(&graph.model);
-    let data = DataFile::create(&dir.path().join(DATA_FILE), &layout).expect("the folder is writable");
+    let data = DataFile::create(dir.path(), &layout).expect("the folder is writable");
     let name = "model.layers.0.self_attn.q_proj.weight";
     let stored = graph.weights.iter().find(|stored| stored.weight == name).expect("the model has it");
     let refusal = |scheme: Scheme, shape: [usize; 2], features: &[usize]| {

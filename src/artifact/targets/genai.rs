@@ -2,9 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::contract::GENAI_CONFIG_FILE;
+use crate::contract::{GENAI_CONFIG_FILE, GraphFile};
 use crate::model::{Architecture, GraphForm};
-use crate::onnx::MODEL_FILE;
 use crate::record::Target;
 use crate::tensor::DType;
 
@@ -27,11 +26,11 @@ pub fn genai_config(
     said: Said<'_>,
     activation: DType,
     max_context: usize,
-    target: Target,
+    (target, graph): (Target, &GraphFile),
 ) -> NamedFile {
     let mut model = json!({
         "context_length": max_context,
-        "decoder": decoder(architecture, activation),
+        "decoder": decoder(architecture, providers(activation, target), graph),
         "type": architecture.family.model_type(),
         "vocab_size": architecture.vocab_size,
     });
@@ -57,11 +56,16 @@ pub fn genai_config(
     NamedFile::made(GENAI_CONFIG_FILE, (text + "\n").into_bytes())
 }
 
-fn decoder(architecture: &Architecture, activation: DType) -> Value {
-    let providers = if activation == DType::F16 { json!([{ "cuda": {} }]) } else { json!([]) };
+/// Activations of f16 are for CUDA, but in a browser, where they are for its GPU.
+fn providers(activation: DType, target: Target) -> Value {
+    let is_for_cuda = activation == DType::F16 && target != Target::TransformersJs;
+    if is_for_cuda { json!([{ "cuda": {} }]) } else { json!([]) }
+}
+
+fn decoder(architecture: &Architecture, providers: Value, graph: &GraphFile) -> Value {
     json!({
         "session_options": { "log_id": "onnxruntime-genai", "provider_options": providers },
-        "filename": MODEL_FILE,
+        "filename": graph.path(),
         "head_size": architecture.head_dim,
         "hidden_size": architecture.hidden_size,
         "inputs": {
@@ -116,7 +120,7 @@ mod tests {
         whole.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
         let architecture = Architecture::from_value(&whole).unwrap();
         let said = Said { config: whole.as_object().unwrap(), generation: generation.as_object().unwrap() };
-        let file = genai_config(&architecture, said, activation, 512, Target::Ort);
+        let file = genai_config(&architecture, said, activation, 512, (Target::Ort, &GraphFile::default()));
         let crate::artifact::named_file::Content::Made(bytes) = file.content else { panic!("it is made") };
         serde_json::from_slice(&bytes).unwrap()
     }

@@ -6,14 +6,10 @@ use std::path::{Component, Path};
 use super::Check;
 use crate::artifact::hashing;
 use crate::commands::CommandError;
+use crate::contract::{CONFIG_FILE, GraphFile, ONNX_FOLDER, TOKENIZER_FILE};
 use crate::host::{FileError, shown};
-use crate::onnx::{DATA_FILE, MODEL_FILE};
 use crate::record::{FileRecord, MANIFEST_FILE, Manifest};
 
-/// No artifact is without these.
-const NEEDED: [&str; 4] = [MODEL_FILE, DATA_FILE, "config.json", "tokenizer.json"];
-/// So many of them are the graph's.
-const GRAPH: usize = 2;
 /// What nobody who runs an artifact reads may lie beside it unrecorded: model cards and licences, by the beginning or the end of
 /// the name, and hidden files.
 const BESIDE: (&[&str], &[&str]) = (&[".", "LICENSE", "LICENCE", "NOTICE"], &[".md"]);
@@ -28,15 +24,12 @@ pub fn check(artifact: &Path, manifest: &Manifest) -> Result<Check, CommandError
     if recorded.len() < manifest.outputs.len() {
         failures.push("the manifest records a file twice".to_owned());
     }
-    let needed = if manifest.target.is_onnx() { &NEEDED[..] } else { &NEEDED[GRAPH..] };
-    let missing = needed.iter().filter(|needed| !recorded.contains(*needed));
+    let missing = needed(manifest).into_iter().filter(|needed| !recorded.contains(needed.as_str()));
     failures.extend(missing.map(|needed| format!("{needed} is not in the manifest")));
     for file in &manifest.outputs {
         failures.extend(complaint(artifact, file)?);
     }
-    let unlisted = || FileError::at(artifact, "cannot be listed");
-    for entry in std::fs::read_dir(artifact).map_err(unlisted())? {
-        let name = entry.map_err(unlisted())?.file_name().to_string_lossy().into_owned();
+    for name in names(artifact, &recorded)? {
         let is_beside =
             BESIDE.0.iter().any(|beginning| name.starts_with(beginning)) || BESIDE.1.iter().any(|end| name.ends_with(end));
         if name != MANIFEST_FILE && !is_beside && !recorded.contains(name.as_str()) {
@@ -46,13 +39,42 @@ pub fn check(artifact: &Path, manifest: &Manifest) -> Result<Check, CommandError
     Ok(super::check("hashes", &failures, format!("{} files", manifest.outputs.len())))
 }
 
+/// No artifact of its target is without these.
+fn needed(manifest: &Manifest) -> Vec<String> {
+    let graph = manifest.graph_file().unwrap_or_default();
+    let of_graph = [graph.path().to_owned(), graph.data_path(0)].into_iter().filter(|_| manifest.target.is_onnx());
+    of_graph.chain([CONFIG_FILE, TOKENIZER_FILE].map(str::to_owned)).collect()
+}
+
+/// What lies in the folder; the folder of graphs is looked into where the artifact has one.
+fn names(artifact: &Path, recorded: &BTreeSet<&str>) -> Result<Vec<String>, CommandError> {
+    let has_folder = recorded.iter().any(|file| is_in_folder(file));
+    let mut names = listed(artifact)?;
+    if has_folder && artifact.join(ONNX_FOLDER).is_dir() {
+        names.retain(|name| name != ONNX_FOLDER);
+        names.extend(listed(&artifact.join(ONNX_FOLDER))?.into_iter().map(|name| format!("{ONNX_FOLDER}/{name}")));
+    }
+    Ok(names)
+}
+
+fn listed(folder: &Path) -> Result<Vec<String>, CommandError> {
+    let unlisted = || FileError::at(folder, "cannot be listed");
+    let entries = std::fs::read_dir(folder).map_err(unlisted())?;
+    let name = |entry: std::io::Result<std::fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+    Ok(entries.map(name).collect::<std::io::Result<_>>().map_err(unlisted())?)
+}
+
+/// Whether a file of this name may lie in the folder of graphs.
+fn is_in_folder(file: &str) -> bool {
+    file.contains('/') && GraphFile::at(file).or_else(|| GraphFile::with_data_at(file)).is_some()
+}
+
 /// What is wrong with one file. Nothing is opened but a regular file of the folder, of the recorded size.
 fn complaint(artifact: &Path, FileRecord { file, bytes, blake3 }: &FileRecord) -> Result<Option<String>, CommandError> {
     let name = shown(file);
     let mut parts = Path::new(file).components();
-    if !matches!((parts.next(), parts.next()), (Some(Component::Normal(only)), None) if only == file.as_str())
-        || file == MANIFEST_FILE
-    {
+    let is_beside = matches!((parts.next(), parts.next()), (Some(Component::Normal(only)), None) if only == file.as_str());
+    if !(is_beside || is_in_folder(file)) || file == MANIFEST_FILE {
         return Ok(Some(format!("{name} is no name of a file beside the manifest")));
     }
     let path = artifact.join(file);

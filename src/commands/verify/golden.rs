@@ -47,7 +47,7 @@ fn compare(artifact: &Path, manifest: &Manifest, options: &EngineOptions) -> Res
         engine.logits(&text, &mut |_, rows| logits.extend(rows.rows().into_iter().map(|row| row.to_vec())))?;
         Ok((completion.ids, logits.split_off(prompt.len() - 1)))
     };
-    if manifest.target == Target::MatMulNBits {
+    if matches!(manifest.target, Target::MatMulNBits | Target::TransformersJs) {
         // Nothing dequantizes these weights before a session is made, so there is nothing to compare with.
         let (tokens, _) = ids(WeightKernels::Fused)?;
         return Ok((true, format!("{} tokens; MatMulNBits has no dequantized form to compare with", tokens.len())));

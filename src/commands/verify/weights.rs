@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use half::f16;
 use memmap2::Mmap;
@@ -12,12 +12,13 @@ use crate::artifact::packing;
 use crate::artifact::plan::draft_record;
 use crate::artifact::targets;
 use crate::commands::CommandError;
+use crate::contract::GraphFile;
 use crate::host::{FileError, in_full, progress, read, shown};
 use crate::model::{self, Architecture, DecoderGraph, GraphOptions, StoredCodes, StoredForm, StoredWeight, WeightForm};
-use crate::onnx::{self, Content, DATA_FILE, Layout, MODEL_FILE, WeightFinder};
+use crate::onnx::{self, Content, Layout, WeightFinder};
 use crate::quant::{Granularity, QuantizedTensor};
 use crate::record::{Manifest, Target, WeightRecord};
-use crate::runtime;
+use crate::runtime::{self, ArtifactFolder};
 use crate::tensor::DType;
 
 pub(super) const COMPUTED: &str = "weights as computed";
@@ -29,7 +30,7 @@ const DEQUANTIZED: &str = "ONNX Runtime's dequantization";
 /// # Errors
 /// A file cannot be read.
 pub fn check(artifact: &Path, manifest: &Manifest) -> Result<Vec<Check>, CommandError> {
-    let data = match Data::open(artifact) {
+    let data = match Data::open(artifact, manifest) {
         Ok(data) => data,
         Err(error) => return Ok(vec![checked(COMPUTED, &[in_full(&error)], String::new())]),
     };
@@ -37,7 +38,8 @@ pub fn check(artifact: &Path, manifest: &Manifest) -> Result<Vec<Check>, Command
         Ok(graph) => graph,
         Err(failures) => return Ok(vec![checked(COMPUTED, &failures, String::new())]),
     };
-    let disagreements = [weights_disagree(&graph, manifest), data.disagreements(&graph)].concat();
+    let named = data.named_otherwise(&graph, manifest);
+    let disagreements = [weights_disagree(&graph, manifest), named, data.disagreements(&graph)].concat();
     if !disagreements.is_empty() {
         return Ok(vec![checked(COMPUTED, &disagreements, String::new())]);
     }
@@ -135,33 +137,42 @@ fn numbers(data: &Data, graph: &DecoderGraph, manifest: &Manifest) -> Vec<Check>
 
 fn compared_weights(compared: usize, target: Target) -> String {
     match (compared, target) {
-        (0, Target::MatMulNBits) => "not asked: nothing but the product reads these weights".to_owned(),
+        (0, Target::MatMulNBits | Target::TransformersJs) => "not asked: nothing but the product reads these weights".to_owned(),
         _ => format!("{compared} weights bit for bit"),
     }
 }
 
 /// An artifact's initializers by name.
 struct Data {
-    folder: PathBuf,
+    folder: ArtifactFolder,
+    file: GraphFile,
     model: onnx::Model,
-    map: Mmap,
+    /// The data files.
+    chunks: Vec<Mmap>,
     places: HashMap<String, Content>,
     /// Of graph and data.
     bytes: u64,
 }
 
 impl Data {
-    fn open(artifact: &Path) -> Result<Data, CommandError> {
-        let unread = |name: &'static str| FileError::at(Path::new(name), "cannot be read");
-        let file = File::open(artifact.join(DATA_FILE)).map_err(unread(DATA_FILE))?;
-        // SAFETY: read-only, and nobody writes to a finished artifact.
-        let map = unsafe { Mmap::map(&file) }.map_err(unread(DATA_FILE))?;
-        let encoded = std::fs::read(artifact.join(MODEL_FILE)).map_err(unread(MODEL_FILE))?;
-        let model = onnx::decode(&encoded).map_err(|source| CommandError::Model { file: MODEL_FILE, source })?;
+    fn open(artifact: &Path, manifest: &Manifest) -> Result<Data, CommandError> {
+        let graph = manifest.graph_file().unwrap_or_default();
+        let chunks = manifest.data_files(&graph).into_iter().map(|recorded| mapped(artifact, &recorded.file));
+        let chunks = chunks.collect::<Result<Vec<_>, _>>()?;
+        let unread = FileError::at(Path::new(graph.path()), "cannot be read");
+        let encoded = std::fs::read(artifact.join(graph.path())).map_err(unread)?;
+        let model = onnx::decode(&encoded).map_err(|source| CommandError::Model { file: graph.path().to_owned(), source })?;
         let place = |initializer: &onnx::Initializer| (model.name_of(initializer.value).to_owned(), initializer.content.clone());
         let places = model.initializers().iter().map(place).collect();
-        let bytes = (map.len() + encoded.len()) as u64;
-        Ok(Data { folder: artifact.to_owned(), model, map, places, bytes })
+        let bytes = (chunks.iter().map(|chunk| chunk.len()).sum::<usize>() + encoded.len()) as u64;
+        Ok(Data { folder: ArtifactFolder::of(artifact), file: graph, model, chunks, places, bytes })
+    }
+
+    /// The graph is called as the readers of its target look for it.
+    fn named_otherwise(&self, graph: &DecoderGraph, manifest: &Manifest) -> Vec<String> {
+        let expected = targets::graph_file(manifest.target, &graph.weights, sizes::activation(manifest));
+        let is_other = self.file != expected;
+        is_other.then(|| format!("the graph is {}, expected {}", self.file.path(), expected.path())).into_iter().collect()
     }
 
     /// Every initializer of a weight has the bytes that the graph made again gives it, and the data file holds nothing else.
@@ -194,7 +205,6 @@ impl Data {
                 Err(error) => failures.push(in_full(&error)),
             }
         }
-        let layout = Layout::of(&graph.model);
         let known: HashSet<&str> = sizes.keys().copied().collect();
         let external = self.places.iter().filter(|(_, content)| matches!(content, Content::External(_)));
         failures.extend(
@@ -202,14 +212,21 @@ impl Data {
                 .filter(|(name, _)| !known.contains(name.as_str()))
                 .map(|(name, _)| format!("initializer {} belongs to no weight", shown(name))),
         );
-        if self.map.len() as u64 != layout.data_bytes() && failures.is_empty() {
-            failures.push(format!(
-                "{DATA_FILE} has {} bytes, the manifest's weights take {}",
-                self.map.len(),
-                layout.data_bytes()
-            ));
-        }
-        failures
+        if failures.is_empty() { self.wrong_sizes(graph) } else { failures }
+    }
+
+    /// The data files are as long as they are with these weights.
+    fn wrong_sizes(&self, graph: &DecoderGraph) -> Vec<String> {
+        let got: Vec<u64> = self.chunks.iter().map(|chunk| chunk.len() as u64).collect();
+        // What was the limit of a file when they were written, or less: the longest of them makes the same files.
+        let most = got.iter().copied().max().filter(|_| got.len() > 1).unwrap_or(u64::MAX);
+        let layout = Layout::in_chunks(&graph.model, self.file.clone(), most);
+        let wanted = layout.chunks().iter().copied().map(Some).chain(std::iter::repeat(None));
+        let differ = got.iter().zip(wanted).enumerate().filter(|(_, (got, wanted))| Some(**got) != *wanted);
+        let sentence = |(chunk, (got, wanted)): (usize, (&u64, Option<u64>))| {
+            format!("{} has {got} bytes, the manifest's weights take {}", self.file.data_path(chunk), wanted.unwrap_or_default())
+        };
+        differ.map(sentence).collect()
     }
 
     fn bytes(&self, name: &str) -> Result<&[u8], CommandError> {
@@ -217,14 +234,15 @@ impl Data {
         let missing = || refused("is not in the artifact; export it again".to_owned());
         match self.places.get(name).ok_or_else(missing)? {
             Content::Inline(bytes) => Ok(bytes),
-            Content::External(range) if range.location != DATA_FILE => {
-                let location = shown(&range.location);
-                Err(refused(format!("lies in {location}, expected {DATA_FILE}; export the artifact again")))
-            }
             Content::External(range) => {
+                let chunk = (0..self.chunks.len()).find(|&chunk| self.file.data_name(chunk) == range.location);
+                let Some(chunk) = chunk else {
+                    let (location, own) = (shown(&range.location), self.file.data_name(0));
+                    return Err(refused(format!("lies in {location}, expected {own}; export the artifact again")));
+                };
                 let place = || Some((usize::try_from(range.offset).ok()?, usize::try_from(range.length).ok()?));
                 let (start, length) = place().ok_or_else(missing)?;
-                start.checked_add(length).and_then(|end| self.map.get(start..end)).ok_or_else(missing)
+                start.checked_add(length).and_then(|end| self.chunks[chunk].get(start..end)).ok_or_else(missing)
             }
             Content::Declared => Err(missing()),
         }
@@ -263,6 +281,13 @@ impl Data {
         let same = |(a, b): (&f32, &f32)| (a + 0.0).to_bits() == (b + 0.0).to_bits();
         Ok(Some(ours.len() == theirs.len() && ours.iter().zip(&theirs).all(same)))
     }
+}
+
+fn mapped(artifact: &Path, file: &str) -> Result<Mmap, FileError> {
+    let unread = || FileError::at(Path::new(file), "cannot be read");
+    let opened = File::open(artifact.join(file)).map_err(unread())?;
+    // SAFETY: read-only, and nobody writes to a finished artifact.
+    unsafe { Mmap::map(&opened) }.map_err(unread())
 }
 
 /// What a runtime with activations of that type computes from the codes: outliers have a product of their own, and the columns

@@ -157,6 +157,7 @@ impl Job {
             activation: self.device.activation(),
             max_context: None,
             target: Target::Ort,
+            data_file_bytes: None,
         }
     }
 

@@ -30,7 +30,6 @@ use crate::eval::coqa::lines::read_lines;
 use crate::host::progress::{Observe, Step};
 use crate::host::read::is_wrong_file;
 use crate::host::{FileError, in_full, interrupt, lock};
-use crate::onnx::DATA_FILE;
 use crate::record::{
     BaselineRecord, BenchSettings, COQA, EvaluationRecord, ExportTimes, FailureRecord, FileRecord, MANIFEST_FILE, Manifest,
     PERPLEXITY, RecordError, RunRecord, SanityRecord, StageRecord, TaskRecord,
@@ -436,9 +435,9 @@ fn is_whole(path: &Path, file: &FileRecord) -> Result<bool, ArtifactError> {
     }
 }
 
-/// BLAKE3 of the artifact's weights.
+/// BLAKE3 of the artifact's weights, which experiments have in one file.
 fn data_blake3(manifest: &Manifest) -> Option<&String> {
-    manifest.outputs.iter().find(|file| file.file == DATA_FILE).map(|file| &file.blake3)
+    manifest.data_files(&manifest.graph_file()?).first().map(|file| &file.blake3)
 }
 
 /// A file's name without its folder, which says nothing to a reader of the record; a data set's id as it is.

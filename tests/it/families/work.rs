@@ -10,8 +10,9 @@ use std::{fs, thread};
 
 use half::{bf16, f16};
 use qonnx::checkpoint::Checkpoint;
+use qonnx::contract::MODEL_FILE;
 use qonnx::model::architectures;
-use qonnx::onnx::{Content, MODEL_FILE, decode};
+use qonnx::onnx::{Content, decode};
 use qonnx::tensor::{DType, convert};
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -154,7 +154,7 @@ fn transformers_js_in_its_folders_answers_as_this_program() {
     if !tools::has("QONNX_PYTHON") {
         return;
     }
-    let expected = Expected { alone: Same, left: Same, right: NO_RIGHT };
+    let expected = Expected { alone: Same, left: Same, right: Same };
     check(Runtime::TransformersJs, WeightKernels::FusedFast, lay_out_for_transformers_js, &expected);
 }
 

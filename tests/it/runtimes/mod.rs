@@ -6,7 +6,9 @@ mod default_form;
 mod oldest;
 mod portable;
 mod probes;
+mod transformers_js;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -28,6 +30,16 @@ enum Runtime {
     OpenVino,
     OpenVinoGenai,
     TransformersJs,
+    /// transformers.js in headless Chromium, computing on that device.
+    Chromium(Device),
+}
+
+/// What a browser computes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Device {
+    Wasm,
+    /// By SwiftShader, on the processor: what is placed where is as on a GPU, speeds are not.
+    WebGpu,
 }
 
 /// What a driver is asked: each prompt alone, and each batch at once.
@@ -61,6 +73,9 @@ struct Answer {
     version: String,
     greedy: Said,
     batches: Vec<Said>,
+    /// How many nodes of each operator each execution provider runs, where the driver asks for it.
+    #[serde(default)]
+    nodes: BTreeMap<String, BTreeMap<String, usize>>,
 }
 
 /// New tokens of each row, without the end of sequence; or why there are none.
@@ -82,12 +97,13 @@ impl Runtime {
             Runtime::OpenVino => ("QONNX_RUNTIME_OPENVINO", "run_openvino.py"),
             Runtime::OpenVinoGenai => ("QONNX_RUNTIME_OPENVINO", "run_openvino_genai.py"),
             Runtime::TransformersJs => ("QONNX_RUNTIME_NODE", "run_transformers.mjs"),
+            Runtime::Chromium(_) => ("QONNX_RUNTIME_NODE", "run_chromium.mjs"),
         }
     }
 
     /// Whether it is here; as [`tools::has`].
     fn is_here(self) -> bool {
-        tools::has(self.parts().0)
+        tools::has(self.parts().0) && (!matches!(self, Runtime::Chromium(_)) || tools::has("QONNX_CHROMIUM"))
     }
 
     /// Its Python or Node.
@@ -107,7 +123,12 @@ impl Runtime {
         asked["artifact"] = artifact.to_str().expect("test folders are UTF-8").into();
         let mut command = limited(&self.interpreter());
         command.arg(tiny::root().join("tests/it/runtimes/drivers").join(self.parts().1));
-        command.args(matches!(self, Runtime::Oldest(_)).then_some("--exact"));
+        command.args(match self {
+            Runtime::Oldest(_) => Some("--exact"),
+            Runtime::Chromium(Device::Wasm) => Some("wasm"),
+            Runtime::Chromium(Device::WebGpu) => Some("webgpu"),
+            _ => None,
+        });
         let answer = output(command, &asked.to_string());
         serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{self:?}: {error}\n{answer}"))
     }

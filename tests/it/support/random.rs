@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use qonnx::contract::MODEL_FILE;
 use qonnx::model::{Architecture, GraphOptions, StoredCodes, StoredForm, StoredScales, StoredWeight, WeightForm, decoder};
-use qonnx::onnx::{DATA_FILE, DataFile, Layout, MODEL_FILE};
+use qonnx::onnx::{DataFile, Layout};
 use qonnx::quant::{Format, Granularity, ScaleRule, ScaleStorage, Scheme};
 use qonnx::tensor::DType;
 use serde_json::json;
@@ -43,7 +44,7 @@ pub fn write_artifact(dir: &Path, activation: DType, form: &dyn Fn(&str) -> Weig
     let cfg = Architecture::from_json(&config.to_string()).unwrap();
     let graph = decoder(&cfg, &GraphOptions::of(&cfg, activation), form).unwrap();
     let layout = Layout::of(&graph.model);
-    let file = DataFile::create(&dir.join(DATA_FILE), &layout).unwrap();
+    let file = DataFile::create(dir, &layout).unwrap();
     let mut random = Random(1);
     for weight in &graph.weights {
         fill(&file, weight, &mut random);

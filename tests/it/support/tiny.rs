@@ -38,6 +38,7 @@ pub fn request(checkpoint: &Path, flags: RecipeFlags, activation: DType) -> Requ
         activation,
         max_context: None,
         target: Target::Ort,
+        data_file_bytes: None,
     }
 }
 

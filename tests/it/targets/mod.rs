@@ -1,6 +1,8 @@
 //! Checkpoints for other programs hold the quantized checkpoint's numbers, decoded here by what those programs' sources say
 //! (`decode.py`), and what they cannot hold is refused by name before any work.
 
+mod transformers_js;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 
 With --exact no kernel rounds activations to 8 bits, as some do by default on the CPU.
 """
-import sys
+import glob, sys
 import numpy as np, onnxruntime as ort
 from decode import Loop, answer
 
@@ -12,7 +12,8 @@ def load(artifact):
     options.log_severity_level = 3
     if "--exact" in sys.argv:
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
-    session = ort.InferenceSession(f"{artifact}/model.onnx", options, providers=["CPUExecutionProvider"])
+    [path] = glob.glob(f"{artifact}/model.onnx") or glob.glob(f"{artifact}/onnx/model*.onnx")
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     dtype = lambda value: np.float16 if value.type == "tensor(float16)" else np.float32
     names = [value.name for value in session.get_outputs()]
     return Loop({value.name: (value.shape, dtype(value)) for value in session.get_inputs()},
