@@ -36,6 +36,12 @@ pub enum UsageError {
         "{results}: no record is of {artifact}, as none of {records} names its data file; give the folder of the sweep or the run that made it"
     )]
     NoRecordOf { artifact: String, results: String, records: usize },
+    #[error("artifact {artifact}: {problem}; export it again, its card stays as it is")]
+    CardDamaged { artifact: String, problem: String },
+    #[error(
+        "artifact {artifact}: is made for {target}, which nothing here runs, so no record has scores of it; give one for ort"
+    )]
+    CardOfCheckpoint { artifact: String, target: &'static str },
     #[error("artifact {artifact}: {problem}; export it again, nothing was sent")]
     PushDamaged { artifact: String, problem: String },
     #[error("{model} was calibrated with activations in f32, as those of this model are beyond f16; export it with --dtype f32")]

@@ -18,10 +18,34 @@ pub struct Licence(Vec<String>);
 impl Licence {
     /// That of a card with this text; none of one that does not say.
     pub fn of(card: &str) -> Licence {
-        let Some(head) = card.strip_prefix("---").and_then(|text| text.split("\n---").next()) else { return Licence::default() };
-        let is_licence = |line: &&str| line.split_once(':').is_some_and(|(key, _)| LICENCE_KEYS.contains(&key));
-        Licence(head.lines().filter(is_licence).map(|line| line.trim_end().to_owned()).collect())
+        let mut lines = card.lines().map(str::trim_end);
+        if lines.next() != Some("---") || !lines.clone().any(|line| line == "---") {
+            return Licence::default();
+        }
+        let mut head = lines.take_while(|line| *line != "---").peekable();
+        let mut licence = Vec::new();
+        while let Some(line) = head.next() {
+            let Some((key, value)) = line.split_once(':').filter(|(key, _)| LICENCE_KEYS.contains(key)) else { continue };
+            // What goes on in the next line, or is more than a plain word, is YAML that nobody here reads.
+            let goes_on = head.peek().is_some_and(|next| next.starts_with([' ', '-']));
+            match is_plain(value.trim()) && !goes_on {
+                true => licence.push(line.to_owned()),
+                false => {
+                    tracing::warn!("the model's card says its {key} in a form that is not carried over; add it to the artifact's")
+                }
+            }
+        }
+        Licence(licence)
     }
+}
+
+/// Whether it is YAML's plain form of a text, without anything that means something in it.
+fn is_plain(value: &str) -> bool {
+    let is_usual = |character: char| character.is_ascii_alphanumeric() || "-_./+ ():".contains(character);
+    value.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && value.chars().all(is_usual)
+        && !value.contains(": ")
+        && !value.ends_with(':')
 }
 
 /// The card's text.
@@ -33,7 +57,7 @@ pub fn card(manifest: &Manifest, licence: &Licence, evaluation: Option<&Evaluati
         "\n# {} in {}\n\n{} of {}, made by [qonnx](https://crates.io/crates/qonnx) {} for {}.\n",
         shown(base),
         formats(&manifest.weights),
-        if manifest.target.is_onnx() { "A quantized ONNX artifact" } else { "A quantized checkpoint" },
+        what(manifest),
         shown(base),
         manifest.qonnx_version,
         manifest.target.name(),
@@ -59,14 +83,28 @@ fn head(manifest: &Manifest, licence: &Licence) -> String {
     // A local folder's name is no repository.
     if manifest.model.source.contains('/') {
         lines.push(format!("base_model: {}", manifest.model.source));
-        lines.push("base_model_relation: quantized".to_owned());
+        lines.extend(is_quantized(manifest).then(|| "base_model_relation: quantized".to_owned()));
     }
     lines.extend(licence.0.iter().cloned());
     lines.push(format!("library_name: {}", library(manifest.target)));
     lines.push("pipeline_tag: text-generation".to_owned());
-    lines.push("tags: [qonnx, quantized]".to_owned());
+    lines.push(format!("tags: [qonnx{}]", if is_quantized(manifest) { ", quantized" } else { "" }));
     lines.push("---\n".to_owned());
     lines.join("\n")
+}
+
+/// Whether any weight has other numbers than the model's.
+fn is_quantized(manifest: &Manifest) -> bool {
+    manifest.weights.iter().any(|weight| weight.group_size.is_some())
+}
+
+fn what(manifest: &Manifest) -> &'static str {
+    match (manifest.target.is_onnx(), is_quantized(manifest)) {
+        (true, true) => "A quantized ONNX artifact",
+        (true, false) => "An ONNX artifact",
+        (false, _) if manifest.target == Target::Gguf => "A GGUF file",
+        (false, _) => "A quantized checkpoint",
+    }
 }
 
 /// What the hub calls the program that opens it.
@@ -119,14 +157,22 @@ fn facts(manifest: &Manifest) -> Vec<[String; 2]> {
 
 /// The recipe on one line.
 fn recipe(recipe: &Recipe) -> String {
-    serde_json::to_string(&recipe.weights).expect("a recipe has keys that are strings")
+    serde_json::to_string(recipe).expect("a recipe has keys that are strings")
 }
 
 /// What a record says: KL, CoQA with its interval, and the paired difference where there is one.
 fn scores(evaluation: &EvaluationRecord) -> Vec<[String; 2]> {
     let named: [(&str, ScoreName); 3] =
         [("CoQA F1", COQA_F1), ("CoQA exact match", COQA_EM), ("KL from the base model, nats a token", KL_MEAN)];
-    named.into_iter().filter_map(|(what, name)| Some([what.to_owned(), score(evaluation.score(name)?)])).collect()
+    named
+        .into_iter()
+        .filter_map(|(what, name)| {
+            let task = evaluation.task(name.task)?;
+            let counts: Vec<String> = task.counts.iter().map(|(what, count)| format!("{count} {what}")).collect();
+            let of = format!("{what} ({}, {}, {})", shown(&task.data), task.version, counts.join(", "));
+            Some([of, score(evaluation.score(name)?)])
+        })
+        .collect()
 }
 
 fn score(score: &ScoreRecord) -> String {
@@ -178,7 +224,20 @@ mod tests {
     fn a_licence_is_read_from_a_cards_head_alone() {
         let card = "---\nlanguage: en\nlicense: llama3.2\nlicense_name: x y\nextra:\n  license: no\n---\n\nlicense: mit\n";
         assert_eq!(Licence::of(card).0, ["license: llama3.2", "license_name: x y"]);
-        assert_eq!(Licence::of("# A model\n\nlicense: mit"), Licence::default());
+        assert_eq!(Licence::of("---\r\nlicense: mit\r\n---\r\n").0, ["license: mit"]);
+        for other in [
+            "# A model\n\nlicense: mit",
+            "---\nlicense: mit\n\nno end",
+            "----------\nlicense: mine\n---",
+            "---\nlicense: [mit,\n  apache-2.0]\n---",
+            "---\nlicense:\n- mit\n---",
+            "---\nlicense_name: \"a\n  b\"\n---",
+            "---\nlicense: *l\n---",
+            "---\nlicense_link: >-\n  https://x\n---",
+            "---\nlicense: see: that\n---",
+        ] {
+            assert_eq!(Licence::of(other), Licence::default(), "{other}");
+        }
         assert_eq!(Licence::of(""), Licence::default());
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::artifact::card::{self, Licence};
-use crate::commands::CommandError;
+use crate::commands::{CommandError, verify};
 use crate::contract::CARD_FILE;
 use crate::host::{FileError, publish, read};
 use crate::record::{FileRecord, MANIFEST_FILE, Manifest, RUN_SUFFIX, RunRecord};
@@ -27,6 +27,14 @@ pub struct CardReport {
 /// The artifact or a record cannot be read; none of the records is of this artifact.
 pub fn run(artifact: &Path, results: &Path) -> Result<CardReport, CommandError> {
     let mut manifest = Manifest::load(artifact)?;
+    let changed = (manifest.is_as_written() == Some(false)).then(|| format!("{MANIFEST_FILE} has changed since it was written"));
+    if let Some(problem) = changed.map_or_else(|| verify::damage(artifact, &manifest), |problem| Ok(Some(problem)))? {
+        return Err(UsageError::CardDamaged { artifact: artifact.display().to_string(), problem }.into());
+    }
+    if !manifest.target.is_onnx() {
+        let target = manifest.target.name();
+        return Err(UsageError::CardOfCheckpoint { artifact: artifact.display().to_string(), target }.into());
+    }
     let (path, record) = record_of(artifact, &manifest, results)?;
     let place = artifact.join(CARD_FILE);
     let licence = Licence::of(&read::text(&place, read::SETTINGS).unwrap_or_default());

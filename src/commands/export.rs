@@ -252,7 +252,7 @@ fn write_gguf<'c, P: PreparedWeights<'c>>(
 where
     CommandError: From<P::Error>,
 {
-    if let Some(texts) = gguf.unlike {
+    for texts in &gguf.unlike {
         tracing::warn!("llama.cpp cuts some texts into other tokens than tokenizer.json does: {texts}");
     }
     let sink = GgufSink::new(folder, gguf, form, plan.activation)?;

@@ -12,8 +12,8 @@ use super::verify;
 use crate::artifact::{ArtifactError, source};
 use crate::checkpoint::hub::{LocalFile, RepoName};
 use crate::commands::CommandError;
-use crate::host::FileError;
 use crate::host::table::size;
+use crate::host::{FileError, shown};
 use crate::record::{MANIFEST_FILE, Manifest};
 use crate::usage::UsageError;
 
@@ -84,6 +84,6 @@ fn local(artifact: &Path, name: &str) -> Result<LocalFile, FileError> {
 impl fmt::Display for PushReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let there = if self.there_bytes > 0 { format!(", {} were there", size(self.there_bytes)) } else { String::new() };
-        write!(f, "{}\n{} files, {} sent{there}", self.commit, self.files, size(self.sent_bytes))
+        write!(f, "{}\n{} files, {} sent{there}", shown(&self.commit), self.files, size(self.sent_bytes))
     }
 }

@@ -207,7 +207,7 @@ pub fn refusals(
     let held: Vec<Matrix<'_>> =
         matrices.quantized.iter().copied().filter(|matrix| !is_table(matrix) || form.holds_tables()).collect();
     if held.iter().all(is_table) {
-        sentences.push(format!("--target {name}: no linear is quantized, so the checkpoint is one already; give fewer --bits"));
+        sentences.push(format!("--target {name}: no linear is quantized, and it is for quantized ones; give fewer --bits"));
     }
     sentences.extend(of_each(name, &|matrix| form.refuses(matrix), &held));
     if sentences.is_empty() {

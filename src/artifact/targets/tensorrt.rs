@@ -43,8 +43,8 @@ fn form(matrix: &Matrix<'_>) -> Option<String> {
     };
     (!is_taken).then(|| {
         format!(
-            "is {} {granularity}, expected int4 in groups of 64 or 128, or int8 with one scale a row; choose --bits 4 --group-size 128, \
-             --bits 8, or --target portable",
+            "is {} {granularity}, expected int4 in groups of 64 or 128, or int8 with one scale a row; choose --bits 4 --group-size 128 \
+             --scale least-squares-positive, --bits 8, or --target portable",
             matrix.format()
         )
     })

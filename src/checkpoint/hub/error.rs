@@ -77,8 +77,10 @@ pub enum HubError {
     Disk { path: PathBuf, source: io::Error },
     #[error("repository {id}: nothing can be written without a token; set HF_TOKEN to one that may write there")]
     NoToken { id: String },
-    #[error("repository {id}: the token in use may not write there (HTTP {status}); set HF_TOKEN to one that may")]
-    NoWriting { id: String, status: u16 },
+    #[error("repository {id}: the token in use may not write there (HTTP {status}){said}; set HF_TOKEN to one that may")]
+    NoWriting { id: String, status: u16, said: String },
+    #[error("{url}: the server declined it (HTTP {status}){said}")]
+    Declined { url: String, status: u16, said: String },
     #[error("repository {id}: HF_HUB_OFFLINE is set; unset it to push")]
     OfflinePush { id: String },
     #[error("{}: cannot be read", path.display())]
@@ -133,6 +135,7 @@ impl HubError {
             HubError::NotBuilt(part) => part.fault(),
             HubError::Gated { .. }
             | HubError::NoWriting { .. }
+            | HubError::Declined { .. }
             | HubError::Local { .. }
             | HubError::Refused { .. }
             | HubError::Unreachable { .. }

@@ -4,14 +4,17 @@
 //! `/api/repos/create` makes the repository, `/api/models/{id}/preupload/{revision}` says which files are large, the LFS batch
 //! says where each of those goes and which are there already, `/api/models/{id}/commit/{revision}` names them all.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::thread;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use ureq::http::{HeaderMap, Request, Response};
 use ureq::{Agent, Body, SendBody};
 
@@ -26,6 +29,10 @@ const SAMPLE_BYTES: u64 = 512;
 const JSON: &str = "application/json";
 const LFS: &str = "application/vnd.git-lfs+json";
 /// No answer about files comes near it.
+/// Of a refusal.
+const MOST_WORDS: u64 = 4096;
+/// Bytes a second that a file is sent with at least.
+const LEAST_BYTES_PER_SECOND: u64 = 20_000;
 const MOST_ANSWER_BYTES: u64 = 64 << 20;
 
 /// A repository that files go to.
@@ -65,7 +72,7 @@ struct Actions {
 struct Action {
     href: String,
     #[serde(default)]
-    header: std::collections::BTreeMap<String, Value>,
+    header: BTreeMap<String, Value>,
 }
 
 impl<'a> Upload<'a> {
@@ -80,18 +87,36 @@ impl<'a> Upload<'a> {
         let asked = json!({ "type": "model", "name": name, "organization": organization, "private": private });
         let url = format!("{}/api/repos/create", self.config.endpoint);
         let response = self.post(&url, &asked.to_string(), JSON)?;
-        if response.status().as_u16() == 409 { Ok(()) } else { self.checked(response, &url).map(drop) }
+        match response.status().as_u16() {
+            409 => Ok(()),
+            // A token may be one for this repository alone.
+            403 if self.is_there()? => Ok(()),
+            _ => self.checked(response, &url).map(drop),
+        }
+    }
+
+    fn is_there(&self) -> Result<bool, HubError> {
+        let url = format!("{}/api/models/{}", self.config.endpoint, self.name.id);
+        let bearer = bearer(self.token)?;
+        let request = || Request::builder().method("GET").uri(&url).header("Authorization", &bearer).body(());
+        let response = self.patiently(&url, || self.agent.run(request()?))?;
+        Ok(response.status().is_success())
     }
 
     /// Sends the files and names them in a commit.
     pub(super) fn push(&self, files: &[LocalFile], message: &str, progress: &mut dyn Progress) -> Result<Pushed, HubError> {
         let modes = self.modes(files)?;
-        let is_large = |file: &&LocalFile| modes.iter().any(|mode| mode.path == file.name && mode.upload_mode == "lfs");
-        let (large, small): (Vec<&LocalFile>, Vec<&LocalFile>) = files.iter().partition(is_large);
+        let mode = |file: &LocalFile| modes.iter().find(|mode| mode.path == file.name).map(|mode| mode.upload_mode.as_str());
+        if let Some(file) = files.iter().find(|file| !matches!(mode(file), Some("lfs" | "regular"))) {
+            return Err(self.broken("/preupload", format!("says nothing of {}", file.name)));
+        }
+        let (large, small): (Vec<&LocalFile>, Vec<&LocalFile>) = files.iter().partition(|file| mode(file) == Some("lfs"));
         let objects = self.objects(&large)?;
         let (mut sent, mut there) = (0, 0);
         for file in &large {
-            match objects.iter().find(|object| object.oid == file.sha256).and_then(|object| object.actions.as_ref()) {
+            let object = objects.iter().find(|object| object.oid == file.sha256);
+            let object = object.ok_or_else(|| self.broken("/info/lfs", format!("says nothing of {}", file.name)))?;
+            match &object.actions {
                 Some(actions) => {
                     progress.begin(&file.name, file.bytes, 0);
                     self.send(file, actions, progress)?;
@@ -147,12 +172,12 @@ impl<'a> Upload<'a> {
         let size = header.get("chunk_size").and_then(|size| size.as_u64().or_else(|| size.as_str()?.parse().ok()));
         match size.filter(|size| *size > 0) {
             Some(size) => {
-                let parts = header.iter().filter(|(key, _)| key.bytes().all(|byte| byte.is_ascii_digit()));
                 let mut tags = Vec::new();
-                for (index, href) in parts.filter_map(|(_, href)| href.as_str()).enumerate() {
+                for (index, href) in self.parts(header, file, size)?.into_iter().enumerate() {
                     let start = index as u64 * size;
-                    let headers = self.put(href, &[], file, start, size.min(file.bytes.saturating_sub(start)), progress)?;
-                    let tag = text(&headers, "etag").unwrap_or_default().to_owned();
+                    let headers = self.put(href, &[], file, start, size.min(file.bytes - start), progress)?;
+                    let tag =
+                        text(&headers, "etag").ok_or_else(|| self.broken("/info/lfs", "gives a part no ETag".to_owned()))?;
                     tags.push(json!({ "partNumber": index + 1, "etag": tag }));
                 }
                 let done = json!({ "oid": file.sha256, "parts": tags });
@@ -173,6 +198,20 @@ impl<'a> Upload<'a> {
         Ok(())
     }
 
+    /// Where each part of a file goes, in order.
+    fn parts<'h>(&self, header: &'h BTreeMap<String, Value>, file: &LocalFile, size: u64) -> Result<Vec<&'h str>, HubError> {
+        let numbered = header.iter().filter_map(|(key, href)| Some((key.parse::<u32>().ok()?, href.as_str()?)));
+        let parts: BTreeMap<u32, &str> = numbered.collect();
+        match parts.len() as u64 == file.bytes.div_ceil(size) {
+            true => Ok(parts.into_values().collect()),
+            false => {
+                let (name, count) = (&file.name, parts.len());
+                Err(self
+                    .broken("/info/lfs", format!("has {count} places for {name}, whose {} bytes are sent by {size}", file.bytes)))
+            }
+        }
+    }
+
     /// One commit with all files; where it can be seen.
     fn commit(&self, large: &[&LocalFile], small: &[&LocalFile], message: &str) -> Result<String, HubError> {
         #[derive(Deserialize)]
@@ -182,7 +221,12 @@ impl<'a> Upload<'a> {
         }
         let mut lines = vec![json!({ "key": "header", "value": { "summary": message, "description": "" } })];
         for file in small {
-            let content = BASE64_STANDARD.encode(part(file, 0, u64::MAX)?);
+            let content = part(file, 0, u64::MAX)?;
+            let sha256: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+            if sha256 != file.sha256 {
+                return Err(HubError::Local { path: file.path.clone(), source: changed(content.len() as u64, file.bytes) });
+            }
+            let content = BASE64_STANDARD.encode(content);
             lines.push(json!({ "key": "file", "value": { "content": content, "path": file.name, "encoding": "base64" } }));
         }
         let named = large.iter().map(|file| {
@@ -230,6 +274,12 @@ impl<'a> Upload<'a> {
         bytes: u64,
         progress: &mut dyn Progress,
     ) -> Result<HeaderMap, HubError> {
+        let local = |source| HubError::Local { path: file.path.clone(), source };
+        let metadata = file.path.metadata().map_err(local)?;
+        if metadata.len() != file.bytes {
+            return Err(local(changed(metadata.len(), file.bytes)));
+        }
+        let slowest = self.config.silence + Duration::from_secs(bytes / LEAST_BYTES_PER_SECOND);
         let response = self.patiently(href, || {
             let mut open = File::open(&file.path)?;
             open.seek(SeekFrom::Start(start))?;
@@ -237,10 +287,13 @@ impl<'a> Upload<'a> {
             for (name, value) in headers {
                 request = request.header(*name, *value);
             }
-            let mut reader = open.take(bytes);
-            self.agent.run(request.body(SendBody::from_reader(&mut reader))?)
+            let mut reader = Exactly { inner: open.take(bytes), left: bytes };
+            let request = request.body(SendBody::from_reader(&mut reader))?;
+            self.agent.run(self.agent.configure_request(request).timeout_send_body(Some(slowest)).build())
         })?;
-        let response = self.checked(response, href)?;
+        if !response.status().is_success() {
+            return Err(self.refused(response, href));
+        }
         progress.advance(bytes);
         Ok(response.headers().clone())
     }
@@ -276,11 +329,58 @@ impl<'a> Upload<'a> {
         let id = self.name.id.clone();
         match status {
             200..=299 => Ok(response),
-            401 | 403 => Err(HubError::NoWriting { id, status }),
+            401 | 403 => Err(HubError::NoWriting { id, status, said: said_by(response) }),
             404 => Err(HubError::NoRevision { id, revision: self.name.revision.clone(), endpoint: self.config.endpoint.clone() }),
-            _ => Err(HubError::Server { url: url.to_owned(), status }),
+            _ => Err(self.refused(response, url)),
         }
     }
+
+    /// What a server said that will say the same again; of one that is down, that it is.
+    fn refused(&self, response: Response<Body>, url: &str) -> HubError {
+        match response.status().as_u16() {
+            status @ (429 | 500..) => HubError::Server { url: url.to_owned(), status },
+            status => HubError::Declined { url: url.to_owned(), status, said: said_by(response) },
+        }
+    }
+
+    fn broken(&self, what: &str, problem: String) -> HubError {
+        HubError::Protocol {
+            url: format!("{}/{}{what}", self.config.endpoint, self.name.id),
+            problem: shown(&problem).to_string(),
+        }
+    }
+}
+
+/// A file's bytes, of which there must be as many as were promised: a request would wait for the rest.
+struct Exactly<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Exactly<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        if read == 0 && self.left > 0 && !buffer.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it has become shorter while it was sent"));
+        }
+        self.left -= read as u64;
+        Ok(read)
+    }
+}
+
+fn changed(got: u64, expected: u64) -> io::Error {
+    let problem = format!("it has {got} bytes and other ones than when it was looked at, where it had {expected}");
+    io::Error::new(io::ErrorKind::InvalidData, problem)
+}
+
+/// Why a server refuses, in its own words: `error` of its answer, or the header that the hub puts it into.
+fn said_by(response: Response<Body>) -> String {
+    let header = text(response.headers(), "x-error-message").map(str::to_owned);
+    let mut body = Vec::new();
+    let read = response.into_body().into_reader().take(MOST_WORDS).read_to_end(&mut body);
+    let answer: Value = read.ok().and_then(|_| serde_json::from_slice(&body).ok()).unwrap_or_default();
+    let said = answer["error"].as_str().map(str::to_owned).or(header);
+    said.map(|said| format!(": {}", shown(&said))).unwrap_or_default()
 }
 
 /// Bytes of a file.

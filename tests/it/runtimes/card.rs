@@ -128,9 +128,20 @@ fn a_card_has_the_models_licence_and_what_records_say() {
     done(&[&["run", "int4_rtn_g32", "--model", &at("base"), "--results", &results], &asked[..]].concat());
     let said = done(&["card", &out, "--results", &results]);
     assert!(said.contains("README.md") && said.contains("coqa"), "{said}");
+    assert!(card().contains("official 1.0, 4 questions") || card().contains("questions"), "{}", card());
     assert!(card().starts_with(head) && card().contains("## Quality") && card().contains("| CoQA F1 | 0."), "{}", card());
     done(&["verify", &out]);
     let before = card();
     done(&["card", &out, "--results", &results]);
     assert_eq!(card(), before);
+    // What was written by hand, and a manifest that says something else, are not covered up.
+    std::fs::write(Path::new(&out).join("README.md"), before.clone() + "\nOur own words.\n").unwrap();
+    let said = refused(&["card", &out, "--results", &results]);
+    assert!(said.contains("README.md") && said.contains("its card stays as it is"), "{said}");
+    std::fs::write(Path::new(&out).join("README.md"), &before).unwrap();
+    let manifest = Path::new(&out).join("qonnx.json");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text.replacen("\"bits_per_weight_linears\": 4.5", "\"bits_per_weight_linears\": 2.5", 1)).unwrap();
+    let said = refused(&["card", &out, "--results", &results]);
+    assert!(said.contains("qonnx.json has changed since it was written"), "{said}");
 }

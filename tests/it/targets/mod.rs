@@ -171,7 +171,7 @@ fn llama_cpp_cuts_texts_as_the_tokenizer_does() {
     for (way, unlike) in [
         ("llama-bpe", &[][..]),
         ("smaug-bpe", &[]),
-        ("qwen2", &[]),
+        ("qwen2", &[]), // but for letters written as two characters, which is said
         ("gpt-2", &[]),
         ("smollm", &[]),
         ("pieces", &[]),
@@ -182,7 +182,8 @@ fn llama_cpp_cuts_texts_as_the_tokenizer_does() {
         let output = qonnx(&["export", &model, "--bits", "4", "--target", "gguf", "-o", &out]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{way}: {said}");
-        assert_eq!(said.contains("llama.cpp cuts some texts into other tokens"), !unlike.is_empty(), "{way}: {said}");
+        let is_said = said.contains("llama.cpp cuts some texts into other tokens");
+        assert_eq!(is_said, !unlike.is_empty() || way == "qwen2", "{way}: {said}");
         done(&["verify", &out]);
         let found: Value = serde_json::from_slice(&run(&["check", &text, &model, &out])).expect("a line of JSON");
         let other: Vec<&str> = found["other"].as_array().unwrap().iter().map(|part| part[0].as_str().unwrap()).collect();

@@ -68,7 +68,7 @@ fn put(cells: &mut [u8], codes: &[u8; BLOCK], kind: TensorType) {
     }
 }
 
-/// Inverse of [`pack`], of the first block of each group where scales are meant; `None` where a code is none of the scheme's.
+/// Inverse of [`pack`]; `None` where a code is none of the scheme's, or the blocks of a group have several scales.
 pub fn unpack(packed: &[u8], scheme: Scheme, [rows, columns]: [usize; 2], kind: TensorType) -> Option<QuantizedTensor> {
     let Format::Int { bits, symmetric: true } = scheme.format else { return None };
     let group_size = scheme.granularity.group_size(columns);
@@ -76,8 +76,11 @@ pub fn unpack(packed: &[u8], scheme: Scheme, [rows, columns]: [usize; 2], kind: 
     let (mut codes, mut scales) = (Vec::with_capacity(rows * columns), Vec::new());
     for (index, block) in packed.chunks_exact(kind.row_bytes(BLOCK)).enumerate() {
         let (scale, cells) = block.split_at(SCALE);
-        if (index * BLOCK % columns).is_multiple_of(group_size) {
-            scales.push(f16::from_le_bytes([scale[0], scale[1]]).to_f32());
+        let scale = f16::from_le_bytes([scale[0], scale[1]]).to_f32();
+        match (index * BLOCK % columns).is_multiple_of(group_size) {
+            true => scales.push(scale),
+            false if scales.last() == Some(&scale) => {}
+            false => return None,
         }
         codes.extend(taken(cells, kind).map(|code| code.wrapping_add(shift)));
     }

@@ -23,7 +23,7 @@ pub struct Gguf {
     /// `rope_freqs.weight`, f32 `[head_dim / 2]`, and where it lies; frequencies that are stretched one by one alone have it.
     pub rope_factors: Option<(u64, Vec<f32>)>,
     /// Which texts llama.cpp cuts otherwise than the tokenizer, though it knows it.
-    pub unlike: Option<&'static str>,
+    pub unlike: Vec<&'static str>,
 }
 
 /// Where a weight lies, and in what order its rows do.
@@ -62,7 +62,8 @@ impl Gguf {
             shape: vec![factors.len()],
         }));
         for stored in weights {
-            let name = names::tensor(&stored.weight).ok_or_else(|| {
+            let is_known = dialect.has_output_bias || !stored.weight.ends_with("o_proj.bias");
+            let name = names::tensor(&stored.weight).filter(|_| is_known).ok_or_else(|| {
                 refused(format!("weight {}: llama.cpp knows no such tensor; choose --target ort", stored.weight))
             })?;
             tensors.push(Tensor { name, kind: kind(stored), shape: stored.shape.clone() });

@@ -9,13 +9,15 @@ pub struct Dialect {
     pub architecture: &'static str,
     /// Whether it rotates neighbours, where Hugging Face rotates halves: rows of queries and keys are then in another order.
     pub rotates_neighbours: bool,
+    /// Whether the projection behind attention may have a bias.
+    pub has_output_bias: bool,
 }
 
 /// Of a family by its `model_type`; `None` where it is not written.
 pub fn dialect(model_type: &str) -> Option<Dialect> {
     match model_type {
-        "llama" | "mistral" => Some(Dialect { architecture: "llama", rotates_neighbours: true }),
-        "qwen3" => Some(Dialect { architecture: "qwen3", rotates_neighbours: false }),
+        "llama" | "mistral" => Some(Dialect { architecture: "llama", rotates_neighbours: true, has_output_bias: true }),
+        "qwen3" => Some(Dialect { architecture: "qwen3", rotates_neighbours: false, has_output_bias: false }),
         _ => None,
     }
 }

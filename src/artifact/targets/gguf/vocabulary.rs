@@ -1,11 +1,11 @@
 //! A model's tokenizer as llama.cpp has it: texts and kinds of tokens, and which of its own ways to split a text is meant.
 //!
 //! llama.cpp compiles its splitting in and knows it by name (`tokenizer.ggml.pre`); what is none of those is refused, for it would split
-//! texts otherwise in silence. A normalizer to NFC is left out, as llama.cpp's own converter does.
+//! texts otherwise in silence. Where its form of a tokenizer is near and not the same, that is said ([`Vocabulary::unlike`]).
 //!
 //! Source: `llm_tokenizer_bpe` and `llm_tokenizer_spm` of `llama-vocab.cpp`; `_set_vocab_gpt2` of `convert_hf_to_gguf.py`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use super::file::{Entry, Said};
 use crate::artifact::ArtifactError;
 use crate::companions::{Companions, SpecialTokens, Tokenizer};
 use crate::contract::{CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE};
-use crate::host::{FileError, read as files};
+use crate::host::{FileError, read as files, shown};
 
 /// `enum llama_token_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,14 +34,14 @@ enum Algorithm {
     /// Merges of bytes in pieces that a pattern of this name cuts.
     Bytes { pre: &'static str },
     /// SentencePiece's merges, of the pair with the best score.
-    Pieces { space_before: bool, unlike: Option<&'static str> },
+    Pieces { space_before: bool, is_metaspace: bool },
 }
 
 /// What a file says of a tokenizer.
 pub struct Vocabulary {
     pub said: Vec<Said>,
     /// Which texts llama.cpp cuts otherwise, though it knows the tokenizer.
-    pub unlike: Option<&'static str>,
+    pub unlike: Vec<&'static str>,
 }
 
 /// The word boundary of SentencePiece.
@@ -59,6 +59,9 @@ const PATTERNS: [(&str, bool, &str); 4] =
 
 /// Where llama.cpp's own form of a tokenizer is not the tokenizer, measured with its build 11549.
 const TEKKEN_UNLIKE: &str = "letters with combining marks (Hindi, Thai), whose marks its pattern cuts off";
+const NFC_UNLIKE: &str = "letters written as two characters, which the tokenizer joins first (NFC)";
+const ADDED_UNLIKE: &str = "added tokens that take spaces around them along, or are looked for as whole words alone";
+const UNMERGED_UNLIKE: &str = "pieces that are tokens and that no merge makes, which llama.cpp puts together all the same";
 const METASPACE_UNLIKE: &str = "texts that begin with a space, or follow a special token, before which it puts one more";
 
 /// What a file says of the tokenizer in `dir`, whose model has rows for `vocab_size` tokens; else why llama.cpp has none like it.
@@ -72,9 +75,9 @@ pub fn read(dir: &Path, vocab_size: usize) -> Result<Result<Vocabulary, String>,
     let named = SpecialTokens::by_name(dir)?;
     let id = |name: &str| named.get(name).and_then(|token| companions.tokenizer.id_of(token));
     let said = algorithm(&file).and_then(|algorithm| {
-        let mut said = tokens(&companions.tokenizer, &file, algorithm, vocab_size);
-        said.extend(around(&companions.tokenizer, companions.bos)?);
+        let (mut said, texts) = tokens(&companions.tokenizer, &file, algorithm, vocab_size)?;
         let eos = id("eos_token").or(companions.generation.eos.first().copied());
+        said.extend(around(&companions.tokenizer, companions.bos, eos)?);
         let ends = companions.generation.eos.iter().copied().find(|&other| Some(other) != eos);
         let ids = [
             ("bos_token_id", companions.bos),
@@ -85,18 +88,36 @@ pub fn read(dir: &Path, vocab_size: usize) -> Result<Result<Vocabulary, String>,
         ];
         said.extend(ids.into_iter().filter_map(|(key, id)| Some((ggml(key), Entry::U32(id?)))));
         said.extend(template.map(|text| ("tokenizer.chat_template".to_owned(), Entry::Text(text))));
-        Ok(Vocabulary { said, unlike: algorithm.unlike() })
+        Ok(Vocabulary { said, unlike: unlike(algorithm, &file, &texts) })
     });
     Ok(said)
 }
 
-impl Algorithm {
-    fn unlike(self) -> Option<&'static str> {
-        match self {
-            Algorithm::Bytes { pre } => (pre == "tekken").then_some(TEKKEN_UNLIKE),
-            Algorithm::Pieces { unlike, .. } => unlike,
-        }
-    }
+/// Where llama.cpp cuts texts otherwise.
+fn unlike(algorithm: Algorithm, file: &Value, texts: &[String]) -> Vec<&'static str> {
+    let is_pieces = matches!(algorithm, Algorithm::Pieces { .. });
+    let is_odd = |token: &Value| ["lstrip", "rstrip", "single_word"].iter().any(|flag| token[*flag] == true);
+    let is_nfc = !is_pieces && !sequence(&file["normalizer"], "normalizers").is_empty();
+    let found = [
+        (matches!(algorithm, Algorithm::Bytes { pre: "tekken" }), TEKKEN_UNLIKE),
+        (matches!(algorithm, Algorithm::Pieces { is_metaspace: true, .. }), METASPACE_UNLIKE),
+        (is_nfc, NFC_UNLIKE),
+        (file["added_tokens"].as_array().into_iter().flatten().any(is_odd), ADDED_UNLIKE),
+        (is_pieces && has_unmerged(file, texts), UNMERGED_UNLIKE),
+    ];
+    found.into_iter().filter(|(is_so, _)| *is_so).map(|(_, unlike)| unlike).collect()
+}
+
+/// Whether two tokens together are one that no merge makes.
+fn has_unmerged(file: &Value, texts: &[String]) -> bool {
+    let known: HashSet<&str> = texts.iter().map(String::as_str).collect();
+    let merged: HashSet<String> = merges(&file["model"]["merges"]).iter().map(|(a, b)| format!("{a}{b}")).collect();
+    let added = file["added_tokens"].as_array().into_iter().flatten();
+    let added: HashSet<&str> = added.filter_map(|token| token["content"].as_str()).collect();
+    let is_of_two = |text: &str, at: usize| known.contains(&text[..at]) && known.contains(&text[at..]);
+    let is_made = |text: &str| text.char_indices().skip(1).any(|(at, _)| is_of_two(text, at));
+    let is_own = |text: &&String| !merged.contains(*text) && !added.contains(text.as_str()) && !is_byte(text);
+    texts.iter().filter(is_own).any(|text| is_made(text))
 }
 
 fn ggml(key: &str) -> String {
@@ -157,20 +178,20 @@ fn pieces(file: &Value) -> Result<Algorithm, String> {
     let (normalizers, pre) = (sequence(&file["normalizer"], "normalizers"), sequence(&file["pre_tokenizer"], "pretokenizers"));
     let is_prepend = |part: &Value| part["type"] == "Prepend" && part["prepend"] == SPACE;
     let is_replace = |part: &Value| part["type"] == "Replace" && part["pattern"]["String"] == " " && part["content"] == SPACE;
-    let (space_before, unlike) = match (normalizers.as_slice(), pre.as_slice()) {
-        ([prepend, replace], []) if is_prepend(prepend) && is_replace(replace) => (true, None),
-        ([replace], []) if is_replace(replace) => (false, None),
+    let (space_before, is_metaspace) = match (normalizers.as_slice(), pre.as_slice()) {
+        ([prepend, replace], []) if is_prepend(prepend) && is_replace(replace) => (true, false),
+        ([replace], []) if is_replace(replace) => (false, false),
         ([], [metaspace])
             if metaspace["type"] == "Metaspace" && metaspace["replacement"] == SPACE && metaspace["split"] == false =>
         {
             match metaspace["prepend_scheme"].as_str() {
-                Some("never") => (false, None),
-                _ => (true, Some(METASPACE_UNLIKE)),
+                Some("never") => (false, false),
+                _ => (true, true),
             }
         }
         _ => return Err("tokenizer.json treats spaces otherwise than SentencePiece does; choose --target ort".to_owned()),
     };
-    Ok(Algorithm::Pieces { space_before, unlike })
+    Ok(Algorithm::Pieces { space_before, is_metaspace })
 }
 
 /// The parts of a normalizer or pre-tokenizer.
@@ -183,7 +204,15 @@ fn sequence<'a>(part: &'a Value, key: &str) -> Vec<&'a Value> {
 }
 
 /// Tokens in the order of their ids, what they are, and what merges them.
-fn tokens(tokenizer: &Tokenizer, file: &Value, algorithm: Algorithm, vocab_size: usize) -> Vec<Said> {
+///
+/// # Errors
+/// Two ids have one text, with which llama.cpp does not start.
+fn tokens(
+    tokenizer: &Tokenizer,
+    file: &Value,
+    algorithm: Algorithm,
+    vocab_size: usize,
+) -> Result<(Vec<Said>, Vec<String>), String> {
     let added = tokenizer.added();
     let is_pieces = matches!(algorithm, Algorithm::Pieces { .. });
     let unknown = file["model"]["unk_token"].as_str();
@@ -198,6 +227,10 @@ fn tokens(tokenizer: &Tokenizer, file: &Value, algorithm: Algorithm, vocab_size:
     };
     let (texts, kinds): (Vec<String>, Vec<i32>) =
         (0..vocab_size as u32).map(token).map(|(text, kind)| (text, kind as i32)).unzip();
+    let mut seen = HashSet::new();
+    if let Some(twice) = texts.iter().find(|text| !seen.insert(text.as_str())) {
+        return Err(format!("the token {} has two ids, and llama.cpp wants one; choose --target ort", shown(twice)));
+    }
     let merges = merges(&file["model"]["merges"]);
     let mut said = Vec::new();
     let mut say = |key: &str, entry: Entry| said.push((ggml(key), entry));
@@ -214,9 +247,9 @@ fn tokens(tokenizer: &Tokenizer, file: &Value, algorithm: Algorithm, vocab_size:
             say("scores", Entry::F32s(scores(&texts, &merges)));
         }
     }
-    say("tokens", Entry::Texts(texts));
+    say("tokens", Entry::Texts(texts.clone()));
     say("token_type", Entry::I32s(kinds));
-    said
+    Ok((said, texts))
 }
 
 /// `<0x0A>`
@@ -246,20 +279,20 @@ fn scores(texts: &[String], merges: &[(&str, &str)]) -> Vec<f32> {
 }
 
 /// Whether a text begins with the first token and ends with the last one, as the post-processor has it.
-fn around(tokenizer: &Tokenizer, bos: Option<u32>) -> Result<Vec<Said>, String> {
+fn around(tokenizer: &Tokenizer, bos: Option<u32>, eos: Option<u32>) -> Result<Vec<Said>, String> {
     let encoded = |special: bool| tokenizer.encode("a", special).map_err(|error| error.to_string());
     let (bare, whole) = (encoded(false)?, encoded(true)?);
     let at = whole.windows(bare.len().max(1)).position(|window| window == bare).unwrap_or_default();
     let (before, behind) = (&whole[..at], &whole[(at + bare.len()).min(whole.len())..]);
     let is_bos = before.len() == 1 && bos == Some(before[0]);
-    if !(before.is_empty() || is_bos) || behind.len() > 1 {
+    let is_eos = behind.len() == 1 && eos == Some(behind[0]);
+    if !(before.is_empty() || is_bos) || !(behind.is_empty() || is_eos) {
         return Err(
-            "tokenizer.json puts other tokens around a text than one at its beginning and one at its end; choose --target ort"
-                .to_owned(),
+            "tokenizer.json puts other tokens around a text than its bos_token and its eos_token; choose --target ort".to_owned()
         );
     }
     let flag = |key: &str, is_there: bool| (ggml(key), Entry::Bool(is_there));
-    Ok(vec![flag("add_bos_token", is_bos), flag("add_eos_token", !behind.is_empty())])
+    Ok(vec![flag("add_bos_token", is_bos), flag("add_eos_token", is_eos)])
 }
 
 /// What a file says that was read before; null where there is none.
