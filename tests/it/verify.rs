@@ -126,7 +126,7 @@ fn the_files_are_those_of_the_folder() {
         edit(&mut manifest);
         made.put(&manifest);
     };
-    fs::write(made.artifact().join("README.md"), "a model card").expect("the place is ours");
+    fs::write(made.artifact().join("NOTES.md"), "a note").expect("the place is ours");
     made.expect_success();
     edited(&|manifest| (manifest["weights"], manifest["outputs"]) = (json!([]), json!([])));
     made.expect_failure("hashes", "model.onnx is not in the manifest");
